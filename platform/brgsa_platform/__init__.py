@@ -1,0 +1,1 @@
+"""The BrgSA platform: Ray Data, Ray Train and Tune around the `brgsa` library, told in MLflow."""

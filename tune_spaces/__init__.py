@@ -1,0 +1,1 @@
+"""Search spaces as data: one YAML file a space, and the loader that checks them."""
