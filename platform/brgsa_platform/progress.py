@@ -1,0 +1,69 @@
+"""Progress on standard error: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def progress(total: int | None, what: str) -> Iterator[Callable[..., None]]:
+    """Show how far a piece of work is.
+
+    Yields `advance(n=1, note="")`: count n more pieces done; the note (a metric, say) stands behind the bar.
+
+    Args:
+        total: pieces of work, None when unknown.
+        what: a few words, such as "prepare volumes".
+    """
+    if sys.stderr.isatty():
+        with _bar(total, what) as advance:
+            yield advance
+    else:
+        yield _Lines(total, what)
+
+
+@contextmanager
+def _bar(total: int | None, what: str) -> Iterator[Callable[..., None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bar.update(task, advance=n, note=note)
+
+        yield advance
+
+
+class _Lines:
+    """Prints `what 120/1400, 35.1/s, 37 s left, note` now and then, and at the end."""
+
+    def __init__(self, total: int | None, what: str) -> None:
+        self.total, self.what, self.done = total, what, 0
+        self.started = self.printed = time.monotonic()
+
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        now = time.monotonic()
+        finished = self.total is not None and self.done >= self.total
+        if now - self.printed < SECONDS_BETWEEN_LINES and not finished:
+            return
+        self.printed = now
+        rate = self.done / max(now - self.started, 1e-9)
+        text = f"{self.what} {self.done}" + (f"/{self.total}" if self.total is not None else "") + f", {rate:.1f}/s"
+        if self.total is not None and not finished:
+            text += f", {max(self.total - self.done, 0) / max(rate, 1e-9):.0f} s left"
+        print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)

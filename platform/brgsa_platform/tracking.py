@@ -1,0 +1,267 @@
+"""MLflow: the only module that imports it.
+
+Runs are made and ended by the driver through `MlflowClient`; a training worker gets the run's id and appends metrics.
+Nothing here logs report text or patient identifiers.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from brgsa.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+EXPERIMENT = "brgsa"
+STORE_FOLDER = "mlruns-brgsa"
+PARAMETER_LENGTH = 500  # MLflow's limit on some stores
+
+log = logging.getLogger(__name__)
+
+
+def tracking_uri() -> str:
+    """The tracking store: `MLFLOW_TRACKING_URI`, else SQLite in ./mlruns-brgsa/ of the current folder."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
+    return f"sqlite:///{Path.cwd() / STORE_FOLDER / 'mlflow.db'}"
+
+
+def experiment_name() -> str:
+    """The MLflow experiment: `MLFLOW_EXPERIMENT_NAME`, else "brgsa"."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+
+
+def client(uri: str | None = None) -> MlflowClient:
+    """A client of the tracking store, checked to be there.
+
+    Raises:
+        UserError: the server does not answer, or the SQLite folder cannot be written.
+    """
+    uri = uri or tracking_uri()
+    _check_reachable(uri)
+    return _client(uri)
+
+
+@functools.lru_cache
+def _client(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    for noisy in ("alembic.runtime.migration", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _check_reachable(uri: str) -> None:
+    if uri.startswith("sqlite:///"):
+        folder = Path(uri.removeprefix("sqlite:///")).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The MLflow store folder {folder} cannot be made ({error.strerror}): set MLFLOW_TRACKING_URI to a "
+                "place that can be written."
+            ) from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"The MLflow store folder {folder} cannot be written: set MLFLOW_TRACKING_URI elsewhere.")
+    elif uri.startswith(("http://", "https://")):
+        shown = _without_credentials(uri)
+        try:
+            with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):
+                pass
+        except urllib.error.HTTPError as error:
+            if error.code not in (401, 403, 404):
+                raise UserError(
+                    f"The MLflow server at {shown} answers with status {error.code}: check it, or unset "
+                    "MLFLOW_TRACKING_URI to track in a local file."
+                ) from error
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The MLflow server at {shown} (MLFLOW_TRACKING_URI) does not answer: start it, correct the address, "
+                "or unset MLFLOW_TRACKING_URI to track in a local file."
+            ) from error
+
+
+def _without_credentials(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping to `{"a.b": value}`, as MLflow wants parameters."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class Run:
+    """One MLflow run: metrics over steps, tags, tables and pictures.
+
+    Metrics that the server does not take now are kept and sent with the next ones: an outage never stops a training.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+        self._unsent: list[Any] = []
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(k, str(v)[:PARAMETER_LENGTH]) for k, v in flatten(params).items()]
+        for start in range(0, len(entities), 100):
+            self._client.log_batch(self.run_id, params=entities[start : start + 100])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._unsent += [Metric(k, float(v), now, step) for k, v in metrics.items()]
+        try:
+            while self._unsent:
+                self._client.log_batch(self.run_id, metrics=self._unsent[:500])
+                self._unsent = self._unsent[500:]
+        except Exception as error:  # any failure of the server or its database: metrics wait for the next call
+            log.warning("MLflow does not take metrics now (%s); %d points wait", type(error).__name__, len(self._unsent))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, str(value))
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """A table as a JSON artifact that the MLflow UI shows; columns of equal length."""
+        self._client.log_table(self.run_id, data=dict(columns), artifact_file=name)
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        self._client.log_figure(self.run_id, figure, name)
+
+    def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def finish(self, status: str) -> None:
+        """End the run; status is FINISHED, FAILED or KILLED (a pruned or interrupted run)."""
+        self._client.set_terminated(self.run_id, status)
+
+
+@contextmanager
+def run(
+    verb: str,
+    *,
+    name: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    parent: str | None = None,
+    run_id: str | None = None,
+) -> Iterator[Run]:
+    """An MLflow run around a verb's work; ends as FINISHED, FAILED (exception) or KILLED (interrupt).
+
+    Args:
+        verb: prepare, summarize, train, tune, trial or evaluate; stands in the tag `brgsa.verb`.
+        parent: run id of the search that this trial belongs to.
+        run_id: go on in this run (a resumed training) instead of making one.
+
+    Raises:
+        UserError: the tracking store cannot be reached.
+    """
+    api = client()
+    if run_id is None:
+        run_id = api.create_run(
+            _experiment_id(api), run_name=name or verb, tags={k: str(v) for k, v in _tags(verb, parent, tags).items()}
+        ).info.run_id
+        current = Run(api, run_id)
+        current.log_params(params or {})
+    else:
+        api.update_run(run_id, status="RUNNING")
+        current = Run(api, run_id)
+    try:
+        yield current
+    except KeyboardInterrupt:
+        current.finish("KILLED")
+        raise
+    except BaseException:
+        current.finish("FAILED")
+        raise
+    current.finish("FINISHED")
+
+
+def attach(run_id: str, uri: str) -> Run:
+    """The run with this id, for a worker process that only appends."""
+    return Run(_client(uri), run_id)
+
+
+def exists(run_id: str) -> bool:
+    """Whether the tracking store still holds this run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client().get_run(run_id).info.lifecycle_stage) == "active"
+    except MlflowException:
+        return False
+
+
+def _experiment_id(api: MlflowClient) -> str:
+    from mlflow.exceptions import MlflowException
+
+    name = experiment_name()
+    experiment = api.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    uri = api.tracking_uri
+    location = None
+    if uri.startswith("sqlite:///"):
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+    try:
+        return str(api.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        # Another process made it between the two calls.
+        experiment = api.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)
+
+
+def _tags(verb: str, parent: str | None, tags: Mapping[str, Any] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"brgsa.verb": verb, **(tags or {})}
+    commit = git_commit()
+    if commit:
+        found["mlflow.source.git.commit"] = commit
+        found["brgsa.commit"] = commit
+    if parent:
+        found["mlflow.parentRunId"] = parent
+    return found
+
+
+@functools.lru_cache
+def git_commit() -> str | None:
+    """Commit of the code that runs: `BRGSA_COMMIT` (set in images), else of the checkout that holds this file."""
+    given = os.environ.get("BRGSA_COMMIT")
+    if given:
+        return given
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
