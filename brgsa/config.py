@@ -1,0 +1,181 @@
+"""What a BrgSA model and its loss are made of, as plain dataclasses; the defaults are the paper's (method.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+# Read by pydantic, when the platform nests these classes: an unknown key is an error there.
+_STRICT = {"extra": "forbid"}
+
+VISION_TOWERS = ("vit3d", "resnet10", "resnet18", "resnet34")
+BANK_INITIALISATIONS = ("orthogonal", "gaussian", "xavier", "uniform", "kmeans")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A vision tower.
+
+    Attributes:
+        name: "vit3d" (the paper's) or MONAI's "resnet10", "resnet18", "resnet34".
+        volume: voxels (x, y, z) that the tower is made for.
+        windows: HU windows (low, high), each an input channel scaled to [-1, 1]; empty: one channel as the paper's,
+            HU / 1000.
+        patch, depth, heads, mlp: ViT only: patch voxels, blocks, attention heads, hidden units of the MLP.
+        width: ViT: token width; ResNet: channels of the first stage, doubled at each of the three others.
+        norm: ResNet only: "group" gives the same result however a batch is split over workers, "batch" does not.
+        pool: ResNet only: "avg", or "avg+max", which keeps small lesions that an average over the volume loses.
+        stem_kernel, stem_stride, stem_pool: ResNet only: kernel and stride of the first convolution, and whether a
+            max-pool of stride 2 follows it.
+    """
+
+    name: str = "vit3d"
+    volume: tuple[int, int, int] = (224, 224, 112)
+    windows: tuple[tuple[float, float], ...] = ()
+    patch: tuple[int, int, int] = (16, 16, 8)
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    norm: Literal["group", "batch"] = "group"
+    pool: Literal["avg", "avg+max"] = "avg+max"
+    stem_kernel: int = 7
+    stem_stride: int = 2
+    stem_pool: bool = True
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        _require(self.name in VISION_TOWERS, f"vision.name {self.name!r} is none of {', '.join(VISION_TOWERS)}")
+        _require(all(n >= 1 for n in self.volume), f"vision.volume {self.volume} must be positive")
+        _require(self.width >= 1, f"vision.width must be at least 1, not {self.width}")
+        _require(
+            all(low < high for low, high in self.windows), f"vision.windows {self.windows}: each needs low < high (HU)"
+        )
+        if self.name == "vit3d":
+            _require(
+                all(n % p == 0 for n, p in zip(self.volume, self.patch, strict=True)),
+                f"vision.volume {self.volume} is not a multiple of vision.patch {self.patch}",
+            )
+            _require(
+                self.width % self.heads == 0, f"vision.width {self.width} is not a multiple of vision.heads {self.heads}"
+            )
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A text tower.
+
+    Attributes:
+        name: "small" (a BERT from scratch, its WordPiece vocabulary trained on the corpus), or a folder or hub name of
+            any BERT-like Hugging Face model.
+        max_tokens: longer texts are cut (97 in the paper).
+        layers_summed: how many of the last hidden layers are summed (4 in the paper).
+        width, depth, heads, vocabulary: "small" only: hidden size, blocks, attention heads, vocabulary size.
+    """
+
+    name: str = "small"
+    max_tokens: int = 97
+    layers_summed: int = 4
+    width: int = 256
+    depth: int = 4
+    heads: int = 4
+    vocabulary: int = 4000
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        _require(self.max_tokens >= 4, f"text.max_tokens must be at least 4, not {self.max_tokens}")
+        _require(self.layers_summed >= 1, f"text.layers_summed must be at least 1, not {self.layers_summed}")
+        _require(self.width % self.heads == 0, f"text.width {self.width} is not a multiple of text.heads {self.heads}")
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """The Cross-Modal Knowledge Bank; with `enabled` false the model is the plain CLIP baseline.
+
+    Attributes:
+        size: number of bank vectors, K.
+        init: how they start: "orthogonal" (the paper's), "gaussian", "xavier", "uniform" (±0.1) or "kmeans" (centroids
+            of the untrained towers' embeddings).
+        scale_logits: divide the logits x Mᵀ by sqrt(D); off in the paper.
+    """
+
+    enabled: bool = True
+    size: int = 2048
+    init: str = "orthogonal"
+    scale_logits: bool = False
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        _require(
+            self.size >= 1, f"bank.size must be at least 1, not {self.size}; bank.enabled=false switches the bank off"
+        )
+        _require(
+            self.init in BANK_INITIALISATIONS, f"bank.init {self.init!r} is none of {', '.join(BANK_INITIALISATIONS)}"
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Two towers, the width D of the space that they share, the bank and the temperature."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+    embedding: int = 768
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        _require(self.embedding >= 1, f"model.embedding must be at least 1, not {self.embedding}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict`, also after a round trip through JSON (lists become tuples again)."""
+        vision = {k: _tuples(v) for k, v in tree["vision"].items()}
+        return cls(
+            vision=VisionConfig(**vision),
+            text=TextConfig(**tree["text"]),
+            bank=BankConfig(**tree["bank"]),
+            embedding=tree["embedding"],
+        )
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Temperature and weights of the loss (method.md, "Equations").
+
+    Attributes:
+        temperature: 1 / s of InfoNCE.
+        plain, bridged, reconstruction: weights of InfoNCE(v, t), InfoNCE(v', t') and L_MSE.
+        same_text: two scans of a batch with the very same text are each other's "negatives" as in the paper, or are
+            left out ("ignore"), which suits summaries, where many healthy scans read alike.
+    """
+
+    temperature: float = 0.1
+    plain: float = 1.0
+    bridged: float = 1.0
+    reconstruction: float = 0.5
+    same_text: Literal["negatives", "ignore"] = "negatives"
+
+    __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"loss.temperature must be above 0, not {self.temperature}")
+        for name in ("plain", "bridged", "reconstruction"):
+            _require(getattr(self, name) >= 0, f"loss.{name} must not be negative")
+        _require(self.plain + self.bridged > 0, "loss.plain and loss.bridged are both 0: nothing aligns the towers")

@@ -1,0 +1,234 @@
+"""Vision towers by name: the paper's 3D ViT and MONAI's ResNets.
+
+A tower takes volumes (B, 1, X, Y, Z) in [-1, 1] (HU / 1000) and gives (B, `tower.width`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brgsa.config import VisionConfig
+
+Grid = tuple[int, int, int]
+
+
+def vision_tower(config: VisionConfig) -> nn.Module:
+    """The tower that the configuration names."""
+    return _TOWERS[config.name](config)
+
+
+class Windows(nn.Module):
+    """(B, 1, X, Y, Z) in HU/1000 → one channel a HU window, each scaled to [-1, 1]; without windows the input as is."""
+
+    def __init__(self, windows: tuple[tuple[float, float], ...]) -> None:
+        super().__init__()
+        self.channels = max(1, len(windows))
+        bounds = torch.tensor(windows, dtype=torch.float32).reshape(-1, 2) / 1000.0
+        self.register_buffer("low", bounds[:, 0].view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("high", bounds[:, 1].view(1, -1, 1, 1, 1), persistent=False)
+        self.low: Tensor
+        self.high: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.low.numel() == 0:
+            return x
+        return ((x - self.low) / (self.high - self.low)).clamp(0, 1) * 2 - 1
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping 3D patches to tokens: (B, C, X, Y, Z) → (B, N, width), x slowest, z fastest.
+
+    A reshape and one matrix product: what a strided Conv3d computes, 5 times quicker on a CPU.
+    """
+
+    def __init__(self, patch: Grid, channels: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, *size = x.shape
+        (px, py, pz), (nx, ny, nz) = self.patch, self.grid(tuple(size))
+        x = x.reshape(batch, channels, nx, px, ny, py, nz, pz).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        tokens: Tensor = self.proj(x.reshape(batch, nx * ny * nz, -1))
+        return tokens
+
+    def grid(self, size: tuple[int, ...]) -> Grid:
+        if any(n % p for n, p in zip(size, self.patch, strict=True)):
+            raise ValueError(f"a volume of {size} voxels does not divide into patches of {self.patch}")
+        nx, ny, nz = (n // p for n, p in zip(size, self.patch, strict=True))
+        return nx, ny, nz
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through torch's fused kernels."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BNW: Tensor) -> Tensor:
+        batch, tokens, width = x_BNW.shape
+        qkv = self.qkv(x_BNW).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q_BHNd, k_BHNd, v_BHNd = qkv.unbind(0)
+        mixed = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return out
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, LayerNorm eps 1e-6."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class ViT3D(nn.Module):
+    """The paper's 3D vision transformer; its embedding is the class token after the final norm.
+
+    Works at any volume size that its patch divides: the position table is resized trilinearly where the grid differs
+    from the one it was made for.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.width = config.width
+        self.windows = Windows(config.windows)
+        self.patch_embed = PatchEmbedding(config.patch, self.windows.channels, config.width)
+        self.grid = self.patch_embed.grid(config.volume)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(sincos_positions(self.grid, config.width))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.cls_token, std=0.02)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        x = self.windows(volumes)
+        grid = self.patch_embed.grid(tuple(x.shape[2:]))
+        positions = resize_positions(self.pos_embed, self.grid, grid)
+        tokens = self.patch_embed(x) + positions[:, 1:]
+        tokens = torch.cat([(self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        out: Tensor = self.norm(tokens[:, 0])
+        return out
+
+
+def sincos_positions(grid: Grid, width: int) -> Tensor:
+    """3D sine-cosine table (1, 1 + N, width) for a grid of N patches, x slowest; row 0, the class token's, is zero.
+
+    Each axis takes the same even number of columns, half sine and half cosine at frequencies 10000^(-i/n); columns left
+    over stay zero.
+    """
+    per_axis = width // 6
+    frequencies = 10000.0 ** (-torch.arange(per_axis, dtype=torch.float64) / max(per_axis, 1))
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    columns = []
+    for axis in axes:
+        angle = axis.reshape(-1, 1) * frequencies
+        columns += [angle.sin(), angle.cos()]
+    table = torch.cat(columns, dim=1).float()
+    padded = F.pad(table, (0, width - table.shape[1]))
+    return torch.cat([torch.zeros(1, width), padded]).unsqueeze(0)
+
+
+def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """A position table (1, 1 + N_old, width) resized trilinearly to another grid; the class token's row is kept."""
+    if old == new:
+        return table
+    head, body = table[:, :1], table[:, 1:]
+    volume = body.reshape(1, *old, -1).permute(0, 4, 1, 2, 3)
+    volume = F.interpolate(volume, size=new, mode="trilinear", align_corners=False)
+    return torch.cat([head, volume.permute(0, 2, 3, 4, 1).reshape(1, -1, table.shape[-1])], dim=1)
+
+
+class ResNet3D(nn.Module):
+    """MONAI's 3D ResNet without its classifier; pooled by average, or by average and maximum side by side."""
+
+    LAYERS: dict[str, list[int]] = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}  # noqa: RUF012
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        from monai.networks.nets.resnet import ResNet
+
+        self.windows = Windows(config.windows)
+        channels = [config.width * 2**stage for stage in range(4)]
+        self.net = ResNet(
+            block="basic",
+            layers=self.LAYERS[config.name],
+            block_inplanes=channels,
+            spatial_dims=3,
+            n_input_channels=self.windows.channels,
+            conv1_t_size=config.stem_kernel,
+            conv1_t_stride=config.stem_stride,
+            no_max_pool=not config.stem_pool,
+            feed_forward=False,
+            bias_downsample=False,
+        )
+        # MONAI passes `norm` to the stem alone, so the layers' batch norms are replaced here.
+        if config.norm == "group":
+            _replace_batch_norm(self.net)
+        self.width = channels[-1]
+        if config.pool == "avg+max":
+            self.net.avgpool = AverageAndMaximum()
+            self.width *= 2
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        out: Tensor = self.net(self.windows(volumes))
+        return out
+
+
+class AverageAndMaximum(nn.Module):
+    """(B, C, X, Y, Z) → (B, 2C): global average and global maximum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        return torch.cat([flat.mean(-1), flat.amax(-1)], dim=1)
+
+
+def _replace_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm3d):
+            groups = 8 if child.num_features % 8 == 0 else 1
+            setattr(module, name, nn.GroupNorm(groups, child.num_features))
+        else:
+            _replace_batch_norm(child)
+
+
+_TOWERS: dict[str, Callable[[VisionConfig], Any]] = {
+    "vit3d": ViT3D,
+    "resnet10": ResNet3D,
+    "resnet18": ResNet3D,
+    "resnet34": ResNet3D,
+}
