@@ -63,7 +63,8 @@ class VisionConfig:
                 f"vision.volume {self.volume} is not a multiple of vision.patch {self.patch}",
             )
             _require(
-                self.width % self.heads == 0, f"vision.width {self.width} is not a multiple of vision.heads {self.heads}"
+                self.width % self.heads == 0,
+                f"vision.width {self.width} is not a multiple of vision.heads {self.heads}",
             )
 
 

@@ -80,7 +80,7 @@ def gather(x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
-    gathered: Tensor = _Gather.apply(x)
+    gathered: Tensor = _Gather.apply(x)  # type: ignore[no-untyped-call]
     return gathered
 
 
@@ -98,7 +98,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         # gloo has no reduce-scatter for every dtype; the sum is taken whole and this worker's rows are cut out.
         total = gradient.contiguous().clone()
         dist.all_reduce(total)

@@ -6,7 +6,6 @@ A tower takes volumes (B, 1, X, Y, Z) in [-1, 1] (HU / 1000) and gives (B, `towe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -201,7 +200,7 @@ class ResNet3D(nn.Module):
             _replace_batch_norm(self.net)
         self.width = channels[-1]
         if config.pool == "avg+max":
-            self.net.avgpool = AverageAndMaximum()
+            setattr(self.net, "avgpool", AverageAndMaximum())  # noqa: B010 (MONAI types it as an average)
             self.width *= 2
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -226,7 +225,7 @@ def _replace_batch_norm(module: nn.Module) -> None:
             _replace_batch_norm(child)
 
 
-_TOWERS: dict[str, Callable[[VisionConfig], Any]] = {
+_TOWERS: dict[str, Callable[[VisionConfig], nn.Module]] = {
     "vit3d": ViT3D,
     "resnet10": ResNet3D,
     "resnet18": ResNet3D,
