@@ -1,0 +1,47 @@
+"""`brgsa ui`: MLflow's web pages on the tracking store of this folder."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+from brgsa.errors import UserError
+from brgsa_platform import tracking
+
+
+def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
+    """Serve MLflow on the tracking store until interrupted; return the server's exit status.
+
+    With MLFLOW_TRACKING_URI at a server (http, https) there is nothing to start: its address is printed.
+
+    Raises UserError when the port is taken, the host is not this machine's, or the store cannot be made.
+    """
+    store = tracking.tracking_uri()
+    if store.startswith(("http://", "https://")):
+        address = urlsplit(store)
+        shown = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()  # never a password on the screen
+        print(f"The runs are tracked by a server already: {shown}")
+        return 0
+    _check_free(host, port)
+    tracking.client(store)  # makes the folder of the default store, which the server does not
+    print(f"MLflow shows {store} at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    server = subprocess.Popen([*command, "--host", host, "--port", str(port), "--workers", "1"])
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(f"Cannot serve at {host}:{port} ({error}): choose another --port or --host.") from error
