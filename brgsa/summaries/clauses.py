@@ -1,0 +1,81 @@
+"""A report cut into sentences, and a sentence into clauses: the scope in which a negation or a doubt holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# CT-RATE's reports set off each point of the impression with a quotation mark or a bullet.
+_MARKS = re.compile(r"[\"“”•·*]+|\s-\s(?=[A-Z])")
+_HEADER = re.compile(
+    r"(?:(?<=[.!?:])|^)\s*(?i:findings?|impressions?|conclusions?|results?|comments?)(?:\s*:\s*|\s+(?=[A-Z]))"
+)
+# A sentence ends at a point before a capital letter, not in "5.5 mm" nor in "T12.vertebra".
+_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])|(?<=[a-z)][.!])(?=[A-Z][a-z])|\n+")
+_WORD = re.compile(r"[a-z]", re.IGNORECASE)
+# Judged by itself: what stands in brackets, between a comma and a question mark, and a relative clause in mid-sentence.
+_ASIDE = re.compile(r"\([^()]*\)|(?<=[,?])[^,?()]*\?|,\s+which\s[^,]*,(?=\s+(?:is|are|was|were|can|could|has|have)\b)")
+_NOT_FINAL = re.compile(r"\b(?:no|approx|dr|vs|ca|[IVX]+|[a-z]|\d)\.$", re.IGNORECASE)
+
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|be|been|has|have|had)\b(?:\s+(?:not|also|still|again|no|longer|clearly|newly|only))*\s+"
+    r"(?:\w+ly\s+)?(?:observed|detected|seen|present|found|available|noted|noticed|identified|encountered|monitored|watched|"
+    r"selected|chosen|distinguished|visuali[sz]ed|understood|normal|natural|open|preserved|increased|decreased|evaluated|"
+    r"measured|thickened|enlarged|dilated|stable|larger|wider|regressed|disappeared|resolved|absent|accompanied|considered|"
+    r"clear|intact|unremarkable|excluded)\b|\b(?:draws?|attracts?)\s+attention\b|\bappears?\b",
+    re.IGNORECASE,
+)
+_PREDICATE = re.compile(rf"{_VERB.pattern}|\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
+_JOINT = re.compile(
+    r"\s*;\s*|\s*:\s+|\s*,\s+(?:and\s+|but\s+)?|\s+(?:and|but|however|while|whereas|although)\s+", re.IGNORECASE
+)
+_HARD = re.compile(r"[;:]|\b(?:but|however|while|whereas|although)\b", re.IGNORECASE)
+_DENIAL = re.compile(r"(?:no|without|there\s+(?:is|are|was|were)\s+no)\b", re.IGNORECASE)
+_THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
+_EXCEPT = re.compile(r"\s*(?:except|apart|aside|other than|besides|in addition to)\b", re.IGNORECASE)
+
+
+def tidy(report: str) -> str:
+    """The report with runs of white space made one blank."""
+    return " ".join(report.split())
+
+
+def sentences(report: str) -> list[str]:
+    """The report's sentences in order, section headers and impression marks taken off."""
+    out: list[str] = []
+    for block in _MARKS.split(report):
+        block = _HEADER.sub(" ", block)
+        start = 0
+        for end in _END.finditer(block):
+            if not _NOT_FINAL.search(block[start : end.start()]):
+                out.append(block[start : end.start()])
+                start = end.end()
+        out.append(block[start:])
+    return [sentence for raw in out if _WORD.search(sentence := tidy(raw).strip(" .,·"))]
+
+
+def clauses(sentence: str) -> Iterator[str]:
+    """The sentence's clauses: each with a predicate of its own, or set off by ; : but however; then each bracket's content.
+
+    "Nodules are observed and effusion was not detected" is two clauses, "no nodule, mass and effusion was detected" one.
+    """
+    plain = _ASIDE.sub(" ", sentence)
+    start = 0
+    joints = list(_JOINT.finditer(plain))
+    stops = [*(joint.start() for joint in joints[1:]), len(plain)]
+    for joint, stop in zip(joints, stops, strict=False):
+        left, ahead, rest = plain[start : joint.start()], plain[joint.end() : stop], plain[joint.end() :]
+        if _HARD.search(joint[0]) or _DENIAL.match(ahead) or _EXCEPT.match(left) or _both_assert(left, ahead, rest):
+            yield left
+            start = joint.end()
+    yield plain[start:]
+    for aside in _ASIDE.findall(sentence):
+        yield aside.strip("(), ")
+
+
+def _both_assert(left: str, ahead: str, rest: str) -> bool:
+    """Whether both sides of a joint have a predicate. "There is no" opens a list, which only a predicate right ahead ends."""
+    if not _PREDICATE.search(left):
+        return False
+    opens_list = _THERE.search(left) and not _VERB.search(left)
+    return bool(_PREDICATE.search(ahead if opens_list else rest))

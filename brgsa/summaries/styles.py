@@ -1,0 +1,105 @@
+"""Summary styles: from a report as written to one plain sentence per abnormality."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from brgsa.errors import UserError
+from brgsa.labels import CT_RATE, CT_RATE_LT
+from brgsa.summaries.clauses import clauses, sentences, tidy
+from brgsa.summaries.reader import Mention, Status, merge, read_mentions
+from brgsa.summaries.vocabulary import vocabulary
+
+STYLES: tuple[str, ...] = ("report", "findings", "positives", "positives+negatives")
+NOTHING_FOUND = "There is no abnormality."
+NAMES = CT_RATE + CT_RATE_LT
+
+_DENIAL = re.compile(r"\b(?:no|not|without|normal)\b", re.IGNORECASE)
+
+
+def summarize(report: str, style: str, names: Sequence[str] = NAMES) -> str:
+    """The summary of one report.
+
+    `style` is one of `STYLES`; `names` are the abnormalities that count, in the order in which they are written. Raises
+    UserError for an empty report, an unknown style, or a name without vocabulary.
+    """
+    if not report.strip():
+        raise UserError("the report is empty: give its text, or leave the scan out")
+    return summarize_many([report], style, names)[0]
+
+
+def summarize_many(reports: Sequence[str], style: str, names: Sequence[str] = NAMES) -> list[str]:
+    """`summarize` of each report, in one batch; an empty report gives an empty summary, never an error."""
+    _check(style, names)
+    if style == "report":
+        return [tidy(report) for report in reports]
+    write = _findings if style == "findings" else _positives if style == "positives" else _positives_and_negatives
+    return [
+        write(report, mentions, names) if report.strip() else ""
+        for report, mentions in zip(reports, read_mentions(reports), strict=True)
+    ]
+
+
+def statement(name: str, present: bool = True) -> str:
+    """ "There is X." or "There is no X.", the form of the zero-shot prompts (Lai et al. 2025, section 4)."""
+    return f"There is {'' if present else 'no '}{name.lower()}."
+
+
+def _check(style: str, names: Sequence[str]) -> None:
+    if style not in STYLES:
+        raise UserError(f"unknown summary style {style!r}: choose one of {', '.join(STYLES)}")
+    known = {entry.name for entry in vocabulary().entries}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"no vocabulary for abnormality {unknown[0]!r}: use names of CT-RATE or CT-RATE-LT (brgsa.labels)"
+        )
+
+
+def _positives(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
+    return " ".join(_said(mentions, names, Status.PRESENT)) or NOTHING_FOUND
+
+
+def _positives_and_negatives(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
+    said = _said(mentions, names, Status.PRESENT) + _said(mentions, names, Status.ABSENT)
+    return " ".join(said) or NOTHING_FOUND
+
+
+def _said(mentions: list[Mention], names: Sequence[str], status: Status) -> list[str]:
+    found = merge(mentions)
+    return [
+        statement(name, status is Status.PRESENT) for name in names if name in found and found[name].status is status
+    ]
+
+
+def _findings(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
+    by_sentence: dict[int, list[Mention]] = {}
+    for mention in mentions:
+        by_sentence.setdefault(mention.sentence, []).append(mention)
+    out: dict[str, None] = {}  # a set that keeps order: the impression often repeats a finding word for word
+    for number, sentence in enumerate(sentences(report)):
+        if positive := _positive_part(sentence, by_sentence.get(number, []), names):
+            out[positive[0].upper() + positive[1:] + ("" if positive.endswith("?") else ".")] = None
+    return " ".join(out) or NOTHING_FOUND
+
+
+def _positive_part(sentence: str, mentions: list[Mention], names: Sequence[str]) -> str:
+    """The sentence without its opening phrase ("in the lung window;"); where it also denies, only the clauses that assert."""
+    affirmed = {
+        mention.clause: None
+        for mention in mentions
+        if mention.name in names and mention.status in (Status.PRESENT, Status.UNCERTAIN)
+    }
+    if not affirmed:
+        return ""
+    parts = list(clauses(sentence))
+    past = {mention.clause for mention in mentions if mention.status is Status.HISTORY}
+    if any(part in past or _DENIAL.search(part) for part in parts if part not in affirmed):
+        return ", ".join(clause.strip(" .,;") for clause in affirmed)
+    if (
+        parts[0] not in affirmed
+        and sentence.startswith(parts[0])
+        and sentence[len(parts[0]) :].lstrip()[:1] in {";", ":"}
+    ):
+        sentence = sentence[len(parts[0]) :].lstrip(" ;:")
+    return sentence.strip(" .,;")

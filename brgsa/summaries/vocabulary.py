@@ -1,0 +1,123 @@
+"""The reader's vocabulary: `vocabulary.yaml` compiled into regular expressions.
+
+The notation (explained at the head of the YAML) is compiled, not handed to spaCy's rulers: one clause may name several
+abnormalities at once ("calcification of the aorta and coronary arteries"), a term may have gaps, and regular
+expressions find both ten times faster than token patterns.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+SEPARATOR = r"[\s\-/,]+"
+
+
+@dataclass(frozen=True)
+class Term:
+    """Ways to name an abnormality, and what the same clause must (`beside`) or must not (`against`) hold."""
+
+    words: re.Pattern[str]
+    beside: re.Pattern[str] | None
+    against: re.Pattern[str] | None
+
+    def fits(self, clause: str) -> bool:
+        return not (self.beside and not self.beside.search(clause)) and not (
+            self.against and self.against.search(clause)
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One abnormality's vocabulary; see the head of `vocabulary.yaml`."""
+
+    name: str
+    terms: tuple[Term, ...]
+    never: re.Pattern[str] | None
+    unless: re.Pattern[str] | None
+    places: frozenset[str]
+
+    def find(self, clause: str, place: str) -> list[tuple[int, int]]:
+        """Character spans in `clause` (lower case) that name the abnormality; `place` is the clause's organ group."""
+        if self.places and place and place not in self.places:
+            return []
+        if self.unless and self.unless.search(clause):
+            return []
+        if self.never:
+            clause = self.never.sub(lambda found: "_" * len(found[0]), clause)
+        return [found.span() for term in self.terms if term.fits(clause) for found in term.words.finditer(clause)]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All entries, in the YAML's order, and the words that tell where a clause is."""
+
+    entries: tuple[Entry, ...]
+    places: dict[str, re.Pattern[str]]
+
+    def place(self, clause: str) -> str:
+        """The organ group that `clause` (lower case) names first in the YAML's order, or "" for none."""
+        return next((name for name, words in self.places.items() if words.search(clause)), "")
+
+
+def pattern(text: str, words: dict[str, str]) -> str:
+    """The regular expression of one term in the vocabulary's notation."""
+    out, glue = "", ""
+    for token in text.format(**words).split():
+        if token.startswith(".."):
+            glue = rf"(?:{SEPARATOR}[^\s\-/,]+){{0,{int(token[2:])}}}{SEPARATOR}"
+            continue
+        optional = token.endswith("?")
+        choices = "|".join(re.escape(word).replace(r"\*", r"\w*") for word in token.removesuffix("?").split("|"))
+        out += rf"(?:{glue}\b(?:{choices})\b)?" if optional else rf"{glue}\b(?:{choices})\b"
+        glue = SEPARATOR
+    return out
+
+
+def listed(text: str) -> list[str]:
+    """The items of a comma-separated list, as the YAML files write them."""
+    return [item for raw in text.split(",") if (item := raw.strip())]
+
+
+def _any(terms: str, words: dict[str, str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(pattern(term, words) for term in listed(terms))) if terms else None
+
+
+def _entry(name: str, raw: dict[str, str], words: dict[str, str]) -> Entry:
+    alike: dict[tuple[str, str], list[str]] = {}
+    for term in listed(raw["terms"]):
+        term, _, against = term.partition(" ! ")
+        term, _, beside = term.partition(" & ")
+        alike.setdefault((beside, against), []).append(term)
+    terms = (
+        Term(re.compile("|".join(pattern(way, words) for way in ways)), _any(beside, words), _any(against, words))
+        for (beside, against), ways in alike.items()
+    )
+    return Entry(
+        name,
+        tuple(terms),
+        _any(raw.get("never", ""), words),
+        _any(raw.get("unless", ""), words),
+        frozenset(listed(raw.get("places", ""))),
+    )
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    """The vocabulary, read once."""
+    raw = read_yaml("vocabulary.yaml")
+    entries = tuple(_entry(name, entry, raw["words"]) for name, entry in raw["abnormalities"].items())
+    places = {
+        name: re.compile("|".join(pattern(word, {}) for word in listed(words))) for name, words in raw["places"].items()
+    }
+    return Vocabulary(entries, places)
+
+
+def read_yaml(name: str) -> Any:
+    """A YAML file of this package."""
+    import yaml
+
+    return yaml.safe_load(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
