@@ -32,7 +32,7 @@ _JOINT = re.compile(
 _HARD = re.compile(r"[;:]|\b(?:but|however|while|whereas|although)\b", re.IGNORECASE)
 _DENIAL = re.compile(r"(?:no|without|there\s+(?:is|are|was|were)\s+no)\b", re.IGNORECASE)
 _THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
-_EXCEPT = re.compile(r"\s*(?:except|apart|aside|other than|besides|in addition to)\b", re.IGNORECASE)
+_EXCEPT = re.compile(r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to)\b", re.IGNORECASE)
 
 
 def tidy(report: str) -> str:

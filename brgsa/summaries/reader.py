@@ -56,7 +56,7 @@ _NEW = re.compile(
 )
 _EARLIER = re.compile(r"\b(?:previous(?:ly)?|prior|earlier|former)\b")
 _NOT_ASSESSED = re.compile(
-    r"\b(?:evaluation of|(?:can|could) ?not be (?:\w+ly )?(?:evaluated|assessed)|(?:evaluated as )?suboptimal)\b"
+    r"\b(?:(?:can|could) ?not be (?:\w+ly )?(?:evaluated|assessed)|(?:evaluated as )?suboptimal)\b"
 )
 _SIDES = re.compile(
     r"\b(?:(right)|(left)|(bilateral(?:ly)?|both (?:lungs?|hemithora\w+|sides|upper|lower|apic\w+|apex)))\b"

@@ -85,6 +85,9 @@ SENTENCES: list[tuple[str, dict[str, Status]]] = [
     ("Consolidation in the left lower lobe, pneumonia?", {"Consolidation": P, "Pneumonia": U}),
     ("Ground glass areas are observed which may be compatible with pneumonia.", {OPACITY: P, "Pneumonia": U}),
     ("Pleural effusion ?", {EFFUSION: U}),
+    ("Other viral pneumonias should be excluded.", {"Pneumonia": U}),
+    ("Although there are no typical findings, pneumonia is observed.", {"Pneumonia": P}),
+    ("Past tuberculosis sequelae in the right lung.", {"Tuberculosis": H, "Pulmonary fibrotic sequela": P}),
     ("Pleural effusion could not be evaluated.", {EFFUSION: U}),
     # history
     ("The nodule observed in the previous examination was not observed in the current examination.", {NODULE: H}),
