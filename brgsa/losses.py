@@ -44,7 +44,13 @@ def not_negatives(*codes_B: Tensor) -> Tensor:
 
 
 def brgsa_loss(
-    volumes: Embeddings, texts: Embeddings, scans_B: Tensor, config: LossConfig, text_codes_B: Tensor | None = None
+    volumes: Embeddings,
+    texts: Embeddings,
+    scans_B: Tensor,
+    config: LossConfig,
+    text_codes_B: Tensor | None = None,
+    *,
+    local: bool = False,
 ) -> Losses:
     """L = plain·InfoNCE(v, t) + bridged·InfoNCE(v', t') + reconstruction·(mse(t', t) + mse(v', v)).
 
@@ -55,18 +61,20 @@ def brgsa_loss(
     Args:
         scans_B: int64 code of each volume's scan; volumes of one scan are never each other's negatives.
         text_codes_B: int64 code of each volume's text, read when `config.same_text` is "ignore".
+        local: keep to this process's rows, though there is a process group (each worker validates all volumes).
     """
-    codes = [gather(scans_B)]
+    everyone = (lambda x: x) if local else gather
+    codes = [everyone(scans_B)]
     if config.same_text == "ignore":
         if text_codes_B is None:
             raise ValueError("same_text='ignore' needs text_codes_B")
-        codes.append(gather(text_codes_B))
+        codes.append(everyone(text_codes_B))
     ignore_BB = not_negatives(*codes)
-    plain = info_nce(gather(volumes.plain), gather(texts.plain), config.temperature, ignore_BB)
+    plain = info_nce(everyone(volumes.plain), everyone(texts.plain), config.temperature, ignore_BB)
     zero = plain.new_zeros(())
     bridged = reconstruction = zero
     if volumes.bridged is not None and texts.bridged is not None:
-        bridged = info_nce(gather(volumes.bridged), gather(texts.bridged), config.temperature, ignore_BB)
+        bridged = info_nce(everyone(volumes.bridged), everyone(texts.bridged), config.temperature, ignore_BB)
         reconstruction = F.mse_loss(texts.bridged, texts.plain) + F.mse_loss(volumes.bridged, volumes.plain)
     total = config.plain * plain + config.bridged * bridged + config.reconstruction * reconstruction
     return Losses(total, plain.detach(), bridged.detach(), reconstruction.detach())

@@ -1,0 +1,375 @@
+"""The loop that a training worker executes: setup → epochs of fit, validate, checkpoint → done.
+
+Knows Ray Train for its rank and its reports, and `datasets` for its batches. All workers compute the same loss (InfoNCE
+over the global batch), so they also agree on what happens next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from brgsa import checkpoint, losses, metrics, zeroshot
+from brgsa.errors import UserError
+from brgsa.model import BrgSA, Embeddings
+from brgsa.text import TextTower, Tokens
+from brgsa_platform import checkpoints, datasets, tracking
+from brgsa_platform.config import RunConfig
+from brgsa_platform.schedule import Schedule, optimizer_of
+from brgsa_platform.store import Store
+
+SECONDS_BETWEEN_POINTS = 2.0  # step metrics and progress are written at most this often
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told: plain data, so that it travels to any node.
+
+    Attributes:
+        config: RunConfig tree.
+        store, out: the store's and the run's folder, seen by all nodes.
+        run: what a checkpoint's run.json holds.
+        tracking_uri, run_id: the MLflow run that rank 0 appends to.
+        on_epoch: called by rank 0 with the epoch's metrics; only for a loop in the calling process.
+    """
+
+    config: dict[str, Any]
+    store: str
+    out: str
+    run: dict[str, Any]
+    tracking_uri: str
+    run_id: str
+    on_epoch: Callable[[dict[str, float]], None] | None = None
+
+
+@dataclass
+class Progress:
+    """How far a training is; saved with each checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """Entry point of a Ray Train worker.
+
+    Returns:
+        {"history": …} or, for a mistake that a restart cannot mend, {"refused": sentence}.
+    """
+    job = settings["job"]
+    try:
+        worker = Worker(job)
+        worker.fit()
+    except UserError as error:
+        return {"refused": str(error)}
+    return {"history": worker.progress.history}
+
+
+class Worker:
+    """One of `world` training workers."""
+
+    def __init__(self, job: Job) -> None:
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.job, self.out = job, Path(job.out)
+        self.config = RunConfig.from_tree(job.config)
+        self.device = ray.train.torch.get_device()
+        train = self.config.train
+        torch.set_num_threads(train.threads or max(1, (os.cpu_count() or 1) // self.world))
+        torch.manual_seed(train.seed)
+
+        store = Store.open(job.store)
+        self.labels = store.labels
+        self.rows = datasets.split_rows(store, "train")
+        self.validation = self._validation_rows(store)
+        self.texts = Texts(store, self.config, self.rows)
+        self.crop = self.config.model.vision.volume
+        self.steps = datasets.steps_per_epoch(len(self.rows), train.batch_size)
+
+        self.model = self._model()
+        self.optimizer = optimizer_of(self.config.optim, self.model)
+        self.schedule = Schedule(self.config.optim, self.steps * train.epochs)
+        self.progress = Progress()
+        self._resume()
+        # DDP broadcasts rank 0's weights, so all workers start alike.
+        self.parallel: nn.Module = (
+            nn.parallel.DistributedDataParallel(
+                self.model, device_ids=[self.device] if self.device.type == "cuda" else None
+            )
+            if self.world > 1
+            else self.model
+        )
+        self.mlflow = tracking.attach(job.run_id, job.tracking_uri) if self.rank == 0 else None
+        self._last_point = 0.0
+
+    def _model(self) -> BrgSA:
+        from transformers import AutoTokenizer
+
+        tokenizer = None
+        if self.config.model.text.name == "small":
+            tokenizer = AutoTokenizer.from_pretrained(str(self.out / "tokenizer"), local_files_only=True)
+        return BrgSA(self.config.model, tokenizer=tokenizer).to(self.device)
+
+    def _validation_rows(self, store: Store) -> datasets.Rows | None:
+        try:
+            return datasets.split_rows(store, "validation")
+        except UserError:
+            return None  # a store without validation volumes trains without validation; `train` has said so
+
+    def _resume(self) -> None:
+        newest = checkpoints.latest(self.out)
+        if newest is None:
+            if self.model.bank is not None and self.config.model.bank.init == "kmeans":
+                self._bank_from_embeddings()
+            return
+        checkpoint.load_weights(self.model, newest)
+        state = checkpoint.load_training(newest, self.optimizer)
+        self.progress = Progress(state["epoch"], state["step"], state["history"])
+        self.schedule.restore(state["schedule"])
+
+    @torch.no_grad()
+    def _bank_from_embeddings(self) -> None:
+        assert self.model.bank is not None
+        found: list[Tensor] = []
+        if self.rank == 0:
+            wanted = 2 * self.config.model.bank.size
+            for batch in datasets.evaluation_batches(self.rows, self.crop, batch_size=self.config.train.batch_size):
+                volumes, texts = self.model(self._volumes(batch["ct"]), self.texts.tokens(self.model.text, batch["row"]).to(self.device))
+                found += [volumes.plain, texts.plain]
+                if sum(len(part) for part in found) >= wanted:
+                    break
+            self.model.bank.initialise_from(torch.cat(found), self.config.train.seed)
+
+    def fit(self) -> None:
+        train = self.config.train
+        epochs = range(self.progress.epoch, train.epochs)
+        if not epochs:
+            return
+        batches = datasets.training_batches(
+            self.rows,
+            self.crop,
+            batch_size=train.batch_size,
+            epochs=epochs,
+            seed=train.seed,
+            flip=self.config.data.flip,
+            rank=self.rank,
+            world=self.world,
+        )
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_type() == torch.float16)
+        for epoch in epochs:
+            started = time.monotonic()
+            self.texts.shuffle(epoch)
+            parts = [self._step(next(batches), scaler) for _ in range(self.steps)]
+            found = {f"train/{k}": float(np.mean([p[k] for p in parts])) for k in parts[0]}
+            found["train/volumes_per_s"] = self.steps * train.batch_size / (time.monotonic() - started)
+            found |= self._validate()
+            self._end_epoch(epoch + 1, found)
+
+    def _step(self, batch: Mapping[str, Any], scaler: torch.amp.GradScaler) -> dict[str, float]:
+        config = self.config
+        self.parallel.train()
+        rate = self.schedule.apply(self.optimizer, self.progress.step)
+        rows = batch["row"]
+        tokens = self.texts.tokens(self.model.text, rows).to(self.device)
+        with self._autocast():
+            volumes, texts = self.parallel(self._volumes(batch["ct"], noise=config.data.noise), tokens)
+        loss = losses.brgsa_loss(
+            _float(volumes), _float(texts), self._codes(self.rows.scans[rows]), config.loss, self._codes(self.texts.codes[rows])
+        )
+        found = self._mean_over_workers(
+            {"loss": loss.total, "plain": loss.plain, "bridged": loss.bridged, "reconstruction": loss.reconstruction}
+        )
+        if not np.isfinite(found["loss"]):
+            raise UserError(
+                f"The loss is {found['loss']} at step {self.progress.step}: lower optim.lr or raise loss.temperature."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss.total).backward()
+        scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.progress.step += 1
+        self._tell(found, rate)
+        return found
+
+    def _validate(self) -> dict[str, float]:
+        """Zero-shot AUROC and loss on the validation split; every worker encodes its part, all know the result."""
+        if self.validation is None:
+            return {}
+        rows = self.validation
+        self.model.eval()
+        indices: list[int] = []
+        encoded: list[Embeddings] = []
+        batch_size = self.config.train.batch_size
+        for batch in datasets.evaluation_batches(
+            rows, self.crop, batch_size=max(1, batch_size // self.world), rank=self.rank, world=self.world
+        ):
+            with self._autocast():
+                encoded.append(_float(self.model.encode_volumes(self._volumes(batch["ct"]))).cpu())
+            indices += batch["row"].tolist()
+        order, volumes = self._gather_embeddings(indices, encoded)
+        prompts = zeroshot.prompts(self.labels)
+        scores = zeroshot.scores(volumes, self.model.encode_texts(prompts).cpu()).numpy()
+        labels = rows.labels[order]
+        each = {
+            name: metrics.auroc(labels[:, i], scores[:, i])
+            for i, name in enumerate(self.labels)
+            if 0 < np.nansum(labels[:, i]) < np.sum(~np.isnan(labels[:, i]))
+        }
+        texts = Embeddings.concatenate(
+            [
+                self.model.encode_texts(self.texts.of(rows, order[start : start + batch_size])).cpu()
+                for start in range(0, len(order), batch_size)
+            ]
+        )
+        self.reference_scores = dict(zip(prompts, np.sort(scores.T, axis=1).round(6).tolist(), strict=True))
+        found = {"val/loss": self._validation_loss(volumes, texts, rows, order)}
+        if each:
+            found["val/auroc"] = float(np.mean(list(each.values())))
+        return found
+
+    def _validation_loss(self, volumes: Embeddings, texts: Embeddings, rows: datasets.Rows, order: np.ndarray) -> float:
+        size = self.config.train.batch_size
+        codes = self.texts.codes_of(rows, order)
+        found, weights = [], []
+        for start in range(0, len(order), size):
+            part = slice(start, start + size)
+            a, b = (Embeddings(e.plain[part], None if e.bridged is None else e.bridged[part]) for e in (volumes, texts))
+            loss = losses.brgsa_loss(
+                a, b, torch.from_numpy(rows.scans[order[part]]), self.config.loss, torch.from_numpy(codes[part]), local=True
+            )
+            found.append(float(loss.total))
+            weights.append(len(a.plain))
+        return float(np.average(found, weights=weights))
+
+    def _gather_embeddings(self, indices: list[int], encoded: list[Embeddings]) -> tuple[np.ndarray, Embeddings]:
+        mine = (indices, Embeddings.concatenate(encoded) if encoded else None)
+        everyone: list[Any] = [mine]
+        if self.world > 1:
+            everyone = [None] * self.world
+            dist.all_gather_object(everyone, mine)
+        parts = [part for part in everyone if part[1] is not None]
+        return np.concatenate([p[0] for p in parts]), Embeddings.concatenate([p[1] for p in parts])
+
+    def _end_epoch(self, epoch: int, found: dict[str, float]) -> None:
+        self.progress.epoch = epoch
+        self.schedule.after_epoch(found.get("val/loss", found["train/loss"]))
+        score = found.get("val/auroc", -found["train/loss"])
+        self.progress.history.append({"epoch": epoch, "score": score, **found})
+        if self.rank == 0:
+            # Persist first, report then: a worker that dies right after a report loses what was not yet polled.
+            folder = checkpoints.folder_of(self.out, epoch)
+            state = {
+                "epoch": epoch,
+                "step": self.progress.step,
+                "history": self.progress.history,
+                "schedule": self.schedule.state(),
+            }
+            run = {**self.job.run, "epoch": epoch, "reference_scores": getattr(self, "reference_scores", {})}
+            checkpoint.save(folder, self.model, run, training=state, optimizer=self.optimizer)
+            checkpoints.keep_best(self.out, self.progress.history, self.config.train.keep)
+            assert self.mlflow is not None
+            self.mlflow.log_metrics(found, step=self.progress.step)
+            if self.job.on_epoch is not None:
+                self.job.on_epoch({"epoch": epoch, **found})
+        import ray.train
+
+        ray.train.report({"epoch": epoch, **found})
+
+    def _tell(self, found: dict[str, float], rate: float) -> None:
+        if self.rank != 0 or time.monotonic() - self._last_point < SECONDS_BETWEEN_POINTS:
+            return
+        self._last_point = time.monotonic()
+        assert self.mlflow is not None
+        self.mlflow.log_metrics({"step/loss": found["loss"], "step/lr": rate}, step=self.progress.step)
+        last = self.progress.history[-1] if self.progress.history else {}
+        checkpoints.write_json(
+            self.out / "progress.json",
+            {"step": self.progress.step, "loss": found["loss"], "auroc": last.get("val/auroc"), "pid": os.getpid()},
+        )
+
+    def _volumes(self, ct: np.ndarray, noise: float = 0.0) -> Tensor:
+        """int16 HU (B, X, Y, Z) to (B, 1, X, Y, Z) in [-1, 1] on the training device, with noise of `noise` HU."""
+        # A batch may be a read-only view of the object store.
+        volumes = torch.from_numpy(ct if ct.flags.writeable else ct.copy()).to(self.device, non_blocking=True)
+        scaled = volumes.unsqueeze(1).float().div_(1000.0)
+        if noise:
+            scaled += torch.randn_like(scaled) * (noise / 1000.0)
+        return scaled.clamp_(-1.0, 1.0)
+
+    def _codes(self, codes: np.ndarray) -> Tensor:
+        return torch.from_numpy(codes).to(self.device)
+
+    def _autocast_type(self) -> torch.dtype | None:
+        # CPUs without native 16-bit arithmetic are two hundred times slower in it: a CPU always trains in 32.
+        if self.device.type != "cuda" or self.config.train.precision == "32":
+            return None
+        return torch.float16 if self.config.train.precision == "16" else torch.bfloat16
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        kind = self._autocast_type()
+        return contextlib.nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
+
+    def _mean_over_workers(self, found: dict[str, Tensor]) -> dict[str, float]:
+        values = torch.stack([value.detach() for value in found.values()])
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return dict(zip(found, values.tolist(), strict=True))
+
+
+class Texts:
+    """The text of each training volume, its sentences in a new order each epoch when so configured."""
+
+    def __init__(self, store: Store, config: RunConfig, rows: datasets.Rows) -> None:
+        self.config = config
+        self._by_volume = store.texts(config.data.style)
+        self.written = [self._by_volume[volume] for volume in rows.volume_ids]
+        self.current = self.written
+        known = {text: code for code, text in enumerate(dict.fromkeys(self._by_volume.values()))}
+        self._known = known
+        self.codes = np.array([known[text] for text in self.written], dtype=np.int64)
+
+    def shuffle(self, epoch: int) -> None:
+        if not self.config.data.shuffle_sentences:
+            return
+        rng = np.random.default_rng([self.config.train.seed, epoch])
+        self.current = [_shuffled(text, rng) for text in self.written]
+
+    def tokens(self, tower: TextTower, rows: np.ndarray) -> Tokens:
+        return tower.tokenize([self.current[row] for row in rows])
+
+    def of(self, rows: datasets.Rows, order: np.ndarray) -> list[str]:
+        """The texts, as written, of some rows of another split."""
+        return [self._by_volume[rows.volume_ids[i]] for i in order]
+
+    def codes_of(self, rows: datasets.Rows, order: np.ndarray) -> np.ndarray:
+        return np.array([self._known[text] for text in self.of(rows, order)], dtype=np.int64)
+
+
+def _shuffled(text: str, rng: np.random.Generator) -> str:
+    sentences = text.split(". ")
+    if len(sentences) < 2:
+        return text
+    sentences[-1] = sentences[-1].removesuffix(".")
+    rng.shuffle(sentences)
+    return ". ".join(sentences) + "."
+
+
+def _float(embeddings: Embeddings) -> Embeddings:
+    bridged = embeddings.bridged
+    return Embeddings(embeddings.plain.float(), None if bridged is None else bridged.float())
