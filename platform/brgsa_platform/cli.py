@@ -1,0 +1,234 @@
+"""The `brgsa` command: one verb a module, no logic of its own.
+
+Imports are inside the verbs: `brgsa --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brgsa.errors import UserError
+
+app = typer.Typer(
+    help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Layout(StrEnum):
+    CT_RATE = "ct-rate"
+    MANIFEST = "manifest"
+
+
+class Protocol(StrEnum):
+    VALIDATION = "validation"
+    PAPER = "paper"
+
+
+StorePath = Annotated[Path, typer.Option("--data", help="A store that `brgsa prepare` wrote.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.", metavar="[KEY=VALUE]...")]
+Preset = Annotated[str | None, typer.Option(help="A preset's name, or the path of a YAML file.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML laid over the preset.")]
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder for the CT-RATE-shaped tree.")],
+    scans: Annotated[int, typer.Option(help="Scans; some have two reconstructions.")] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same tree.")] = 0,
+) -> None:
+    """Write synthetic chest CTs with reports and exact labels, in CT-RATE's folder layout."""
+    from brgsa.phantom import write_tree
+    from brgsa_platform.progress import progress
+
+    with progress(scans, "render scans") as advance:
+        made = write_tree(out, scans, seed, on_scan=advance)
+    _say(f"{made.scans} scans, {made.volumes} volumes in {out}. Next: brgsa prepare {out} --layout ct-rate --out STORE")
+
+
+@app.command()
+def prepare(
+    source: Annotated[Path, typer.Argument(help="An archive's folder (ct-rate) or a CSV or Parquet file (manifest).")],
+    layout: Annotated[Layout, typer.Option(help="How the source is laid out.")],
+    out: Annotated[Path, typer.Option(help="The store to write.")],
+    spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size x y z in mm.")] = (1.5, 1.5, 3.0),
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels x y z after crop or pad.")] = (256, 256, 128),
+    antialias: Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")] = False,
+    validation_fraction: Annotated[float, typer.Option(help="Share of training patients set aside.")] = 0.1,
+) -> None:
+    """Read CTs and reports, convert to HU, resample, crop or pad, and write Parquet shards.
+
+    A manifest has the columns `volume` (path) and `report`, and optionally scan_id, patient_id, split and one 0/1 column a
+    label. Volumes that cannot be read go to STORE/quarantine.parquet with the reason.
+    """
+    from brgsa.volumes import Geometry
+    from brgsa_platform.prepare import prepare as run
+
+    geometry = Geometry(spacing=spacing, shape=shape, antialias=antialias)
+    done = run(source, layout.value, out, geometry=geometry, validation_fraction=validation_fraction)
+    _say(done.summary())
+
+
+@app.command()
+def summarize(
+    store: Annotated[Path, typer.Argument(help="A store that `brgsa prepare` wrote.")],
+    style: Annotated[list[str], typer.Option(help="A summary style; may be given several times.")],
+) -> None:
+    """Add a summary of each report to the store, a column a style: report, findings, positives, positives+negatives."""
+    from brgsa_platform.summarize import summarize as run
+
+    _say(run(store, style).summary())
+
+
+@app.command()
+def train(
+    data: StorePath,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/PRESET-HASH.")] = None,
+    settings: Overrides = None,
+) -> None:
+    """Train with Ray Train on batches from Ray Data. Killed, it goes on from its last checkpoint when started again."""
+    from brgsa_platform.config import load_config
+    from brgsa_platform.train import train as run
+
+    done = run(data, load_config(preset, config, settings or []), out=out, preset=preset)
+    score = f", validation AUROC {done.best['val/auroc']:.3f}" if "val/auroc" in done.best else ""
+    _say(
+        f"{done.out}: best epoch {done.best['epoch']} of {len(done.history)}{score}. "
+        f"Next: brgsa evaluate {_short(done.out)} --data {data}"
+    )
+
+
+@app.command()
+def tune(
+    data: StorePath,
+    space: Annotated[list[str], typer.Option(help="A search space by name, or the path of a YAML file; several combine.")],
+    trials: Annotated[int, typer.Option(help="Trials in all.")] = 16,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    name: Annotated[str | None, typer.Option(help="The search's name, also of its folder.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of searches.")] = Path("searches"),
+    seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
+    concurrent: Annotated[int | None, typer.Option(help="Trials at a time; default what the cluster holds.")] = None,
+    settings: Overrides = None,
+) -> None:
+    """Search with Tune and Optuna; each trial is a child run of the search in MLflow."""
+    from brgsa_platform.config import load_config
+    from brgsa_platform.tune import tune as run
+
+    base = load_config(preset, config, settings or [])
+    done = run(
+        data, base, space, trials=trials, name=name, out=out, seed=seed, concurrent=concurrent, preset=preset
+    )
+    _say(done.summary())
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
+    data: StorePath,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
+    protocol: Annotated[Protocol, typer.Option(help="Where the threshold comes from.")] = Protocol.VALIDATION,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 5000,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables; default the checkpoint's.")] = None,
+) -> None:
+    """Score a split zero-shot: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
+    from brgsa_platform import checkpoints
+    from brgsa_platform.evaluate import evaluate as run
+
+    done = run(
+        checkpoints.resolve(checkpoint),
+        data,
+        split=split,
+        pairing=pairing,
+        protocol=protocol.value,
+        resamples=resamples,
+        out=out,
+    )
+    done.print()
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
+    scan: Annotated[Path, typer.Argument(help="One CT: NIfTI, NRRD or MetaImage, in HU.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="A text to score; default every label's prompt.")] = None,
+    pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Write a PNG of what the model sees.")] = None,
+) -> None:
+    """Score one CT: a ranked table of prompts."""
+    from brgsa_platform import checkpoints
+    from brgsa_platform.predict import predict as run
+
+    done = run(checkpoints.resolve(checkpoint), scan, prompt, pairing=pairing, picture=picture)
+    done.print(as_json=json)
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the tracking store."""
+    from brgsa_platform.ui import ui as run
+
+    run(host, port)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo-out"),
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller: fewer scans and epochs.")] = False,
+    seed: Annotated[int, typer.Option(help="Of phantom, training and search.")] = 0,
+) -> None:
+    """The whole way on synthetic CT: phantom, prepare, summarize, train, tune, evaluate; one table side by side."""
+    from brgsa_platform.demo import demo as run
+
+    run(out, quick=quick, seed=seed)
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def main() -> None:
+    """Run a verb; exit 2 with one sentence for a user's mistake, 1 for a failure, 130 when interrupted."""
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; the same command goes on where it stopped", 130)
+    except Exception as error:
+        click_exit = getattr(error, "exit_code", None)
+        if click_exit is not None and hasattr(error, "show"):
+            error.show()
+            sys.exit(click_exit)
+        if os.environ.get("BRGSA_DEBUG"):
+            raise
+        _fail(f"failed: {type(error).__name__}: {error} (BRGSA_DEBUG=1 shows where)", 1)
+
+
+def _fail(sentence: str, status: int) -> None:
+    print(f"brgsa: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""`brgsa train`: the driver of a Ray Train run, which can be killed at any moment and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brgsa import zeroshot
+from brgsa.errors import UserError
+from brgsa_platform import checkpoints, tracking
+from brgsa_platform.config import RunConfig
+from brgsa_platform.progress import progress
+from brgsa_platform.session import cluster_cpus, ray_session
+from brgsa_platform.store import Store
+
+# A resumed run may differ in these and is still the same training.
+FREE_TO_CHANGE = frozenset({"train.epochs", "train.workers", "train.gpu", "train.threads", "train.keep", "train.max_failures"})
+CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training: its folder, best checkpoint, MLflow run and one entry of metrics an epoch."""
+
+    out: Path
+    checkpoint: Path
+    run_id: str
+    history: list[dict[str, Any]]
+
+    @property
+    def best(self) -> dict[str, Any]:
+        return max(self.history, key=lambda entry: (entry["score"], entry["epoch"]))
+
+
+def default_out(store: Store, config: RunConfig, preset: str | None) -> Path:
+    """runs/NAME-HASH, the same for the same store and configuration: the same command goes on with its run."""
+    text = json.dumps([config.to_dict(), store.fingerprint], sort_keys=True)
+    return Path("runs") / f"{preset or 'train'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def train(
+    store_path: Path | str,
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    preset: str | None = None,
+    parent_run: str | None = None,
+    name: str | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train a model on a store; where `out` holds an unfinished run of the same configuration, go on with it.
+
+    Args:
+        out: the run's folder; default `default_out`.
+        preset: name for the MLflow tag and the default folder.
+        parent_run: MLflow run id of the search that this trial belongs to.
+        on_epoch: called with each epoch's metrics; needs `train.workers` 0 (a loop in this process).
+        quiet: no progress.
+
+    Raises:
+        UserError: the store, the configuration and the cluster do not fit together; nothing was started.
+    """
+    store = Store.open(store_path)
+    out = (out or default_out(store, config, preset)).absolute()
+    check_fit(store, config)
+    with ray_session():
+        if config.train.workers:
+            check_resources(config)
+        run_id = _previous_run(out, store, config)
+        with tracking.run(
+            "trial" if parent_run else "train",
+            name=name or out.name,
+            params=config.to_dict(),
+            tags={"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name},
+            parent=parent_run,
+            run_id=run_id,
+        ) as run:
+            _write_run(out, store, config, run.run_id)
+            _make_tokenizer(out, store, config)
+            history = _fit(out, store, config, run, on_epoch, quiet)
+            best = max(history, key=lambda entry: (entry["score"], entry["epoch"]))
+            if "val/auroc" in best:
+                run.log_metrics({"best/auroc": best["val/auroc"], "best/epoch": best["epoch"]}, step=best["epoch"])
+    (out / "progress.json").unlink(missing_ok=True)
+    return TrainResult(out, checkpoints.resolve(out), run.run_id, history)
+
+
+def _fit(
+    out: Path,
+    store: Store,
+    config: RunConfig,
+    run: tracking.Run,
+    on_epoch: Callable[[dict[str, float]], None] | None,
+    quiet: bool,
+) -> list[dict[str, Any]]:
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    from brgsa_platform.trainer import Job, train_worker
+
+    job = Job(
+        config=config.to_dict(),
+        store=str(store.path.absolute()),
+        out=str(out),
+        run=checkpoint_record(store, config),
+        tracking_uri=tracking.tracking_uri(),
+        run_id=run.run_id,
+        on_epoch=on_epoch,
+    )
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=config.train.workers, use_gpu=_use_gpu(config)),
+        run_config=RayRunConfig(
+            name="ray",
+            storage_path=str(out),
+            failure_config=FailureConfig(
+                max_failures=config.train.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+        ),
+    )
+    # Ray Train would go on with its own record of an earlier driver's run; ours, the checkpoints, is the one to follow.
+    shutil.rmtree(out / "ray", ignore_errors=True)
+    with contextlib.nullcontext() if quiet else _watch(out, config):
+        returned = trainer.fit().return_value
+    if "refused" in returned:
+        raise UserError(returned["refused"])
+    history: list[dict[str, Any]] = returned["history"]
+    return history
+
+
+def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
+    """What a checkpoint's run.json says: enough to prepare a scan as the training's were, and to repeat the run."""
+    return {
+        "config": config.to_dict(),
+        "data": {
+            "geometry": store.geometry.to_dict(),
+            "crop": list(config.model.vision.volume),
+            "style": config.data.style,
+            "fingerprint": store.fingerprint,
+        },
+        "labels": list(store.labels),
+        "commit": tracking.git_commit(),
+    }
+
+
+def check_fit(store: Store, config: RunConfig) -> None:
+    """Refuse a configuration that this store cannot serve, before anything starts."""
+    crop, shape = config.model.vision.volume, store.geometry.shape
+    if any(want > have for want, have in zip(crop, shape, strict=True)):
+        raise UserError(
+            f"model.vision.volume {tuple(crop)} is larger than the volumes of {store.path}, {tuple(shape)}: choose a smaller "
+            "one or prepare the store with a larger --shape."
+        )
+    store.texts(config.data.style)
+    splits = store.index(["split"])["split"].to_pylist()
+    if splits.count("train") < config.train.batch_size:
+        raise UserError(
+            f"The training split of {store.path} has {splits.count('train')} volumes, fewer than "
+            f"train.batch_size={config.train.batch_size}: lower train.batch_size."
+        )
+
+
+def check_resources(config: RunConfig) -> None:
+    """Refuse a run that would wait for ever: each worker needs a CPU (and a GPU), the data tasks one more."""
+    import ray
+
+    workers, cpus = config.train.workers, cluster_cpus()
+    if cpus < workers + 1:
+        raise UserError(
+            f"train.workers={workers} needs {workers + 1} CPUs (one a worker, one for data) and the cluster has {cpus:.0f}: "
+            "lower train.workers or join a larger cluster with RAY_ADDRESS."
+        )
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if _use_gpu(config) and gpus < workers:
+        raise UserError(f"train.workers={workers} needs as many GPUs and the cluster has {gpus:.0f}: lower train.workers.")
+
+
+def _use_gpu(config: RunConfig) -> bool:
+    import ray
+
+    if config.train.gpu == "auto":
+        return config.train.workers > 0 and ray.cluster_resources().get("GPU", 0) >= max(1, config.train.workers)
+    return bool(config.train.gpu)
+
+
+def _previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
+    """MLflow run id of an unfinished run in `out`, if it is a run of this configuration on this data."""
+    file = out / "run.json"
+    if not file.is_file():
+        return None
+    before = checkpoints.read_json(file)
+    was, now = tracking.flatten(before["config"]), tracking.flatten(config.to_dict())
+    changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key) and key not in FREE_TO_CHANGE)
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"{out} holds a run of another configuration ({key} was {was.get(key)}, now {now.get(key)}): choose another "
+            "--out or the same configuration."
+        )
+    if before["data"] != store.fingerprint:
+        raise UserError(f"{out} holds a run on other data than {store.path}: choose another --out.")
+    run_id = str(before["mlflow_run_id"])
+    return run_id if tracking.exists(run_id) else None
+
+
+def _write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
+    try:
+        (out / checkpoints.FOLDER).mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(
+            out / "run.json",
+            {"config": config.to_dict(), "store": str(store.path), "data": store.fingerprint, "mlflow_run_id": run_id},
+        )
+        for aside in (out / checkpoints.FOLDER).glob(".epoch-*"):
+            shutil.rmtree(aside)  # a checkpoint that a killed run had not finished
+    except OSError as error:
+        raise UserError(f"The run folder {out} cannot be written ({error.strerror}): choose another --out.") from error
+
+
+def _make_tokenizer(out: Path, store: Store, config: RunConfig) -> None:
+    """Train the small text tower's vocabulary once, on the training split's texts and the zero-shot prompts."""
+    if config.model.text.name != "small" or (out / "tokenizer").is_dir():
+        return
+    from brgsa.text import train_tokenizer
+
+    index = store.index(["volume_id", "split"])
+    texts = store.texts(config.data.style)
+    corpus = [
+        texts[volume]
+        for volume, split in zip(index["volume_id"].to_pylist(), index["split"].to_pylist(), strict=True)
+        if split == "train"
+    ]
+    # Twice: the vocabulary keeps what it saw at least twice, and a prompt's words must be in it.
+    tokenizer = train_tokenizer(corpus + 2 * zeroshot.prompts(store.labels), config.model.text.vocabulary)
+    aside = out / f".tokenizer.{os.getpid()}"
+    tokenizer.save_pretrained(str(aside))
+    os.replace(aside, out / "tokenizer")
+
+
+@contextlib.contextmanager
+def _watch(out: Path, config: RunConfig) -> Iterator[None]:
+    """Show the progress that rank 0 writes, from a thread: the driver itself waits in Ray Train."""
+    store = Store.open(checkpoints.read_json(out / "run.json")["store"])
+    volumes = store.index(["split"])["split"].to_pylist().count("train")
+    total = config.train.epochs * (volumes // config.train.batch_size)
+    stop = threading.Event()
+
+    def follow() -> None:
+        done = 0
+        with progress(total, f"train {out.name}: steps") as advance:
+            while not stop.wait(1.0):
+                done = tell(advance, done)
+
+    def tell(advance: Callable[..., None], done: int) -> int:
+        try:
+            state = checkpoints.read_json(out / "progress.json")
+        except UserError:
+            return done
+        auroc = f", AUROC {state['auroc']:.3f}" if state["auroc"] is not None else ""
+        advance(max(0, state["step"] - done), f"loss {state['loss']:.3f}{auroc}")
+        return max(done, int(state["step"]))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
