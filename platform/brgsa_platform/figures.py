@@ -1,0 +1,186 @@
+"""The pictures: ROC curves, per-abnormality bars, embedding clouds, and CT slices as the model sees them.
+
+Figures are made without pyplot, whose global state is neither thread-safe nor freed. Colours are Okabe and Ito's, which
+colour-blind readers tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from brgsa.gap import Clouds
+from brgsa.metrics import Interval, RocCurve
+
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
+    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F",
+)  # fmt: skip
+CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+DASHES = ("-", "--", ":", "-.")
+
+LUNG, SOFT_TISSUE = (-1000.0, 250.0), (-160.0, 240.0)  # HU shown from black to white
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC curves") -> Figure:
+    """One curve per abnormality, best AUROC first in the legend; `curves` maps a name to its curve and AUROC."""
+    figure = _figure(8.4, 5.6)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+    ranked = sorted(curves.items(), key=lambda item: -item[1][1])
+    for i, (name, (curve, area)) in enumerate(ranked):
+        style = DASHES[i // len(CYCLE) % len(DASHES)]
+        colour = CYCLE[i % len(CYCLE)]
+        axes.plot(curve.fpr, curve.tpr, color=colour, linestyle=style, linewidth=1.6, label=f"{area:.2f}  {name}")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=title)
+    axes.set(xlabel="False positive rate (1 - specificity)", ylabel="True positive rate (sensitivity)")
+    if ranked:
+        beside = (1.02, 1.0)
+        axes.legend(title="AUROC", alignment="left", frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=beside)
+    _plain(axes)
+    return figure
+
+
+def bars_figure(
+    groups: Mapping[str, Mapping[str, Interval]], metric: str = "AUROC", chance: float | None = 0.5, title: str = ""
+) -> Figure:
+    """Points with 95 % intervals, one row per abnormality, one colour per model or group.
+
+    groups: name of a model → (abnormality → interval). Rows stand in the first model's order of falling value; what
+    cannot be measured is left out.
+    """
+    names: list[str] = []
+    for values in groups.values():
+        for name in sorted(values, key=lambda n: -values[n].value):
+            if name not in names and np.isfinite(values[name].value):
+                names.append(name)
+    figure = _figure(7.6, 1.4 + 0.3 * max(len(names), 3))
+    axes = figure.add_subplot()
+    if chance is not None:
+        axes.axvline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+    offsets = np.linspace(-0.18, 0.18, len(groups)) if len(groups) > 1 else [0.0]
+    for (group, values), colour, marker, offset in zip(groups.items(), CYCLE, "osD^vP", offsets, strict=False):
+        shown = [(row + offset, values[name]) for row, name in enumerate(names) if name in values]
+        rows = [row for row, _ in shown]
+        axes.hlines(
+            rows, [v.low for _, v in shown], [v.high for _, v in shown], color=colour, linewidth=2.2, alpha=0.55
+        )
+        axes.plot([v.value for _, v in shown], rows, marker, color=colour, markersize=6, label=group)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=f"{metric}, with 95 % interval", title=title)
+    if len(groups) > 1:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    _plain(axes)
+    return figure
+
+
+def clouds_figure(
+    before: Clouds, gap_before: float, after: Clouds | None = None, gap_after: float | None = None
+) -> Figure:
+    """The volumes' and the texts' embeddings in the plane, plain and (with a bank) through CMKI, to the same scale."""
+    panels = [("Before CMKI" if after is not None else "Plain embeddings (no bank)", before, gap_before)]
+    if after is not None and gap_after is not None:
+        panels.append(("After CMKI", after, gap_after))
+    figure = _figure(4.9 * len(panels), 4.9)
+    everything = np.concatenate([cloud for _, clouds, _ in panels for cloud in (clouds.volumes, clouds.texts)])
+    reach = 1.08 * max(float(np.abs(everything).max()), 1e-6)
+    for i, (title, clouds, gap) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        axes.plot(*clouds.volumes.T, "o", color=BLUE, alpha=0.5, markersize=5, markeredgewidth=0, label="CT volumes")
+        axes.plot(*clouds.texts.T, "^", color=VERMILION, alpha=0.5, markersize=5, markeredgewidth=0, label="texts")
+        centres = np.stack([clouds.volumes.mean(axis=0), clouds.texts.mean(axis=0)])
+        axes.plot(*centres.T, color="black", linewidth=1.4, marker="o", markersize=4, label="between the means")
+        axes.set(title=f"{title}: modality gap {gap:.2f}", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axes.set(xlabel=f"1st axis ({clouds.explained:.0%} of the variance in both)", ylabel="2nd axis")
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
+        _plain(axes)
+    return figure
+
+
+def planes_figure(
+    volumes: Sequence[tuple[str, NDArray[np.generic]]],
+    spacing: tuple[float, float, float],
+    centre: tuple[int, int, int] | None = None,
+) -> Figure:
+    """Axial, coronal and sagittal slices of CT volumes in HU, one row each, in a lung and a soft-tissue window.
+
+    volumes: caption (no identifier of a patient) and array (x, y, z), all of one shape, with x to the patient's left,
+    y to posterior, z to superior; spacing in mm. Shown in the radiological convention: the patient's right at the
+    picture's left. The slices go through `centre` (voxel), by default the middle.
+    """
+    across, deep, high = (n * mm for n, mm in zip(volumes[0][1].shape, spacing, strict=True))
+    widths, tallest = [across, across, deep] * 2, max(deep, high)  # all planes to one scale
+    figure = _figure(13.2, 0.4 + 13.0 * tallest / sum(widths) * len(volumes))
+    grid = figure.add_gridspec(len(volumes), 6, width_ratios=widths)
+    for row, (caption, array) in enumerate(volumes):
+        at = centre or tuple(n // 2 for n in array.shape)
+        for column in range(6):
+            axes = figure.add_subplot(grid[row, column])
+            plane = PLANES[column % 3]
+            _slice(axes, array, plane, at, spacing, LUNG if column < 3 else SOFT_TISSUE)
+            if row == 0:
+                axes.set_title(f"{plane}, {'lung' if column < 3 else 'soft tissue'}", fontsize=9)
+            if column == 0:
+                axes.set_ylabel(caption, fontsize=8)
+    return figure
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a PNG aside and rename it to `path`."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        figure.savefig(aside, format="png", dpi=130)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _slice(
+    axes: Axes,
+    array: NDArray[np.generic],
+    plane: str,
+    at: tuple[int, ...],
+    spacing: tuple[float, float, float],
+    window: tuple[float, float],
+) -> None:
+    x, y, z = at
+    # Rows run downwards: to posterior in the axial plane, to inferior (so z turned round) in the other two.
+    picture, tall, wide, letters = {
+        "axial": (array[:, :, z].T, spacing[1], spacing[0], "RLAP"),
+        "coronal": (array[:, y, ::-1].T, spacing[2], spacing[0], "RLSI"),
+        "sagittal": (array[x, :, ::-1].T, spacing[2], spacing[1], "APSI"),
+    }[plane]
+    axes.imshow(
+        picture,
+        cmap="gray",
+        vmin=window[0],
+        vmax=window[1],
+        origin="upper",
+        aspect=tall / wide,
+        interpolation="nearest",
+    )
+    places = (
+        (0.03, 0.5, "left", "center"),
+        (0.97, 0.5, "right", "center"),
+        (0.5, 0.97, "center", "top"),
+        (0.5, 0.03, "center", "bottom"),
+    )
+    for letter, (across, up, ha, va) in zip(letters, places, strict=True):
+        axes.text(across, up, letter, ha=ha, va=va, transform=axes.transAxes, color=ORANGE, fontsize=9, weight="bold")
+    axes.set(xticks=[], yticks=[], facecolor="black")
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
