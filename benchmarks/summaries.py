@@ -19,6 +19,7 @@ from pathlib import Path
 from brgsa.errors import UserError
 from brgsa.labels import CT_RATE
 from brgsa.summaries import Status, read_many, read_mentions
+from brgsa.summaries.vocabulary import vocabulary
 
 TEXT = "report_text"
 Sets = Sequence[set[str]]
@@ -76,7 +77,11 @@ def run(path: Path, held_out_from: int | None) -> dict[str, object]:
     statuses = read_many(reports)
     seconds = time.perf_counter() - start
     found = [{name for name, status in said.items() if status is Status.PRESENT} for said in statuses]
-    named = [{mention.name for mention in said} for said in read_mentions(reports)]
+    normal = {entry.name: entry.denies for entry in vocabulary().entries}
+    named = [
+        {mention.name for mention in said if not normal[mention.name](mention.clause.lower())}
+        for said in read_mentions(reports)
+    ]
 
     scores, peer = score(found, true), score(named, true)
     print(f"{'abnormality':36}{'reports':>8}{'precision':>11}{'recall':>8}{'F1':>7}{'  F1, terms only':>17}")

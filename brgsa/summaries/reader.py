@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from brgsa.summaries.clauses import clauses, sentences
-from brgsa.summaries.vocabulary import read_yaml, vocabulary
+from brgsa.summaries.vocabulary import DENIAL, read_yaml, vocabulary
 
 
 class Status(StrEnum):
@@ -145,7 +145,7 @@ def _judge(parts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Menti
     docs = []
     for part in parts:
         clause = part[0].lower()
-        out[part] = []
+        out[part] = [Mention(entry.name, Status.ABSENT, "", part[0], 0) for entry in entries if entry.denies(clause)]
         found = sorted((span, entry.name) for entry in entries for span in entry.find(clause, part[1]))
         if found:
             doc = nlp.make_doc(_NEW.sub(lambda new: "_" * len(new[0]), clause))
@@ -157,14 +157,15 @@ def _judge(parts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Menti
             docs.append((doc, part))
     for doc, part in nlp.pipe(docs, as_tuples=True):
         spans = list(doc.spans["findings"])
-        out[part] = [Mention(span.label_, _status(span, doc.text), _side(span, spans), part[0], 0) for span in spans]
+        out[part] += [Mention(span.label_, _status(span, doc.text), _side(span, spans), part[0], 0) for span in spans]
     return out
 
 
 def _status(span: Any, clause: str) -> Status:
     if span._.past:
         return Status.HISTORY
-    if span._.negated:
+    # negspacy looks before and after a mention; "heart size is not increased" denies within it.
+    if span._.negated or DENIAL.search(span.text):
         return Status.HISTORY if _EARLIER.search(clause) else Status.ABSENT
     if span._.hedged or _NOT_ASSESSED.search(clause):
         return Status.UNCERTAIN

@@ -42,7 +42,7 @@ def summarize_many(reports: Sequence[str], style: str, names: Sequence[str] = NA
 
 
 def statement(name: str, present: bool = True) -> str:
-    """ "There is X." or "There is no X.", the form of the zero-shot prompts (Lai et al. 2025, section 4)."""
+    """ "There is X." or "There is no X.", the form of BrgSA's zero-shot prompts (Lai et al. 2025)."""
     return f"There is {'' if present else 'no '}{name.lower()}."
 
 

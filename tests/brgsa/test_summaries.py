@@ -54,13 +54,16 @@ SENTENCES: list[tuple[str, dict[str, Status]]] = [
     ),
     ("No pleural or pericardial effusion was detected.", {EFFUSION: A, "Pericardial effusion": A}),
     ("Pleural and pericardial effusions are observed.", {EFFUSION: P, "Pericardial effusion": P}),
-    ("There is no pericardial effusion, and the heart is of normal size.", {"Pericardial effusion": A}),
+    (
+        "There is no pericardial effusion, and the heart is of normal size.",
+        {"Pericardial effusion": A, "Cardiomegaly": A},
+    ),
     # a negation holds in its clause only
     ("Nodules are observed in both lungs and pleural effusion was not detected.", {NODULE: P, EFFUSION: A}),
     ("No pleural effusion was detected, but a nodule is present.", {EFFUSION: A, NODULE: P}),
     (
         "Heart size is normal, there is no pericardial effusion; hiatal hernia is observed.",
-        {"Pericardial effusion": A, "Hiatal hernia": P},
+        {"Cardiomegaly": A, "Pericardial effusion": A, "Hiatal hernia": P},
     ),
     ("Emphysematous changes in both lungs, no consolidation.", {"Emphysema": P, "Consolidation": A}),
     ("Consolidation is observed in the right lower lobe without pleural effusion.", {"Consolidation": P, EFFUSION: A}),
@@ -110,8 +113,11 @@ SENTENCES: list[tuple[str, dict[str, Status]]] = [
     ("A fissural nodule (intrapulmonary lymph node?) in the lung.", {NODULE: P}),
     ("Fibroatelectatic changes in the middle lobe.", {"Pulmonary fibrotic sequela": P}),
     ("Frosted glass areas in both lungs.", {OPACITY: P}),
-    ("The heart has a natural appearance.", {}),
-    ("CTR is within normal limits.", {}),
+    ("The heart has a natural appearance.", {"Cardiomegaly": A}),
+    ("CTR is within normal limits.", {"Cardiomegaly": A}),
+    ("Heart size is not increased.", {"Cardiomegaly": A}),
+    ("The heart is larger than normal.", {"Cardiomegaly": P}),
+    ("Heart size is not normal.", {}),
     ("CTR increased in favor of the heart.", {"Cardiomegaly": P}),
     ("Heart size increased.", {"Cardiomegaly": P}),
     ("Non-specific nodule in the left lung.", {NODULE: P}),
@@ -317,6 +323,23 @@ def test_notation_of_terms() -> None:
     assert term.search("fluid-pleura")
     assert not term.search("fluid seen in the pleura")
     assert not term.search("fluids pleura")
+
+
+def test_phantom_reports_are_read_as_rendered() -> None:
+    from brgsa.phantom import COMMON, RARE, sample_cases, write_report
+
+    cases = sample_cases(300, seed=3)
+    reports = [write_report(case) for case in cases]
+    found = [
+        {name for name, status in said.items() if status is P}
+        for said in read_many([f"{report.findings} {report.impressions}" for report in reports])
+    ]
+    scores = []
+    for name in COMMON + RARE:
+        hits = sum(name in case.names and name in said for case, said in zip(cases, found, strict=True))
+        named, painted = sum(name in said for said in found), sum(name in case.names for case in cases)
+        scores.append(2 * hits / (named + painted))
+    assert sum(scores) / len(scores) >= 0.97
 
 
 @pytest.fixture(scope="module")
