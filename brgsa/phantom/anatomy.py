@@ -43,7 +43,7 @@ class Build:
             fat=float(rng.uniform(7, 22)),
             heart=float(np.clip(size * rng.normal(0.95, 0.03), 0.86, 1.02)),
             heart_turn=float(rng.normal(-0.62, 0.09)),
-            lung_hu=float(rng.uniform(-835, -785)),
+            lung_hu=float(rng.uniform(-820, -775)),
             gradient=float(rng.uniform(0.15, 0.5)),
             dome_right=float(rng.normal(-44, 4)),
             dome_left=float(rng.normal(-52, 4)),
@@ -196,13 +196,13 @@ def _lungs(chest: Chest, smooth: Array, rng: np.random.Generator) -> None:
 def _tree(hilum: Array, side: int, chest: Chest, rng: np.random.Generator) -> list[tuple[Array, Array]]:
     """Points (n, 3) and volumes (n) along three generations of vessels."""
     out = []
-    starts = np.repeat(hilum[None], 16, 0)
+    starts = np.repeat(hilum[None], 13, 0)
     low, high = np.asarray([30, -78, -100], np.float32), np.asarray([122, 84, 100], np.float32)
     for generation, (thick, thin) in enumerate(((4.6, 3.0), (2.8, 1.8), (1.7, 1.0))):
         aims = rng.uniform(low, high, (len(starts), 3)).astype(np.float32)
         aims[:, 0] *= side
         aims = aims * np.asarray([chest.build.width / 128, chest.build.depth / 87, chest.build.height], np.float32)
-        way = (aims + np.asarray(chest.build.shift, np.float32) - starts) * (0.5 if generation == 0 else 0.42)
+        way = (aims + np.asarray(chest.build.shift, np.float32) - starts) * (0.56 if generation == 0 else 0.48)
         f = np.linspace(0, 1, (22, 16, 12)[generation], dtype=np.float32)[None, :, None]
         sag = rng.normal(0, 5, (len(starts), 1, 3)).astype(np.float32) * f * (1 - f)
         path = starts[:, None] + way[:, None] * f + sag

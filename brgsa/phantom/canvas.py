@@ -38,6 +38,14 @@ def _bank(texture: str) -> Array:
     return scaled
 
 
+def texture(name: str, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
+    """A random cutting of the noise block `name` ("soft", "sharp" or "smooth"), of `shape`, flipped at random."""
+    bank = _bank(name)
+    cut = [slice(o := int(rng.integers(0, b - n + 1)), o + n) for n, b in zip(shape, bank.shape, strict=True)]
+    turned = bank[tuple(cut)]
+    return turned[tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(3))]
+
+
 def weight(depth: npt.NDArray[np.floating], edge: float) -> Array:
     """Partial-volume weight in [0, 1] of a signed depth in mm (positive inside), for an edge `edge` mm wide."""
     share: Array = np.clip(depth * np.float32(1 / edge) + np.float32(0.5), 0, 1).astype(np.float32, copy=False)
@@ -50,7 +58,6 @@ class Canvas:
 
     shape: tuple[int, int, int]
     spacing: Point
-    rng: np.random.Generator
     hu: Array = field(init=False)
     lung: Array = field(init=False)
     axes: tuple[Array, Array, Array] = field(init=False)
@@ -69,11 +76,8 @@ class Canvas:
         return self.spacing[0]
 
     def texture(self, name: str, rng: np.random.Generator) -> Array:
-        """A random cutting, (x, y, z), of the noise block `name`."""
-        bank = _bank(name)
-        cut = [slice(o := int(rng.integers(0, b - n + 1)), o + n) for n, b in zip(self.shape, bank.shape, strict=True)]
-        turned = bank[tuple(cut)]
-        return turned[tuple(slice(None, None, -1 if rng.random() < 0.5 else 1) for _ in range(3))]
+        """A random cutting of the noise block `name`, (x, y, z) as the canvas."""
+        return texture(name, self.shape, rng)
 
     def box(self, centre: Point, reach: Point) -> Box:
         """The part of the grid within `reach` of `centre`; may be empty."""

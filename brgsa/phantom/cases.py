@@ -243,29 +243,29 @@ SAMPLERS: dict[str, Callable[[np.random.Generator], Finding]] = {
             if r.random() < chance
         ),
     ),
-    "Cardiomegaly": lambda r: Finding("Cardiomegaly", size=float(r.uniform(1.26, 1.42))),
-    "Pericardial effusion": lambda r: Finding("Pericardial effusion", size=_mm(r, 14, 24)),
+    "Cardiomegaly": lambda r: Finding("Cardiomegaly", size=float(r.uniform(1.28, 1.42))),
+    "Pericardial effusion": lambda r: Finding("Pericardial effusion", size=_mm(r, 16, 28)),
     "Coronary artery wall calcification": lambda r: Finding(
         "Coronary artery wall calcification", ("LAD", *_some(r, ("RCA", "circumflex artery"), 1, 2))
     ),
-    "Hiatal hernia": lambda r: Finding("Hiatal hernia", size=_mm(r, 46, 72)),
+    "Hiatal hernia": lambda r: Finding("Hiatal hernia", size=_mm(r, 54, 78)),
     "Lymphadenopathy": lambda r: Finding(
         "Lymphadenopathy",
         _some(
             r, ("prevascular", "right paratracheal", "aortopulmonary", "subcarinal", "right hilar", "left hilar"), 4, 6
         ),
-        size=_mm(r, 21, 32),
+        size=_mm(r, 25, 36),
     ),
     "Emphysema": lambda r: Finding(
-        "Emphysema", UPPER, count=int(r.integers(46, 80)), kind=str(r.choice(["centriacinar", "paraseptal", "bullous"]))
+        "Emphysema", UPPER, count=int(r.integers(60, 95)), kind=str(r.choice(["centriacinar", "paraseptal", "bullous"]))
     ),
     "Atelectasis": lambda r: Finding(
         "Atelectasis", _some(r, ("right middle lobe", "right lower lobe", "left lingula", "left lower lobe"), 1, 3)
     ),
     "Lung nodule": lambda r: Finding(
-        "Lung nodule", _some(r, LOBES, 2, 4), size=_mm(r, 19, 28), count=int(r.integers(4, 9))
+        "Lung nodule", _some(r, LOBES, 2, 4), size=_mm(r, 20, 28), count=int(r.integers(5, 11))
     ),
-    "Lung opacity": lambda r: Finding("Lung opacity", _some(r, LOBES, 2, 5), size=_mm(r, 50, 80)),
+    "Lung opacity": lambda r: Finding("Lung opacity", _some(r, LOBES, 2, 5), size=_mm(r, 54, 84)),
     "Pleural effusion": lambda r: Finding("Pleural effusion", _sides(r, 0.45), size=_mm(r, 28, 62)),
     "Mosaic attenuation pattern": lambda r: Finding("Mosaic attenuation pattern", ("right", "left")),
     "Consolidation": lambda r: Finding("Consolidation", _some(r, (*LOBES, *LOWER), 1, 3), size=_mm(r, 52, 80)),

@@ -105,7 +105,7 @@ def arterial_calcification(chest: Chest, finding: Finding, rng: np.random.Genera
             u /= np.linalg.norm(u)
             v = np.cross(along, u)
             a = np.linspace(0, rng.uniform(1.1, 2.6), 9)[:, None]
-            chest.canvas.tube(path[i] + radius * (np.cos(a) * u + np.sin(a) * v), rng.uniform(2.8, 3.8), CALCIUM)
+            chest.canvas.tube(path[i] + radius * (np.cos(a) * u + np.sin(a) * v), rng.uniform(3.2, 4.2), CALCIUM)
 
 
 def coronary_calcification(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -119,12 +119,12 @@ def coronary_calcification(chest: Chest, finding: Finding, rng: np.random.Genera
     rx, ry, rz = (r + 3 for r in chest.heart_radii)
     for place in finding.places:
         (a0, e0), (a1, e1) = ways[place]
-        for f in np.linspace(0.0, 0.9, 5) + rng.uniform(0, 0.1):
+        for f in np.linspace(0.0, 0.9, 6) + rng.uniform(0, 0.1):
             a, e = a0 + (a1 - a0) * f, e0 + (e1 - e0) * f
             u, v, w = rx * np.cos(a) * np.cos(e), ry * np.sin(a) * np.cos(e), rz * np.sin(e)
             x, y, z = chest.heart_centre
             at = (x + u * np.cos(turn) - v * np.sin(turn), y + u * np.sin(turn) + v * np.cos(turn), z + w)
-            r = rng.uniform(3.6, 5.2)
+            r = rng.uniform(4.4, 6.0)
             chest.canvas.ball(at, (r, r, r + 1), CALCIUM)
 
 
@@ -161,12 +161,12 @@ def hiatal_hernia(chest: Chest, finding: Finding, rng: np.random.Generator) -> N
 def lymphadenopathy(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     """Clusters of large nodes in the mediastinal fat and at the hila."""
     stations = {
-        "prevascular": ((6, -50, 42), (22, -46, 34), (-10, -52, 30)),
-        "right paratracheal": ((-26, 6, 58), (-28, 8, 40)),
-        "aortopulmonary": ((36, -6, 36), (40, -16, 26)),
-        "subcarinal": ((-4, 16, 4), (14, 20, -2)),
-        "right hilar": ((-52, 6, 16), (-56, 12, -2)),
-        "left hilar": ((56, 8, 20), (58, 14, 2)),
+        "prevascular": ((-14, -54, 42), (10, -54, 36), (28, -48, 34)),
+        "right paratracheal": ((-32, 4, 62), (-36, 8, 42)),
+        "aortopulmonary": ((42, -4, 40), (44, -20, 28)),
+        "subcarinal": ((-10, 20, 4), (14, 24, -4)),
+        "right hilar": ((-58, 4, 18), (-60, 14, -4)),
+        "left hilar": ((60, 4, 20), (62, 16, -2)),
     }
     largest = finding.size / 2
     for place in finding.places:
@@ -182,24 +182,24 @@ def emphysema(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
     reach = (4, 14) if finding.kind == "paraseptal" else (10, 60)
     for k in range(finding.count):
         lobe = finding.places[k % 2] if rng.random() < 0.85 else ("right lower lobe", "left lower lobe")[k % 2]
-        r = rng.uniform(7, 11) if finding.kind != "bullous" else rng.uniform(7, 15)
+        r = rng.uniform(8, 12) if finding.kind != "bullous" else rng.uniform(8, 16)
         box, depth = c.ellipsoid(_spot(chest, lobe, rng, reach), (r, r, r * 1.2), margin=c.edge)
-        c.paint_lung(box, weight(depth, c.edge), -985)
+        c.paint_lung(box, weight(depth, c.edge), -995)
 
 
 def atelectasis(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Thick plates of airless lung that reach the pleura."""
+    """Thick plates of airless lung, steep enough to show as bands on axial slices."""
     c = chest.canvas
     for lobe in finding.places:
         side = _LOBES[lobe][0]
-        for step in range(2):
-            x, y, z = _spot(chest, lobe, rng, (14, 40))
-            z -= 10 * step
-            box = c.box((x, y, z), (60, 60, 45))
-            u, v, w = (a - np.float32(m) for a, m in zip(c.coordinates(box), (x, y, z), strict=True))
-            tilt, swing = rng.uniform(0.3, 0.8) * side, rng.uniform(-0.4, 0.4)
-            plate = np.float32(rng.uniform(4.5, 6.5)) - np.abs(w - tilt * u + swing * v) * np.float32(0.8)
-            extent = 44 - np.sqrt(u**2 + v**2)
+        x, y, z = _spot(chest, lobe, rng, (14, 36))
+        for step in (-11, 11):
+            box = c.box((x, y, z), (52, 52, 46))
+            u, v, w = (a - np.float32(m) for a, m in zip(c.coordinates(box), (x, y + step, z), strict=True))
+            heading, slope = rng.uniform(0.9, 1.9) * side, rng.uniform(0.3, 0.8)
+            across = (np.cos(heading) * u + np.sin(heading) * v) - np.float32(slope) * w
+            plate = np.float32(rng.uniform(5, 7)) - np.abs(across) / np.float32(np.hypot(1, slope))
+            extent = 46 - np.sqrt(u**2 + v**2 + w**2)
             c.paint_lung(box, weight(np.minimum(plate, extent), c.edge), 35)
 
 
@@ -207,7 +207,7 @@ def lung_nodule(chest: Chest, finding: Finding, rng: np.random.Generator) -> Non
     """Round, sharp, solid nodules."""
     c = chest.canvas
     for k in range(finding.count):
-        r = finding.size / 2 if k == 0 else rng.uniform(14, finding.size) / 2
+        r = finding.size / 2 if k == 0 else rng.uniform(15, finding.size) / 2
         at = _spot(chest, finding.places[k % len(finding.places)], rng, (r, 60))
         box, depth = c.ellipsoid(at, (r, r, r), margin=c.edge)
         c.paint(box, weight(depth, c.edge) * np.minimum(1, 3 * c.lung[box]), 45)
@@ -238,11 +238,9 @@ def consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> N
             aim = np.asarray((x, y, z)) + rng.normal(0, 0.35 * r, 3)
             f = np.linspace(0.45, 1.15, 24)[:, None]
             path = hilum + (aim - hilum) * f
-            lung = c.lung.copy()
             kept = [p for p in path if np.linalg.norm(p - (x, y, z)) < 0.9 * r]
             if kept:
                 c.tube(np.asarray(kept), 2.6, -850)
-            c.lung = lung
 
 
 def pleural_effusion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -281,14 +279,21 @@ def pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> No
 
 
 def lung_cyst(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Large round air spaces with a thin wall."""
+    """Large round air spaces with a thin wall, apart from each other."""
     c = chest.canvas
+    taken: list[Point] = []
     for k in range(finding.count):
-        r = finding.size / 2 * (1.0 if k == 0 else 0.8)
-        at = _spot(chest, finding.places[k % len(finding.places)], rng, (0.7 * r, 1.2 * r))
+        r = finding.size / 2 * (1.0 if k == 0 else 0.75)
+        for _ in range(12):
+            at = _spot(chest, finding.places[k % len(finding.places)], rng, (0.6 * r, 1.3 * r))
+            if all(np.linalg.norm(np.subtract(at, other)) > finding.size + 8 for other in taken):
+                taken.append(at)
+                break
+        else:
+            continue
         box, depth = c.ellipsoid(at, (r + 4, r + 4, r + 4), margin=c.edge)
-        c.paint_lung(box, weight(depth, c.edge), -60)
-        c.paint_lung(box, weight(depth - 4, c.edge), -995)
+        c.paint_lung(box, weight(depth, c.edge), -40)
+        c.paint_lung(box, weight(depth - 4, c.edge), -998)
 
 
 def lung_mass(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -316,7 +321,7 @@ def pneumomediastinum(chest: Chest, finding: Finding, rng: np.random.Generator) 
     middle = weight(38 - np.abs(x - np.float32(chest.build.shift[0] + 6)), 8) * weight(
         z - np.float32(chest.at(0, 0, -60)[2]), 8
     )
-    c.paint(EVERYWHERE, fat * middle * weight(chest.wall - 2, c.edge) * weight(field + 0.7, 0.6), -940)
+    c.paint(EVERYWHERE, fat * middle * weight(chest.wall - 2, c.edge) * weight(field + 0.5, 0.5), -940)
 
 
 PAINTERS: dict[str, Painter] = {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import affine_transform
 
 from brgsa.phantom.anatomy import Build, normal_chest
-from brgsa.phantom.canvas import Array, Canvas
-from brgsa.phantom.cases import COMMON, RARE, Case
+from brgsa.phantom.canvas import Array, Canvas, texture
+from brgsa.phantom.cases import COMMON, RARE, Case, Reconstruction
 from brgsa.phantom.lesions import PAINTERS
 
 _KEYS = {name: k for k, name in enumerate((*COMMON, *RARE))}
@@ -17,8 +18,8 @@ def render(case: Case, reconstruction: int = 0) -> Array:
 
     Each finding draws from its own stream of random numbers, so a case without one differs in that finding alone.
     """
-    grid = case.reconstructions[reconstruction]
-    canvas = Canvas(grid.shape, grid.spacing, np.random.default_rng([case.build_seed, 0]))
+    first, grid = case.reconstructions[0], case.reconstructions[reconstruction]
+    canvas = Canvas(first.shape, first.spacing)
     found = {f.name: f for f in case.findings}
     scale = found["Cardiomegaly"].size if "Cardiomegaly" in found else 1.0
     sides = found["Atelectasis"].sides if "Atelectasis" in found else ()
@@ -27,6 +28,18 @@ def render(case: Case, reconstruction: int = 0) -> Array:
     for name, painter in PAINTERS.items():
         if name in found:
             painter(chest, found[name], np.random.default_rng([case.seed, _KEYS[name]]))
-    rng = np.random.default_rng([case.seed, 99, grid.number])
-    canvas.hu += np.float32(grid.noise) * canvas.texture(grid.kernel, rng)
-    return np.clip(canvas.hu, -1024, 3071)
+    volume = _regrid(canvas.hu, first, grid)
+    volume += np.float32(grid.noise) * texture(
+        grid.kernel, grid.shape, np.random.default_rng([case.seed, 99, grid.number])
+    )
+    return np.clip(volume, -1024, 3071)
+
+
+def _regrid(volume: Array, old: Reconstruction, new: Reconstruction) -> Array:
+    """The volume, linear, on the new grid with the same centre: every reconstruction shows the same patient."""
+    if new == old:
+        return volume
+    steps = [n / o for n, o in zip(new.spacing, old.spacing, strict=True)]
+    starts = [(o - 1) / 2 - (n - 1) / 2 * step for o, n, step in zip(old.shape, new.shape, steps, strict=True)]
+    moved: Array = affine_transform(volume, steps, starts, output_shape=new.shape, order=1, mode="nearest")
+    return moved

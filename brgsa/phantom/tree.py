@@ -45,7 +45,7 @@ class PhantomSummary:
 def write_tree(
     out: Path, scans: int, seed: int, *, workers: int | None = None, on_scan: Callable[[], None] | None = None
 ) -> PhantomSummary:
-    """Write a phantom of `scans` scans to `out`, with `workers` processes (default: one a core), the same for any number.
+    """Write a phantom of `scans` scans to `out`, by `workers` processes (default: one a core), the same for any number.
 
     `on_scan` is called in this process after each scan. A tree that is there already, of the same scans and seed, is
     left as it is. Raises UserError for scans < 1, a negative seed, and an `out` that holds anything else or cannot be
