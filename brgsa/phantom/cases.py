@@ -48,7 +48,7 @@ PREVALENCE: dict[str, float] = {
     "Lung nodule": 0.32,
     "Lung opacity": 0.28,
     "Pleural effusion": 0.20,
-    "Mosaic attenuation pattern": 0.16,
+    "Mosaic attenuation pattern": 0.18,
     "Consolidation": 0.22,
 }
 # (earlier in COMMON, later): how much likelier the later is beside the earlier; its prevalence stays as above.

@@ -196,11 +196,11 @@ def atelectasis(chest: Chest, finding: Finding, rng: np.random.Generator) -> Non
         for step in (-11, 11):
             box = c.box((x, y, z), (52, 52, 46))
             u, v, w = (a - np.float32(m) for a, m in zip(c.coordinates(box), (x, y + step, z), strict=True))
-            heading, slope = rng.uniform(0.9, 1.9) * side, rng.uniform(0.3, 0.8)
+            heading, slope = rng.uniform(0.6, 2.2) * side, rng.uniform(0.3, 0.8)
             across = (np.cos(heading) * u + np.sin(heading) * v) - np.float32(slope) * w
-            plate = np.float32(rng.uniform(5, 7)) - np.abs(across) / np.float32(np.hypot(1, slope))
-            extent = 46 - np.sqrt(u**2 + v**2 + w**2)
-            c.paint_lung(box, weight(np.minimum(plate, extent), c.edge), 35)
+            taper = 1 - (u**2 + v**2 + w**2) / np.float32(48**2)
+            plate = np.float32(rng.uniform(6, 8.5)) * taper - np.abs(across) / np.float32(np.hypot(1, slope))
+            c.paint_lung(box, weight(plate, c.edge), 35)
 
 
 def lung_nodule(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
