@@ -63,7 +63,8 @@ def bars_figure(
     axes = figure.add_subplot()
     if chance is not None:
         axes.axvline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-    offsets = np.linspace(-0.18, 0.18, len(groups)) if len(groups) > 1 else [0.0]
+    side_by_side = len(names) < sum(len(values) for values in groups.values())
+    offsets = np.linspace(-0.18, 0.18, len(groups)) if side_by_side else np.zeros(len(groups))
     for (group, values), colour, marker, offset in zip(groups.items(), CYCLE, "osD^vP", offsets, strict=False):
         shown = [(row + offset, values[name]) for row, name in enumerate(names) if name in values]
         rows = [row for row, _ in shown]
