@@ -197,8 +197,8 @@ def _reconstruction(
     number: int, kernel: str, rng: np.random.Generator, first: Reconstruction | None = None
 ) -> Reconstruction:
     view = first.shape[0] * first.spacing[0] if first else rng.uniform(352, 384)
-    across = int(rng.integers(92, 113))
-    length = rng.uniform(236, 258)
+    across = int(rng.integers(92, 111))
+    length = first.shape[2] * first.spacing[2] if first else rng.uniform(236, 258)
     deep = int(np.clip(round(length / rng.uniform(4.6, 6.6)), 36, 56))
     pitch = round(float(np.clip(view / across, 3.2, 4.2)), 4)
     return Reconstruction(
@@ -252,9 +252,9 @@ SAMPLERS: dict[str, Callable[[np.random.Generator], Finding]] = {
     "Lymphadenopathy": lambda r: Finding(
         "Lymphadenopathy",
         _some(
-            r, ("prevascular", "right paratracheal", "aortopulmonary", "subcarinal", "right hilar", "left hilar"), 4, 6
+            r, ("prevascular", "right paratracheal", "aortopulmonary", "subcarinal", "right hilar", "left hilar"), 5, 6
         ),
-        size=_mm(r, 25, 36),
+        size=_mm(r, 28, 38),
     ),
     "Emphysema": lambda r: Finding(
         "Emphysema", UPPER, count=int(r.integers(60, 95)), kind=str(r.choice(["centriacinar", "paraseptal", "bullous"]))
@@ -263,14 +263,14 @@ SAMPLERS: dict[str, Callable[[np.random.Generator], Finding]] = {
         "Atelectasis", _some(r, ("right middle lobe", "right lower lobe", "left lingula", "left lower lobe"), 1, 3)
     ),
     "Lung nodule": lambda r: Finding(
-        "Lung nodule", _some(r, LOBES, 2, 4), size=_mm(r, 20, 28), count=int(r.integers(5, 11))
+        "Lung nodule", _some(r, LOBES, 3, 5), size=_mm(r, 23, 30), count=int(r.integers(9, 16))
     ),
     "Lung opacity": lambda r: Finding("Lung opacity", _some(r, LOBES, 2, 5), size=_mm(r, 54, 84)),
     "Pleural effusion": lambda r: Finding("Pleural effusion", _sides(r, 0.45), size=_mm(r, 28, 62)),
     "Mosaic attenuation pattern": lambda r: Finding("Mosaic attenuation pattern", ("right", "left")),
-    "Consolidation": lambda r: Finding("Consolidation", _some(r, (*LOBES, *LOWER), 1, 3), size=_mm(r, 52, 80)),
+    "Consolidation": lambda r: Finding("Consolidation", _some(r, LOBES[1:3] + LOBES[4:], 2, 3), size=_mm(r, 64, 92)),
     "Pneumothorax": lambda r: Finding("Pneumothorax", _sides(r, 0.0), size=_mm(r, 28, 48)),
-    "Lung cyst": lambda r: Finding("Lung cyst", _some(r, LOWER + LOBES[1:2], 1, 2), size=_mm(r, 40, 62), count=2),
-    "Lung mass": lambda r: Finding("Lung mass", _some(r, UPPER, 1, 1), size=_mm(r, 52, 78)),
+    "Lung cyst": lambda r: Finding("Lung cyst", _some(r, LOWER + LOBES[1:2], 1, 2), size=_mm(r, 48, 68), count=3),
+    "Lung mass": lambda r: Finding("Lung mass", _some(r, UPPER, 1, 1), size=_mm(r, 62, 88)),
     "Pneumomediastinum": lambda r: Finding("Pneumomediastinum", ("mediastinum",)),
 }

@@ -162,11 +162,11 @@ def lymphadenopathy(chest: Chest, finding: Finding, rng: np.random.Generator) ->
     """Clusters of large nodes in the mediastinal fat and at the hila."""
     stations = {
         "prevascular": ((-14, -54, 42), (10, -54, 36), (28, -48, 34)),
-        "right paratracheal": ((-32, 4, 62), (-36, 8, 42)),
-        "aortopulmonary": ((42, -4, 40), (44, -20, 28)),
+        "right paratracheal": ((-32, 4, 64), (-36, 8, 44), (-34, -18, 52)),
+        "aortopulmonary": ((42, -4, 42), (46, -20, 30)),
         "subcarinal": ((-10, 20, 4), (14, 24, -4)),
-        "right hilar": ((-58, 4, 18), (-60, 14, -4)),
-        "left hilar": ((60, 4, 20), (62, 16, -2)),
+        "right hilar": ((-60, 4, 22), (-62, 14, -2), (-58, 22, 12)),
+        "left hilar": ((62, 4, 24), (64, 16, 0), (60, 24, 14)),
     }
     largest = finding.size / 2
     for place in finding.places:
@@ -198,7 +198,7 @@ def atelectasis(chest: Chest, finding: Finding, rng: np.random.Generator) -> Non
             u, v, w = (a - np.float32(m) for a, m in zip(c.coordinates(box), (x, y + step, z), strict=True))
             heading, slope = rng.uniform(0.6, 2.2) * side, rng.uniform(0.3, 0.8)
             across = (np.cos(heading) * u + np.sin(heading) * v) - np.float32(slope) * w
-            taper = 1 - (u**2 + v**2 + w**2) / np.float32(48**2)
+            taper = 1 - ((u**2 + v**2 + w**2) / np.float32(48**2)) ** 2
             plate = np.float32(rng.uniform(6, 8.5)) * taper - np.abs(across) / np.float32(np.hypot(1, slope))
             c.paint_lung(box, weight(plate, c.edge), 35)
 
@@ -207,7 +207,7 @@ def lung_nodule(chest: Chest, finding: Finding, rng: np.random.Generator) -> Non
     """Round, sharp, solid nodules."""
     c = chest.canvas
     for k in range(finding.count):
-        r = finding.size / 2 if k == 0 else rng.uniform(15, finding.size) / 2
+        r = finding.size / 2 if k == 0 else rng.uniform(17, finding.size) / 2
         at = _spot(chest, finding.places[k % len(finding.places)], rng, (r, 60))
         box, depth = c.ellipsoid(at, (r, r, r), margin=c.edge)
         c.paint(box, weight(depth, c.edge) * np.minimum(1, 3 * c.lung[box]), 45)
@@ -224,14 +224,14 @@ def lung_opacity(chest: Chest, finding: Finding, rng: np.random.Generator) -> No
 
 
 def consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Airless patches based on the pleura, in a rim of ground glass, with open bronchi inside."""
+    """Airless patches based on the pleura, hazy at the edge, with open bronchi inside."""
     c, smooth = chest.canvas, chest.canvas.texture("smooth", rng)
     for lobe in finding.places:
         r = finding.size / 2 * rng.uniform(0.8, 1.0)
         x, y, z = _spot(chest, lobe, rng, (4, 22))
         side = _LOBES[lobe][0]
         box, depth = _blob(chest, (x, y, z), (r, r * 0.85, r), 7, smooth, rng.uniform(0, 3))
-        c.paint_lung(box, weight(depth + 8, 14), -480)
+        c.paint_lung(box, weight(depth + 3, 9), -420)
         c.paint_lung(box, weight(depth, 7), 38)
         hilum = np.asarray(chest.at(side * 42, 12, 10))
         for _ in range(3):

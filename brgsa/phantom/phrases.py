@@ -97,7 +97,7 @@ STATED: dict[str, tuple[str, ...]] = {
     ),
     "Consolidation": (
         "Consolidation areas with air bronchograms are observed in the {where}.",
-        "There is patchy consolidation in the {where}, {cm} cm in size, with a peripheral halo.",
+        "There is patchy consolidation in the {where}, {cm} cm in size, with ill-defined borders.",
         "Pleural-based consolidations were observed in the {where}.",
         "Consolidated lung segments in which air bronchogram signs are seen in the {where}.",
     ),

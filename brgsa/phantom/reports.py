@@ -50,13 +50,18 @@ def write_report(case: Case) -> Report:
     found = {f.name: f for f in case.findings}
     told = {n: _fill(_pick(rng, phrases.STATED[_key(f)]), f, rng) for n, f in found.items()}
     thoroughness = rng.choice([0.0, 0.45, 0.8, 0.95], p=[0.1, 0.25, 0.35, 0.3])
-    sections = {name: _section(name, told, thoroughness, rng) for name in _SECTIONS}
+    absent = [n for n in phrases.DOUBTED if n not in found]
+    doubted = _pick(rng, absent) if absent and rng.random() < 0.2 else ""
+    sections = {name: _section(name, told, doubted, thoroughness, rng) for name in _SECTIONS}
     sections["heart"] = [*_few(rng, phrases.AIRWAYS, 0, 1), *_few(rng, phrases.VESSELS, 0, 2), *sections["heart"]]
     if rng.random() < 0.6 and sections["lungs"]:
         first = sections["lungs"][0]
         sections["lungs"][0] = f"{_pick(rng, phrases.WINDOW)} {first[0].lower() + first[1:]}"
-    for memory in _asides(case, found, rng):
-        sections[_pick(rng, ("mediastinum", "lungs", "pleura"))].append(memory)
+    asides = _memories(case, found, rng)
+    if doubted:
+        asides.append(_pick(rng, phrases.DOUBTED[doubted]))
+    for aside in asides:
+        sections[_pick(rng, ("mediastinum", "lungs", "pleura"))].append(aside)
     order = list(sections)
     if rng.random() < 0.35:
         i = int(rng.integers(len(order) - 1))
@@ -73,15 +78,19 @@ def write_report(case: Case) -> Report:
     )
 
 
-def _section(name: str, told: dict[str, str], thoroughness: float, rng: np.random.Generator) -> list[str]:
-    """What is there, in random order, and what is not: each absence at most once."""
+def _section(name: str, told: dict[str, str], doubted: str, thoroughness: float, rng: np.random.Generator) -> list[str]:
+    """What is there, in random order, and what is not: each absence at most once, none that is doubted elsewhere."""
     stated = [told[n] for n in _SECTIONS[name] if n in told]
     denied: list[str] = []
     named: set[str] = set()
     options = phrases.DENIED[name]
     for i in rng.permutation(len(options)):
         absent, sentence = options[i]
-        if rng.random() < thoroughness and not named.intersection(absent) and not any(n in told for n in absent):
+        if (
+            rng.random() < thoroughness
+            and not named.intersection(absent)
+            and not any(n in told or n == doubted for n in absent)
+        ):
             denied.append(sentence)
             named.update(absent)
     lines = [*stated, *denied]
@@ -89,15 +98,12 @@ def _section(name: str, told: dict[str, str], thoroughness: float, rng: np.rando
     return lines
 
 
-def _asides(case: Case, found: dict[str, Finding], rng: np.random.Generator) -> list[str]:
-    """Doubts and memories about what is not rendered, and stability of what is."""
+def _memories(case: Case, found: dict[str, Finding], rng: np.random.Generator) -> list[str]:
+    """What was there before and is not rendered, and the stability of what is."""
     lines = [_pick(rng, phrases.REMEMBERED[n]) for n in case.gone if n in phrases.REMEMBERED and rng.random() < 0.7]
-    if not lines and rng.random() < 0.12:
-        name = _pick(rng, [n for n in phrases.REMEMBERED if n not in found])
-        lines.append(_pick(rng, phrases.REMEMBERED[name]))
-    if rng.random() < 0.2:
-        name = _pick(rng, [n for n in phrases.DOUBTED if n not in found])
-        lines.append(_pick(rng, phrases.DOUBTED[name]))
+    absent = [n for n in phrases.REMEMBERED if n not in found]
+    if absent and not lines and rng.random() < 0.12:
+        lines.append(_pick(rng, phrases.REMEMBERED[_pick(rng, absent)]))
     if case.scan != "a" and found and rng.random() < 0.4:
         lines.append(_pick(rng, phrases.STABLE))
     return lines
