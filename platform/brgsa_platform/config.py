@@ -26,17 +26,18 @@ class DataSection(Section):
 
     Attributes:
         style: summary style whose text stands beside the volume; "report" is the report as written.
-        shuffle_sentences: in a random order for each epoch (the paper's text augmentation).
+        shuffle_sentences: put a text's sentences in a new order each epoch.
+        sentences: each epoch's text is a random 1 to this many of the sentences; empty: all of them. A text of one
+            sentence has the form of a zero-shot prompt, which a small archive needs to learn from.
         flip: chance of a left-right flip (data workers).
         noise: standard deviation in HU of Gaussian noise added on the training device.
-        shuffle_buffer: volumes that a worker holds to draw its batches from.
     """
 
     style: str = "positives"
     shuffle_sentences: bool = True
+    sentences: int | None = Field(None, ge=1)
     flip: float = Field(0.0, ge=0, le=1)
     noise: float = Field(0.0, ge=0)
-    shuffle_buffer: int = Field(256, ge=1)
 
 
 class OptimSection(Section):

@@ -7,9 +7,11 @@ over the global batch), so they also agree on what happens next.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +149,8 @@ class Worker:
         if self.rank == 0:
             wanted = 2 * self.config.model.bank.size
             for batch in datasets.evaluation_batches(self.rows, self.crop, batch_size=self.config.train.batch_size):
-                volumes, texts = self.model(self._volumes(batch["ct"]), self.texts.tokens(self.model.text, batch["row"]).to(self.device))
+                tokens = self.texts.tokens(self.model.text, batch["row"]).to(self.device)
+                volumes, texts = self.model(self._volumes(batch["ct"]), tokens)
                 found += [volumes.plain, texts.plain]
                 if sum(len(part) for part in found) >= wanted:
                     break
@@ -171,7 +174,7 @@ class Worker:
         scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_type() == torch.float16)
         for epoch in epochs:
             started = time.monotonic()
-            self.texts.shuffle(epoch)
+            self.texts.draw(epoch)
             parts = [self._step(next(batches), scaler) for _ in range(self.steps)]
             found = {f"train/{k}": float(np.mean([p[k] for p in parts])) for k in parts[0]}
             found["train/volumes_per_s"] = self.steps * train.batch_size / (time.monotonic() - started)
@@ -230,27 +233,28 @@ class Worker:
             for i, name in enumerate(self.labels)
             if 0 < np.nansum(labels[:, i]) < np.sum(~np.isnan(labels[:, i]))
         }
+        written = self.texts.of(rows, order)
         texts = Embeddings.concatenate(
             [
-                self.model.encode_texts(self.texts.of(rows, order[start : start + batch_size])).cpu()
-                for start in range(0, len(order), batch_size)
+                self.model.encode_texts(written[start : start + batch_size]).cpu()
+                for start in range(0, len(written), batch_size)
             ]
         )
         self.reference_scores = dict(zip(prompts, np.sort(scores.T, axis=1).round(6).tolist(), strict=True))
-        found = {"val/loss": self._validation_loss(volumes, texts, rows, order)}
+        found = {"val/loss": self._validation_loss(volumes, texts, rows.scans[order], codes_of(written))}
         if each:
             found["val/auroc"] = float(np.mean(list(each.values())))
         return found
 
-    def _validation_loss(self, volumes: Embeddings, texts: Embeddings, rows: datasets.Rows, order: np.ndarray) -> float:
+    def _validation_loss(self, volumes: Embeddings, texts: Embeddings, scans: np.ndarray, codes: np.ndarray) -> float:
+        """The training loss over the validation volumes, in batches of the training's size."""
         size = self.config.train.batch_size
-        codes = self.texts.codes_of(rows, order)
         found, weights = [], []
-        for start in range(0, len(order), size):
+        for start in range(0, len(scans), size):
             part = slice(start, start + size)
             a, b = (Embeddings(e.plain[part], None if e.bridged is None else e.bridged[part]) for e in (volumes, texts))
             loss = losses.brgsa_loss(
-                a, b, torch.from_numpy(rows.scans[order[part]]), self.config.loss, torch.from_numpy(codes[part]), local=True
+                a, b, torch.from_numpy(scans[part]), self.config.loss, torch.from_numpy(codes[part]), local=True
             )
             found.append(float(loss.total))
             weights.append(len(a.plain))
@@ -333,41 +337,48 @@ class Worker:
 
 
 class Texts:
-    """The text of each training volume, its sentences in a new order each epoch when so configured."""
+    """The text of each training volume; its sentences drawn and ordered anew each epoch when so configured."""
 
     def __init__(self, store: Store, config: RunConfig, rows: datasets.Rows) -> None:
-        self.config = config
+        self.data, self.seed = config.data, config.train.seed
         self._by_volume = store.texts(config.data.style)
-        self.written = [self._by_volume[volume] for volume in rows.volume_ids]
+        self.written = self.of(rows, np.arange(len(rows)))
         self.current = self.written
-        known = {text: code for code, text in enumerate(dict.fromkeys(self._by_volume.values()))}
-        self._known = known
-        self.codes = np.array([known[text] for text in self.written], dtype=np.int64)
+        self.codes = codes_of(self.current)
 
-    def shuffle(self, epoch: int) -> None:
-        if not self.config.data.shuffle_sentences:
+    def draw(self, epoch: int) -> None:
+        """Make the epoch's texts; they depend on seed and epoch alone, so every worker has the same."""
+        if not self.data.shuffle_sentences and self.data.sentences is None:
             return
-        rng = np.random.default_rng([self.config.train.seed, epoch])
-        self.current = [_shuffled(text, rng) for text in self.written]
+        rng = np.random.default_rng([self.seed, epoch])
+        self.current = [self._drawn(text, rng) for text in self.written]
+        self.codes = codes_of(self.current)
 
     def tokens(self, tower: TextTower, rows: np.ndarray) -> Tokens:
         return tower.tokenize([self.current[row] for row in rows])
 
     def of(self, rows: datasets.Rows, order: np.ndarray) -> list[str]:
-        """The texts, as written, of some rows of another split."""
+        """The texts as written of some rows of any split."""
         return [self._by_volume[rows.volume_ids[i]] for i in order]
 
-    def codes_of(self, rows: datasets.Rows, order: np.ndarray) -> np.ndarray:
-        return np.array([self._known[text] for text in self.of(rows, order)], dtype=np.int64)
+    def _drawn(self, text: str, rng: np.random.Generator) -> str:
+        sentences = split_sentences(text)
+        if self.data.shuffle_sentences:
+            rng.shuffle(sentences)
+        if self.data.sentences is not None:
+            sentences = sentences[: rng.integers(1, self.data.sentences + 1)]
+        return " ".join(sentences)
 
 
-def _shuffled(text: str, rng: np.random.Generator) -> str:
-    sentences = text.split(". ")
-    if len(sentences) < 2:
-        return text
-    sentences[-1] = sentences[-1].removesuffix(".")
-    rng.shuffle(sentences)
-    return ". ".join(sentences) + "."
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a text, each with its full stop."""
+    return [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
+
+
+def codes_of(texts: Sequence[str]) -> np.ndarray:
+    """int64 code of each text: equal for the same sentences in any order, and on every worker."""
+    digests = (hashlib.blake2b(" ".join(sorted(split_sentences(text))).encode(), digest_size=8) for text in texts)
+    return np.array([int.from_bytes(digest.digest(), "little", signed=True) for digest in digests], dtype=np.int64)
 
 
 def _float(embeddings: Embeddings) -> Embeddings:
