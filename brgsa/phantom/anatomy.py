@@ -198,7 +198,7 @@ def _tree(hilum: Array, side: int, chest: Chest, rng: np.random.Generator) -> li
     out = []
     starts = np.repeat(hilum[None], 13, 0)
     low, high = np.asarray([30, -78, -100], np.float32), np.asarray([122, 84, 100], np.float32)
-    for generation, (thick, thin) in enumerate(((3.9, 2.5), (2.3, 1.5), (1.5, 0.9))):
+    for generation, (thick, thin) in enumerate(((3.3, 2.1), (2.0, 1.3), (1.3, 0.8))):
         aims = rng.uniform(low, high, (len(starts), 3)).astype(np.float32)
         aims[:, 0] *= side
         aims = aims * np.asarray([chest.build.width / 128, chest.build.depth / 87, chest.build.height], np.float32)

@@ -263,14 +263,14 @@ SAMPLERS: dict[str, Callable[[np.random.Generator], Finding]] = {
         "Atelectasis", _some(r, ("right middle lobe", "right lower lobe", "left lingula", "left lower lobe"), 1, 3)
     ),
     "Lung nodule": lambda r: Finding(
-        "Lung nodule", _some(r, LOBES, 3, 5), size=_mm(r, 23, 30), count=int(r.integers(9, 16))
+        "Lung nodule", _some(r, LOBES, 3, 5), size=_mm(r, 25, 30), count=int(r.integers(13, 21))
     ),
-    "Lung opacity": lambda r: Finding("Lung opacity", _some(r, LOBES, 2, 5), size=_mm(r, 54, 84)),
+    "Lung opacity": lambda r: Finding("Lung opacity", _some(r, LOBES, 2, 5), size=_mm(r, 60, 92)),
     "Pleural effusion": lambda r: Finding("Pleural effusion", _sides(r, 0.45), size=_mm(r, 28, 62)),
     "Mosaic attenuation pattern": lambda r: Finding("Mosaic attenuation pattern", ("right", "left")),
     "Consolidation": lambda r: Finding("Consolidation", _some(r, LOBES[1:3] + LOBES[4:], 2, 3), size=_mm(r, 64, 92)),
-    "Pneumothorax": lambda r: Finding("Pneumothorax", _sides(r, 0.0), size=_mm(r, 28, 48)),
-    "Lung cyst": lambda r: Finding("Lung cyst", _some(r, LOWER + LOBES[1:2], 1, 2), size=_mm(r, 48, 68), count=3),
-    "Lung mass": lambda r: Finding("Lung mass", _some(r, UPPER, 1, 1), size=_mm(r, 62, 88)),
+    "Pneumothorax": lambda r: Finding("Pneumothorax", _sides(r, 0.0), size=_mm(r, 36, 58)),
+    "Lung cyst": lambda r: Finding("Lung cyst", _some(r, LOWER, 1, 2), size=_mm(r, 60, 82), count=4),
+    "Lung mass": lambda r: Finding("Lung mass", _some(r, UPPER, 1, 1), size=_mm(r, 72, 98)),
     "Pneumomediastinum": lambda r: Finding("Pneumomediastinum", ("mediastinum",)),
 }

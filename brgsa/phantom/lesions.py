@@ -207,7 +207,7 @@ def lung_nodule(chest: Chest, finding: Finding, rng: np.random.Generator) -> Non
     """Round, sharp, solid nodules."""
     c = chest.canvas
     for k in range(finding.count):
-        r = finding.size / 2 if k == 0 else rng.uniform(17, finding.size) / 2
+        r = finding.size / 2 if k == 0 else rng.uniform(21, finding.size) / 2
         at = _spot(chest, finding.places[k % len(finding.places)], rng, (r, 60))
         box, depth = c.ellipsoid(at, (r, r, r), margin=c.edge)
         c.paint(box, weight(depth, c.edge) * np.minimum(1, 3 * c.lung[box]), 45)
@@ -220,7 +220,7 @@ def lung_opacity(chest: Chest, finding: Finding, rng: np.random.Generator) -> No
         r = finding.size / 2 * rng.uniform(0.7, 1.0)
         box, depth = _blob(chest, _spot(chest, lobe, rng, (5, 30)), (r, r, r), 5, smooth)
         view = c.hu[box]
-        view += weight(depth, 10) * c.lung[box] * np.clip(-view / 600, 0, 1) * np.float32(rng.uniform(300, 380))
+        view += weight(depth, 10) * c.lung[box] * np.clip(-view / 600, 0, 1) * np.float32(rng.uniform(350, 420))
 
 
 def consolidation(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
@@ -291,9 +291,9 @@ def lung_cyst(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
                 break
         else:
             continue
-        box, depth = c.ellipsoid(at, (r + 4, r + 4, r + 4), margin=c.edge)
-        c.paint_lung(box, weight(depth, c.edge), -40)
-        c.paint_lung(box, weight(depth - 4, c.edge), -998)
+        box, depth = c.ellipsoid(at, (r + 5, r + 5, r + 5), margin=c.edge)
+        c.paint_lung(box, weight(depth, c.edge), 10)
+        c.paint_lung(box, weight(depth - 5, c.edge), -998)
 
 
 def lung_mass(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:

@@ -73,8 +73,8 @@ STATED: dict[str, tuple[str, ...]] = {
     ),
     "Lung nodule": (
         "Multiple solid nodules are observed in {lungs}, the largest of which is {mm} mm in diameter in the {first}.",
-        "There are several parenchymal nodules, the largest measuring {mm}x{mm2} mm, in the {where}.",
-        "A few well-circumscribed pulmonary nodules were detected in {lungs}; the largest is {mm} mm in the {first}.",
+        "There are numerous parenchymal nodules, the largest measuring {mm}x{mm2} mm, in the {where}.",
+        "Many well-circumscribed pulmonary nodules were detected in {lungs}; the largest is {mm} mm in the {first}.",
         "Nodules with smooth contours up to {mm} mm are seen in the {where}.",
     ),
     "Lung opacity": (
