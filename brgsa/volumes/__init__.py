@@ -1,0 +1,9 @@
+"""CT volumes: read into Hounsfield units and canonical orientation, brought to one grid, stored as Blosc2."""
+
+from brgsa.volumes.codec import decode, encode
+from brgsa.volumes.errors import VolumeError
+from brgsa.volumes.geometry import Geometry, standardize
+from brgsa.volumes.readers import read_volume
+from brgsa.volumes.volume import Volume
+
+__all__ = ["Geometry", "Volume", "VolumeError", "decode", "encode", "read_volume", "standardize"]

@@ -1,0 +1,115 @@
+"""The grid that all volumes of a store share, and the resampling onto it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from brgsa.errors import UserError
+from brgsa.volumes.volume import Volume
+
+AIR = -1000.0  # HU
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Grid and intensity range of standardised volumes; the defaults are the paper's.
+
+    Attributes:
+        spacing: mm between voxel centres along x, y, z.
+        shape: voxels along x, y, z.
+        clip: lowest and highest HU kept.
+        antialias: average over the target voxel where the target is coarser than the source (a triangle filter as wide
+            as the step), instead of plain linear interpolation, which drops what lies between its samples. For grids
+            much coarser than the scans.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+
+    spacing: tuple[float, float, float] = (1.5, 1.5, 3.0)
+    shape: tuple[int, int, int] = (256, 256, 128)
+    clip: tuple[float, float] = (-1000.0, 1000.0)
+    antialias: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.spacing) != 3 or not all(math.isfinite(s) and s > 0 for s in self.spacing):
+            raise UserError(f"geometry.spacing must be three positive numbers of mm, not {self.spacing}.")
+        if len(self.shape) != 3 or not all(isinstance(n, int) and n > 0 for n in self.shape):
+            raise UserError(f"geometry.shape must be three positive whole numbers of voxels, not {self.shape}.")
+        if len(self.clip) != 2 or not -32768 <= self.clip[0] < self.clip[1] <= 32767:
+            raise UserError(f"geometry.clip must be a lower and a higher HU within 16 bits, not {self.clip}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and booleans, as JSON keeps them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Geometry:
+        """The inverse of `to_dict`; missing fields take their defaults.
+
+        Raises:
+            UserError: an unknown field, or a value that cannot be.
+        """
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise UserError(f"geometry.{min(unknown)} is unknown: geometry has {known}.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
+    """A volume on the grid of `geometry`: resampled about its centre, cropped or padded with air, clipped.
+
+    The middle of the scan comes to the middle of the grid. Interpolation is trilinear, done one axis after the other
+    (the same numbers, a fraction of the work). Up to half a voxel outside the scan its border value stands, as in ITK;
+    beyond lies air.
+
+    Returns:
+        int16 HU (x, y, z), C-ordered, of `geometry.shape`.
+    """
+    low, high = geometry.clip
+    out = np.full(geometry.shape, max(AIR, low), dtype=np.int16)
+    axes = [
+        _axis(have, here, want, there, geometry.antialias)
+        for have, here, want, there in zip(
+            volume.array.shape, volume.spacing, geometry.shape, geometry.spacing, strict=True
+        )
+    ]
+    (inside_x, weights_x), (inside_y, weights_y), (inside_z, weights_z) = axes
+    # Slice by slice, then across slices: what is held at once is small, and slices that no target needs are not touched.
+    needed = np.unique(weights_z.indices)
+    planes = np.empty((len(needed), weights_x.shape[0], weights_y.shape[0]), dtype=np.float32)
+    for plane, k in zip(planes, needed, strict=True):
+        rows = weights_y @ np.ascontiguousarray(volume.array[:, :, k].T, dtype=np.float32)
+        plane[...] = weights_x @ rows.T
+    resampled = weights_z[:, needed] @ planes.reshape(len(needed), -1)
+    np.rint(np.clip(resampled, low, high, out=resampled), out=resampled)
+    whole = resampled.astype(np.int16).reshape(-1, *planes.shape[1:])
+    out[inside_x, inside_y, inside_z] = whole.transpose(1, 2, 0)
+    return out
+
+
+def _axis(have: int, here: float, want: int, there: float, antialias: bool) -> tuple[slice, sparse.csr_matrix]:
+    """Weights of one axis: which of the `want` targets lie inside, and the matrix (targets inside, have) that makes them."""
+    step = there / here
+    centres = (np.arange(want) - (want - 1) / 2) * step + (have - 1) / 2
+    inside = np.flatnonzero((centres >= -0.5) & (centres <= have - 0.5))
+    if not len(inside):  # a grid step wider than the scan: its middle lies between two targets
+        inside = np.array([(want - 1) // 2])
+    centres = np.clip(centres[inside], 0, have - 1)
+    reach = max(1.0, step) if antialias else 1.0
+    taps = np.floor(centres - reach).astype(np.int64)[:, None] + np.arange(math.ceil(2 * reach) + 2)
+    weights = np.clip(1 - np.abs(taps - centres[:, None]) / reach, 0, None) * ((taps >= 0) & (taps < have))
+    weights /= weights.sum(axis=1, keepdims=True)
+    row, tap = np.nonzero(weights)
+    matrix = sparse.csr_matrix(
+        (weights[row, tap].astype(np.float32), (row, taps[row, tap])), shape=(len(centres), have)
+    )
+    return slice(int(inside[0]), int(inside[-1]) + 1), matrix
