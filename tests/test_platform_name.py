@@ -1,0 +1,82 @@
+"""`import platform` must stay the standard library's: `platform/` is a source root, never a package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STDLIB = Path(sysconfig.get_paths()["stdlib"])
+PRINT = "import platform; print(platform.__file__); platform.system()"
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_source_root_is_no_package() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_under_pytest() -> None:
+    import platform
+
+    assert Path(platform.__file__).parent == STDLIB
+
+
+def test_from_the_repository_root() -> None:
+    assert Path(run("-c", PRINT, cwd=ROOT)).parent == STDLIB
+
+
+def test_with_the_source_root_on_the_path() -> None:
+    assert Path(run("-c", PRINT, cwd=ROOT, PYTHONPATH="platform")).parent == STDLIB
+
+
+def test_installed_and_elsewhere(tmp_path: Path) -> None:
+    found = run("-c", PRINT + "; import brgsa_platform; print(brgsa_platform.__name__)", cwd=tmp_path)
+    assert Path(found.splitlines()[0]).parent == STDLIB
+
+
+def test_under_python_m() -> None:
+    # `python -m` puts the current folder first on sys.path.
+    assert "Zero-shot" in run("-m", "brgsa_platform.cli", "--help", cwd=ROOT)
+    assert Path(run("-m", "platform", cwd=ROOT) and run("-c", PRINT, cwd=ROOT)).parent == STDLIB
+
+
+@pytest.mark.ray
+def test_inside_a_ray_job_with_the_repository_as_working_dir(tmp_path: Path) -> None:
+    script = f"""
+import logging, ray
+ray.init(address="local", num_cpus=1, log_to_driver=False, logging_level=logging.ERROR,
+         runtime_env={{"working_dir": {str(ROOT)!r}, "env_vars": {{"PYTHONPATH": "platform"}},
+                      "excludes": ["/.git", "/tests", "/docs", "/.venv", "*.png"]}})
+
+@ray.remote
+def look():
+    import os, platform
+    import brgsa_platform
+    return platform.__file__, os.getcwd(), brgsa_platform.__file__
+
+for line in ray.get(look.remote()):
+    print(line)
+"""
+    platform_file, folder, package = run("-c", script, cwd=tmp_path).splitlines()[-3:]
+    assert Path(platform_file).parent == STDLIB
+    assert "working_dir" in folder or "runtime_resources" in folder
+    assert package.endswith("brgsa_platform/__init__.py")
