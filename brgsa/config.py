@@ -8,7 +8,7 @@ from typing import Any, Literal
 # Read by pydantic, when the platform nests these classes: an unknown key is an error there.
 _STRICT = {"extra": "forbid"}
 
-VISION_TOWERS = ("vit3d", "resnet10", "resnet18", "resnet34")
+VISION_TOWERS = ("vit3d", "cnn3d", "resnet10", "resnet18", "resnet34")
 BANK_INITIALISATIONS = ("orthogonal", "gaussian", "xavier", "uniform", "kmeans")
 
 
@@ -22,14 +22,14 @@ class VisionConfig:
     """A vision tower.
 
     Attributes:
-        name: "vit3d" (the paper's) or MONAI's "resnet10", "resnet18", "resnet34".
+        name: "vit3d" (the paper's), MONAI's "resnet10", "resnet18", "resnet34", or "cnn3d" (small, for coarse grids).
         volume: voxels (x, y, z) that the tower is made for.
         windows: HU windows (low, high), each an input channel scaled to [-1, 1]; empty: one channel as the paper's,
             HU / 1000.
         patch, depth, heads, mlp: ViT only: patch voxels, blocks, attention heads, hidden units of the MLP.
-        width: ViT: token width; ResNet: channels of the first stage, doubled at each of the three others.
-        norm: ResNet only: "group" gives the same result however a batch is split over workers, "batch" does not.
-        pool: ResNet only: "avg", or "avg+max", which keeps small lesions that an average over the volume loses.
+        width: ViT: token width; others: channels of the first stage.
+        norm: not ViT: "group" gives the same result however a batch is split over workers, "batch" does not.
+        pool: not ViT: "avg", or "avg+max", which keeps small lesions that an average over the volume loses.
         stem_kernel, stem_stride, stem_pool: ResNet only: kernel and stride of the first convolution, and whether a
             max-pool of stride 2 follows it.
     """

@@ -1,4 +1,4 @@
-"""Vision towers by name: the paper's 3D ViT and MONAI's ResNets.
+"""Vision towers by name: the paper's 3D ViT, MONAI's ResNets, and a small convolutional one for coarse grids.
 
 A tower takes volumes (B, 1, X, Y, Z) in [-1, 1] (HU / 1000) and gives (B, `tower.width`).
 """
@@ -208,6 +208,40 @@ class ResNet3D(nn.Module):
         return out
 
 
+class ConvNet3D(nn.Module):
+    """Five 3×3×3 convolutions, an eighth of the resolution at the end, pooled as `ResNet3D` is.
+
+    A tower for grids of some 64×64×32 voxels, where a ResNet's five halvings leave nothing of a lesion's place.
+    """
+
+    CHANNELS, STRIDES = (1, 2, 2, 4, 6), (2, 2, 1, 2, 1)
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        from monai.networks.blocks import Convolution
+
+        self.windows = Windows(config.windows)
+        layers, channels = [], self.windows.channels
+        for factor, stride in zip(self.CHANNELS, self.STRIDES, strict=True):
+            layers.append(
+                Convolution(3, channels, factor * config.width, strides=stride, act="RELU", norm="BATCH", bias=False)
+            )
+            channels = factor * config.width
+        self.net = nn.Sequential(*layers)
+        if config.norm == "group":
+            _replace_batch_norm(self.net)
+        both = config.pool == "avg+max"
+        self.pool = AverageAndMaximum() if both else nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
+        self.width = 2 * channels if both else channels
+        # oneDNN's convolutions are quicker channels-last; the weights' layout decides.
+        self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        x = self.windows(volumes).contiguous(memory_format=torch.channels_last_3d)
+        out: Tensor = self.pool(self.net(x))
+        return out
+
+
 class AverageAndMaximum(nn.Module):
     """(B, C, X, Y, Z) → (B, 2C): global average and global maximum."""
 
@@ -227,6 +261,7 @@ def _replace_batch_norm(module: nn.Module) -> None:
 
 _TOWERS: dict[str, Callable[[VisionConfig], nn.Module]] = {
     "vit3d": ViT3D,
+    "cnn3d": ConvNet3D,
     "resnet10": ResNet3D,
     "resnet18": ResNet3D,
     "resnet34": ResNet3D,
