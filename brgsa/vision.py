@@ -218,7 +218,7 @@ class ConvNet3D(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        from monai.networks.blocks import Convolution
+        from monai.networks.blocks.convolutions import Convolution
 
         self.windows = Windows(config.windows)
         layers, channels = [], self.windows.channels

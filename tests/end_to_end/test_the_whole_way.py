@@ -1,0 +1,130 @@
+"""Scans and reports in, a table of zero-shot diagnoses in MLflow out; every joint is the real one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from brgsa import checkpoint, zeroshot
+from brgsa.phantom import ABNORMALITIES, RARE
+from brgsa_platform import tracking
+from brgsa_platform.config import load_config
+from brgsa_platform.evaluate import evaluate
+from brgsa_platform.predict import predict
+from brgsa_platform.store import Store
+from brgsa_platform.train import TrainResult, train
+from brgsa_platform.tune import SearchResult, tune
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> TrainResult:
+    config = load_config("demo-smoke", overrides=["train.workers=2", "train.epochs=2", "train.threads=1", "train.keep=1"])
+    return train(place / "store", config, out=place / "runs" / "two-workers", preset="demo-smoke")
+
+
+@pytest.fixture(scope="module")
+def searched(place: Path) -> SearchResult:
+    config = load_config("demo-smoke", overrides=["train.threads=1"])
+    return tune(place / "store", config, ["cmki-small"], trials=2, out=place / "searches", preset="demo-smoke", seed=1)
+
+
+def test_the_store_holds_each_scan_with_its_labels(place: Path) -> None:
+    store = Store.open(place / "store")
+    index = store.index(["volume_id", "scan_id", "patient_id", "split", "labels", "summary.positives"]).to_pylist()
+    assert {row["split"] for row in index} == {"train", "validation", "test"}
+    for key in ("scan_id", "patient_id"):
+        splits: dict[str, set[str]] = {}
+        for row in index:
+            splits.setdefault(row[key], set()).add(row["split"])
+        assert all(len(found) == 1 for found in splits.values())
+    for row in index:
+        for name in ABNORMALITIES:
+            assert (f"There is {name.lower()}." in row["summary.positives"]) == bool(row["labels"][name])
+
+
+def test_training_with_two_workers(place: Path, trained: TrainResult) -> None:
+    assert [entry["epoch"] for entry in trained.history] == [1, 2]
+    assert all(math.isfinite(entry["train/loss"]) and 0 <= entry["val/auroc"] <= 1 for entry in trained.history)
+    loaded = checkpoint.load(trained.checkpoint)
+    assert loaded.run["data"]["fingerprint"] == Store.open(place / "store").fingerprint
+    assert loaded.model.encode_volumes(torch.zeros(1, 1, 60, 60, 30)).plain.shape == (1, 32)
+    run = tracking.client().get_run(trained.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.bank.size"] == "16"
+    assert run.data.tags["brgsa.data"] == loaded.run["data"]["fingerprint"]
+    curve = tracking.client().get_metric_history(trained.run_id, "val/auroc")
+    assert [round(point.value, 6) for point in curve] == [round(entry["val/auroc"], 6) for entry in trained.history]
+
+
+def test_a_finished_training_is_not_done_again(place: Path, trained: TrainResult) -> None:
+    config = load_config("demo-smoke", overrides=["train.workers=2", "train.epochs=2", "train.threads=1"])
+    again = train(place / "store", config, out=trained.out, preset="demo-smoke")
+    assert again.run_id == trained.run_id
+    assert again.history == trained.history
+
+
+def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
+    assert [trial["status"] for trial in searched.trials] == ["complete", "complete"]
+    client = tracking.client()
+    experiment = client.get_experiment_by_name(tracking.experiment_name())
+    children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{searched.run_id}'")
+    assert {run.data.params["model.bank.size"] for run in children} == {
+        str(trial["model.bank.size"]) for trial in searched.trials
+    }
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert {artifact.path for artifact in client.list_artifacts(searched.run_id)} >= {"trials.json", "slices.png", "best.yaml"}
+    best = load_config(str(searched.preset))
+    assert best.model.bank.size == searched.best["model.bank.size"]
+    with (searched.out / "trials.csv").open() as file:
+        assert [row["trial"] for row in csv.DictReader(file)] == [trial["trial"] for trial in searched.trials]
+
+
+def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult) -> None:
+    result = evaluate(trained.out, place / "store", resamples=200, out=place / "evaluation")
+    table = json.loads((place / "evaluation" / "evaluation-test.json").read_text())
+    assert (place / "evaluation" / "evaluation-test.csv").is_file()
+    assert table
+    measured = {row.name for row in result.abnormalities if row.measured}
+    assert measured >= set(ABNORMALITIES) - set(RARE)
+    for row in result.abnormalities:
+        if row.measured:
+            auroc = row.figures["auroc"]
+            assert auroc.low <= auroc.value <= auroc.high
+    names = {artifact.path for artifact in tracking.client().list_artifacts(result.run_id)}
+    assert any(name.endswith(".json") for name in names)
+    assert any(name.endswith(".png") for name in names)
+
+
+def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult) -> None:
+    scan = next((place / "phantom" / "dataset" / "valid").rglob("*.nii.gz"))
+    tables = place / "phantom" / "dataset" / "metadata" / "validation_metadata.csv"
+    found = predict(trained.checkpoint, scan, metadata=tables)
+    assert {row.prompt for row in found.rows} == set(zeroshot.prompts(Store.open(place / "store").labels))
+    shares = [row.percentile for row in found.rows]
+    assert None not in shares
+    assert sorted(shares, reverse=True) == shares
+    assert found.warnings == []
+
+
+def test_no_report_and_no_patient_reaches_mlflow(place: Path, trained: TrainResult, searched: SearchResult) -> None:
+    store = Store.open(place / "store")
+    reports = [text[:60] for text in store.texts("report").values()]
+    volumes = list(store.texts("report"))
+    client = tracking.client()
+    experiment = client.get_experiment_by_name(tracking.experiment_name())
+    told = []
+    for run in client.search_runs([experiment.experiment_id]):
+        told.append(json.dumps([run.data.params, run.data.tags, run.info.run_name], default=str))
+    artifacts = Path(experiment.artifact_location.removeprefix("file://"))
+    told += [path.read_text() for path in artifacts.rglob("*.json")]
+    assert told
+    for text in told:
+        assert not any(report in text for report in reports)
+        assert not any(f'"{volume}"' in text for volume in volumes)
