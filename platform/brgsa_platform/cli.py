@@ -35,7 +35,9 @@ class Protocol(StrEnum):
 
 
 StorePath = Annotated[Path, typer.Option("--data", help="A store that `brgsa prepare` wrote.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings, as section.key=value.", metavar="[KEY=VALUE]...")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings, as section.key=value.", metavar="[KEY=VALUE]...")
+]
 Preset = Annotated[str | None, typer.Option(help="A preset's name, or the path of a YAML file.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML laid over the preset.")]
 
@@ -112,7 +114,9 @@ def train(
 @app.command()
 def tune(
     data: StorePath,
-    space: Annotated[list[str], typer.Option(help="A search space by name, or the path of a YAML file; several combine.")],
+    space: Annotated[
+        list[str], typer.Option(help="A search space by name, or the path of a YAML file; several combine.")
+    ],
     trials: Annotated[int, typer.Option(help="Trials in all.")] = 16,
     preset: Preset = None,
     config: ConfigFile = None,
@@ -127,9 +131,7 @@ def tune(
     from brgsa_platform.tune import tune as run
 
     base = load_config(preset, config, settings or [])
-    done = run(
-        data, base, space, trials=trials, name=name, out=out, seed=seed, concurrent=concurrent, preset=preset
-    )
+    done = run(data, base, space, trials=trials, name=name, out=out, seed=seed, concurrent=concurrent, preset=preset)
     _say(done.summary())
 
 

@@ -102,9 +102,9 @@ class RunConfig(Section):
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
-    data: DataSection = Field(default_factory=DataSection)
-    optim: OptimSection = Field(default_factory=OptimSection)
-    train: TrainSection = Field(default_factory=TrainSection)
+    data: DataSection = DataSection()
+    optim: OptimSection = OptimSection()
+    train: TrainSection = TrainSection()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able tree that `from_tree` takes back unchanged."""
@@ -130,7 +130,10 @@ def preset_names() -> list[str]:
 
 
 def load_config(
-    preset: str | None = None, file: Path | None = None, overrides: Sequence[str] = (), base: dict[str, Any] | None = None
+    preset: str | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    base: dict[str, Any] | None = None,
 ) -> RunConfig:
     """The run configuration from, in this order: preset (name, or path of a YAML file), `file`, `section.key=value`.
 

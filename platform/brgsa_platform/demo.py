@@ -65,9 +65,9 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     started = time.monotonic()
     seconds: dict[str, float] = {}
     with ray_session():
-        with _step("1/7 phantom: synthetic chest CT with reports, in CT-RATE's layout", seconds):
-            with progress(size.scans, "render scans") as advance:
-                write_tree(out / "phantom", size.scans, seed, on_scan=advance)
+        title = "1/7 phantom: synthetic chest CT with reports, in CT-RATE's layout"
+        with _step(title, seconds), progress(size.scans, "render scans") as advance:
+            write_tree(out / "phantom", size.scans, seed, on_scan=advance)
         with _step("2/7 prepare: HU, one grid, Parquet shards (Ray Data)", seconds):
             _say(prepare(out / "phantom", "ct-rate", out / "store", geometry=GEOMETRY).summary())
         with _step("3/7 summarize: reports to plain statements (Ray Data)", seconds):
@@ -76,10 +76,15 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
         settings = [f"train.epochs={size.epochs}", f"train.seed={seed}"]
         with _step("4/7 train the plain CLIP baseline on reports as written (Ray Data, Ray Train)", seconds):
             baseline = train(
-                out / "store", load_config("demo-clip", overrides=settings), out=out / "runs" / "baseline", preset="demo-clip"
+                out / "store",
+                load_config("demo-clip", overrides=settings),
+                out=out / "runs" / "baseline",
+                preset="demo-clip",
             )
         with _step("5/7 train BrgSA on summaries (Ray Data, Ray Train)", seconds):
-            brgsa = train(out / "store", load_config("demo", overrides=settings), out=out / "runs" / "brgsa", preset="demo")
+            brgsa = train(
+                out / "store", load_config("demo", overrides=settings), out=out / "runs" / "brgsa", preset="demo"
+            )
         with _step("6/7 search: bank size, temperature, summary style (Tune, Optuna)", seconds):
             short = load_config("demo", overrides=[f"train.epochs={size.trial_epochs}", f"train.seed={seed}"])
             found = tune(
@@ -89,7 +94,11 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
         with _step("7/7 evaluate both on the test split, which neither training nor search has seen", seconds):
             results = {
                 name: evaluate(
-                    run.checkpoint, out / "store", resamples=size.resamples, out=out / "evaluation" / name, name=f"demo {name}"
+                    run.checkpoint,
+                    out / "store",
+                    resamples=size.resamples,
+                    out=out / "evaluation" / name,
+                    name=f"demo {name}",
                 )
                 for name, run in (("baseline", baseline), ("brgsa", brgsa))
             }
@@ -103,7 +112,9 @@ def _clear(out: Path) -> None:
     """Make the folder, and remove what an earlier demo left in it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        strangers = [entry.name for entry in out.iterdir() if entry.name not in FILES and not entry.name.startswith(".")]
+        strangers = [
+            entry.name for entry in out.iterdir() if entry.name not in FILES and not entry.name.startswith(".")
+        ]
         if strangers:
             raise UserError(f"{out} holds {strangers[0]}, which no demo wrote: choose another --out.")
         for name in FILES:

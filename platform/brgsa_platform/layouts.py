@@ -184,7 +184,7 @@ def _joined(findings: Any, impressions: Any) -> str:
     return " ".join(parts)
 
 
-def _labels(row: Mapping[str, Any], volume: str) -> dict[str, int | None]:
+def _labels(row: Mapping[Any, Any], volume: str) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     for name in LABELS:
         if name not in row:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brgsa import zeroshot
 from brgsa.errors import UserError
@@ -21,8 +21,13 @@ from brgsa_platform.progress import progress
 from brgsa_platform.session import cluster_cpus, ray_session
 from brgsa_platform.store import Store
 
+if TYPE_CHECKING:
+    from brgsa_platform.trainer import Job
+
 # A resumed run may differ in these and is still the same training.
-FREE_TO_CHANGE = frozenset({"train.epochs", "train.workers", "train.gpu", "train.threads", "train.keep", "train.max_failures"})
+FREE_TO_CHANGE = frozenset(
+    {"train.epochs", "train.workers", "train.gpu", "train.threads", "train.keep", "train.max_failures"}
+)
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
 
 
@@ -54,7 +59,7 @@ def train(
     preset: str | None = None,
     parent_run: str | None = None,
     name: str | None = None,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
     quiet: bool = False,
 ) -> TrainResult:
     """Train a model on a store; where `out` holds an unfinished run of the same configuration, go on with it.
@@ -69,6 +74,8 @@ def train(
     Raises:
         UserError: the store, the configuration and the cluster do not fit together; nothing was started.
     """
+    from brgsa_platform.trainer import Job
+
     store = Store.open(store_path)
     out = (out or default_out(store, config, preset)).absolute()
     check_fit(store, config)
@@ -86,7 +93,16 @@ def train(
         ) as run:
             _write_run(out, store, config, run.run_id)
             _make_tokenizer(out, store, config)
-            history = _fit(out, store, config, run, on_epoch, quiet)
+            job = Job(
+                config=config.to_dict(),
+                store=str(store.path.absolute()),
+                out=str(out),
+                run=checkpoint_record(store, config),
+                tracking_uri=tracking.tracking_uri(),
+                run_id=run.run_id,
+            )
+            with contextlib.nullcontext() if quiet else _watch(out, store, config):
+                history = _fit(out, config, job, on_epoch)
             best = max(history, key=lambda entry: (entry["score"], entry["epoch"]))
             if "val/auroc" in best:
                 run.log_metrics({"best/auroc": best["val/auroc"], "best/epoch": best["epoch"]}, step=best["epoch"])
@@ -94,49 +110,40 @@ def train(
     return TrainResult(out, checkpoints.resolve(out), run.run_id, history)
 
 
-def _fit(
-    out: Path,
-    store: Store,
-    config: RunConfig,
-    run: tracking.Run,
-    on_epoch: Callable[[dict[str, float]], None] | None,
-    quiet: bool,
-) -> list[dict[str, Any]]:
-    from ray.train import FailureConfig, ScalingConfig
-    from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
+def _fit(out: Path, config: RunConfig, job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Run the loop where the configuration says: in Ray Train's workers, or in this process."""
+    from brgsa_platform.trainer import train_here
 
-    from brgsa_platform.trainer import Job, train_worker
-
-    job = Job(
-        config=config.to_dict(),
-        store=str(store.path.absolute()),
-        out=str(out),
-        run=checkpoint_record(store, config),
-        tracking_uri=tracking.tracking_uri(),
-        run_id=run.run_id,
-        on_epoch=on_epoch,
-    )
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=config.train.workers, use_gpu=_use_gpu(config)),
-        run_config=RayRunConfig(
-            name="ray",
-            storage_path=str(out),
-            failure_config=FailureConfig(
-                max_failures=config.train.max_failures, controller_failure_limit=CONTROLLER_FAILURES
-            ),
-        ),
-    )
-    # Ray Train would go on with its own record of an earlier driver's run; ours, the checkpoints, is the one to follow.
-    shutil.rmtree(out / "ray", ignore_errors=True)
-    with contextlib.nullcontext() if quiet else _watch(out, config):
-        returned = trainer.fit().return_value
+    newest = checkpoints.latest(out)
+    if newest is not None:
+        done: list[dict[str, Any]] = checkpoints.read_json(newest / "training.json")["history"]
+        if len(done) >= config.train.epochs:
+            return done
+    returned = _fit_on_workers(out, config, job) if config.train.workers else train_here(job, on_epoch)
     if "refused" in returned:
         raise UserError(returned["refused"])
     history: list[dict[str, Any]] = returned["history"]
     return history
+
+
+def _fit_on_workers(out: Path, config: RunConfig, job: Job) -> dict[str, Any]:
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    from brgsa_platform.trainer import train_worker
+
+    # Ray Train would go on with its own record of an earlier driver's run; ours, the checkpoints, is the one to follow.
+    shutil.rmtree(out / "ray", ignore_errors=True)
+    failures: Any = FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=CONTROLLER_FAILURES)  # type: ignore[call-arg, unused-ignore]
+    trainer: Any = TorchTrainer(
+        train_worker,  # type: ignore[arg-type, unused-ignore]
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=config.train.workers, use_gpu=_use_gpu(config)),
+        run_config=RayRunConfig(name="ray", storage_path=str(out), failure_config=failures),
+    )
+    returned: dict[str, Any] = trainer.fit().return_value
+    return returned
 
 
 def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
@@ -162,7 +169,7 @@ def check_fit(store: Store, config: RunConfig) -> None:
             f"model.vision.volume {tuple(crop)} is larger than the volumes of {store.path}, {tuple(shape)}: choose a smaller "
             "one or prepare the store with a larger --shape."
         )
-    store.texts(config.data.style)
+    store.texts(config.data.style)  # refuses a style that has not been computed
     splits = store.index(["split"])["split"].to_pylist()
     if splits.count("train") < config.train.batch_size:
         raise UserError(
@@ -183,7 +190,9 @@ def check_resources(config: RunConfig) -> None:
         )
     gpus = ray.cluster_resources().get("GPU", 0)
     if _use_gpu(config) and gpus < workers:
-        raise UserError(f"train.workers={workers} needs as many GPUs and the cluster has {gpus:.0f}: lower train.workers.")
+        raise UserError(
+            f"train.workers={workers} needs as many GPUs and the cluster has {gpus:.0f}: lower train.workers."
+        )
 
 
 def _use_gpu(config: RunConfig) -> bool:
@@ -201,7 +210,9 @@ def _previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
         return None
     before = checkpoints.read_json(file)
     was, now = tracking.flatten(before["config"]), tracking.flatten(config.to_dict())
-    changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key) and key not in FREE_TO_CHANGE)
+    changed = sorted(
+        key for key in was.keys() | now.keys() if was.get(key) != now.get(key) and key not in FREE_TO_CHANGE
+    )
     if changed:
         key = changed[0]
         raise UserError(
@@ -248,9 +259,8 @@ def _make_tokenizer(out: Path, store: Store, config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def _watch(out: Path, config: RunConfig) -> Iterator[None]:
+def _watch(out: Path, store: Store, config: RunConfig) -> Iterator[None]:
     """Show the progress that rank 0 writes, from a thread: the driver itself waits in Ray Train."""
-    store = Store.open(checkpoints.read_json(out / "run.json")["store"])
     volumes = store.index(["split"])["split"].to_pylist().count("train")
     total = config.train.epochs * (volumes // config.train.batch_size)
     stop = threading.Event()

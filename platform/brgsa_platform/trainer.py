@@ -42,7 +42,6 @@ class Job:
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to.
-        on_epoch: called by rank 0 with the epoch's metrics; only for a loop in the calling process.
     """
 
     config: dict[str, Any]
@@ -51,7 +50,6 @@ class Job:
     run: dict[str, Any]
     tracking_uri: str
     run_id: str
-    on_epoch: Callable[[dict[str, float]], None] | None = None
 
 
 @dataclass
@@ -69,9 +67,31 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         {"history": …} or, for a mistake that a restart cannot mend, {"refused": sentence}.
     """
-    job = settings["job"]
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), ray.train.report)
+    return _train(settings["job"], place)
+
+
+def train_here(job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The same loop in this very process, for a search's trial: Ray Train's workers would cost each 12-20 s more."""
+    return _train(job, Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"), on_epoch))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker stands: its rank among `world`, its device, and who is told of each epoch's metrics."""
+
+    rank: int
+    world: int
+    device: torch.device
+    report: Callable[[dict[str, Any]], None]
+
+
+def _train(job: Job, place: Place) -> dict[str, Any]:
     try:
-        worker = Worker(job)
+        worker = Worker(job, place)
         worker.fit()
     except UserError as error:
         return {"refused": str(error)}
@@ -81,14 +101,10 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 class Worker:
     """One of `world` training workers."""
 
-    def __init__(self, job: Job) -> None:
-        import ray.train.torch
-
-        context = ray.train.get_context()
-        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+    def __init__(self, job: Job, place: Place) -> None:
+        self.rank, self.world, self.device, self.report = place.rank, place.world, place.device, place.report
         self.job, self.out = job, Path(job.out)
         self.config = RunConfig.from_tree(job.config)
-        self.device = ray.train.torch.get_device()
         train = self.config.train
         torch.set_num_threads(train.threads or max(1, (os.cpu_count() or 1) // self.world))
         torch.manual_seed(train.seed)
@@ -105,15 +121,13 @@ class Worker:
         self.optimizer = optimizer_of(self.config.optim, self.model)
         self.schedule = Schedule(self.config.optim, self.steps * train.epochs)
         self.progress = Progress()
+        self.reference_scores: dict[str, list[float]] = {}
         self._resume()
         # DDP broadcasts rank 0's weights, so all workers start alike.
-        self.parallel: nn.Module = (
-            nn.parallel.DistributedDataParallel(
-                self.model, device_ids=[self.device] if self.device.type == "cuda" else None
-            )
-            if self.world > 1
-            else self.model
-        )
+        self.parallel: nn.Module = self.model
+        if self.world > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.parallel = nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
         self.mlflow = tracking.attach(job.run_id, job.tracking_uri) if self.rank == 0 else None
         self._last_point = 0.0
 
@@ -190,7 +204,11 @@ class Worker:
         with self._autocast():
             volumes, texts = self.parallel(self._volumes(batch["ct"], noise=config.data.noise), tokens)
         loss = losses.brgsa_loss(
-            _float(volumes), _float(texts), self._codes(self.rows.scans[rows]), config.loss, self._codes(self.texts.codes[rows])
+            _float(volumes),
+            _float(texts),
+            self._codes(self.rows.scans[rows]),
+            config.loss,
+            self._codes(self.texts.codes[rows]),
         )
         found = self._mean_over_workers(
             {"loss": loss.total, "plain": loss.plain, "bridged": loss.bridged, "reconstruction": loss.reconstruction}
@@ -283,16 +301,12 @@ class Worker:
                 "history": self.progress.history,
                 "schedule": self.schedule.state(),
             }
-            run = {**self.job.run, "epoch": epoch, "reference_scores": getattr(self, "reference_scores", {})}
+            run = {**self.job.run, "epoch": epoch, "reference_scores": self.reference_scores}
             checkpoint.save(folder, self.model, run, training=state, optimizer=self.optimizer)
             checkpoints.keep_best(self.out, self.progress.history, self.config.train.keep)
             assert self.mlflow is not None
             self.mlflow.log_metrics(found, step=self.progress.step)
-            if self.job.on_epoch is not None:
-                self.job.on_epoch({"epoch": epoch, **found})
-        import ray.train
-
-        ray.train.report({"epoch": epoch, **found})
+        self.report({"epoch": epoch, **found})
 
     def _tell(self, found: dict[str, float], rate: float) -> None:
         if self.rank != 0 or time.monotonic() - self._last_point < SECONDS_BETWEEN_POINTS:

@@ -71,14 +71,18 @@ def tune(
     store = Store.open(store_path)
     _check_space(parameters, base)
     if "validation" not in store.index(["split"])["split"].to_pylist():
-        raise UserError(f"{store.path} has no validation split to compare trials on: prepare with --validation-fraction.")
+        raise UserError(
+            f"{store.path} has no validation split to compare trials on: prepare with --validation-fraction."
+        )
     folder = (out / (name or "+".join(Path(space).stem for space in spaces))).absolute()
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
         raise UserError(f"There is a search in {folder} already: choose another --name, or remove it.") from None
     except OSError as error:
-        raise UserError(f"The search folder {folder} cannot be made ({error.strerror}): choose another --out.") from error
+        raise UserError(
+            f"The search folder {folder} cannot be made ({error.strerror}): choose another --out."
+        ) from error
 
     with ray_session():
         _summarize_missing(store, parameters)
@@ -150,7 +154,9 @@ def _search(
                     space={p.field: _distribution(p) for p in parameters},
                     metric=METRIC,
                     mode="max",
-                    sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=min(10, trials // 2)),
+                    sampler=optuna.samplers.TPESampler(
+                        seed=seed, multivariate=True, n_startup_trials=min(10, trials // 2)
+                    ),
                     storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
                     study_name=folder.name,
                 ),
