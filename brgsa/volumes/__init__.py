@@ -1,4 +1,4 @@
-"""CT volumes: read into Hounsfield units and canonical orientation, brought to one grid, stored as Blosc2."""
+"""CT volumes: from files to Hounsfield units on one grid, and their stored form."""
 
 from brgsa.volumes.codec import decode, encode
 from brgsa.volumes.errors import VolumeError

@@ -61,7 +61,8 @@ class Geometry:
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
             raise UserError(f"geometry.{min(unknown)} is unknown: geometry has {known}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
 def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:

@@ -1,200 +1,136 @@
-"""Files to volumes in Hounsfield units: NIfTI through nibabel, NRRD and MetaImage through SimpleITK.
-
-CT-RATE comes in two releases (method.md, "Volumes"). In the first, a file's header carries neither geometry nor HU rescale
-and both stand in the metadata table; in the second the header is right and the rescale is applied. Which one a file is, is
-read off the file itself, and a rescale is never applied twice.
-"""
+"""CT files to volumes in Hounsfield units and canonical orientation."""
 
 from __future__ import annotations
 
-import ast
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from brgsa.volumes import hounsfield
 from brgsa.volumes.errors import VolumeError
+from brgsa.volumes.files import Stored, read_stored
 from brgsa.volumes.volume import Volume, reorient
 
-AIR = -1000.0  # HU
-FEWEST_SLICES = 8  # below, a file is a scout view or a fragment
-AIR_TOLERANCE = 300.0  # HU that the darkest tenth of a chest CT may be away from air
-LARGEST_TILT = 10.0  # degrees off the patient's axes that pass without a flag
-NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+FEWEST_VOXELS = 8  # along any axis
+OBLIQUE = 1.0  # degrees
+SAME_SPACING = 0.01  # relative
 
-
-@dataclass(frozen=True)
-class _Header:
-    """Stored values (i, j, k) and what the header says of them; `bare` when it says nothing of the geometry."""
-
-    stored: npt.NDArray[Any]
-    spacing: tuple[float, float, float]
-    directions: npt.NDArray[np.float64]
-    bare: bool
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None) -> Volume:
-    """Read one CT.
+    """Read one CT volume: NIfTI, NRRD or MetaImage.
 
     Args:
-        metadata: the volume's row of CT-RATE's metadata table (RescaleSlope, RescaleIntercept, XYSpacing, ZSpacing,
-            ImageOrientationPatient), used where the file itself lacks geometry or rescale.
+        path: the file.
+        metadata: the volume's row of CT-RATE's metadata table, where it has one: `RescaleSlope`, `RescaleIntercept`,
+            `XYSpacing`, `ZSpacing`, `ImageOrientationPatient` are used. Geometry is taken from it where the header has
+            none (spacing 1×1×1, as in the first release); array axes i, j, k then lie along the row cosine, the column
+            cosine and their normal. The rescale is applied where the voxels are no HU yet, never twice.
 
     Returns:
-        The volume in HU and canonical order. Its flags tell where geometry and rescale came from ("geometry:header" or
-        "geometry:csv", "rescale:header" or "rescale:csv") and what looks odd ("hu:implausible", "orientation:tilted").
+        The volume in HU. An oblique scan is turned by the closest axis permutation and flips, not resampled. `flags`:
+        `rescale:csv` or `rescale:header` (applied already); `geometry:csv` or `geometry:header`; and, where it applies,
+        `rescale:unsure`, `hu:implausible`, `spacing:disagrees`, `orientation:assumed`, `orientation:oblique`.
 
     Raises:
-        VolumeError: the file is not a usable CT volume; says why.
+        VolumeError: the file is missing, damaged, no image, not 3-D, has fewer than 8 voxels along an axis, one value only,
+            a value that is no number, an impossible spacing, or no geometry at all.
     """
     path = Path(path)
-    header = _read(path)
-    _check(path, header)
-    flags = []
-    spacing, directions = header.spacing, header.directions
-    if metadata is not None and header.bare:
-        spacing, directions = _geometry_of(path, metadata)
-        flags.append("geometry:csv")
-    else:
-        flags.append("geometry:header")
-    array = header.stored.astype(np.float32)
-    if metadata is not None:
-        slope, intercept = _number(path, metadata, "RescaleSlope"), _number(path, metadata, "RescaleIntercept")
-        if _needs_rescale(array, slope, intercept):
-            array *= slope
-            array += intercept
-            flags.append("rescale:csv")
-        else:
-            flags.append("rescale:header")
-    if abs(_air_of(array) - AIR) > AIR_TOLERANCE:
+    stored = read_stored(path)
+    _check_content(path, stored.array)
+    array, flags = _hounsfield(path, stored.array, metadata)
+    spacing, directions, geometry_flags = _geometry(path, stored, metadata)
+    turned, turned_spacing, tilt = reorient(array, spacing, directions)
+    flags += geometry_flags
+    if tilt > OBLIQUE:
+        flags.append("orientation:oblique")
+    return Volume(turned, turned_spacing, str(path), tuple(flags))
+
+
+def _check_content(path: Path, array: npt.NDArray[Any]) -> None:
+    if min(array.shape) < FEWEST_VOXELS:
+        sizes = "×".join(map(str, array.shape))
+        raise VolumeError(
+            path, f"the volume has only {sizes} voxels; give one of at least 8 slices in every direction."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        share = 1 - float(np.isfinite(array).mean())
+        raise VolumeError(path, f"{max(share, 1e-4):.2%} of its voxels are NaN or infinite; export the scan again.")
+    if np.ptp(hounsfield.sample(array)) == 0 and array.min() == array.max():
+        raise VolumeError(
+            path, f"all of its voxels are {array.flat[0]:g}: there is no picture in it; export the scan again."
+        )
+
+
+def _hounsfield(
+    path: Path, array: npt.NDArray[Any], metadata: Mapping[str, Any] | None
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    slope, intercept = _numbers(path, metadata, "RescaleSlope", 1), _numbers(path, metadata, "RescaleIntercept", 1)
+    values = hounsfield.sample(array)
+    flags = ["rescale:header"]
+    converted = np.asarray(array, dtype=np.float32)
+    if slope and intercept:
+        apply, sure = hounsfield.needs_rescale(values, slope[0], intercept[0])
+        if apply:
+            converted = converted * np.float32(slope[0]) + np.float32(intercept[0])
+            values = values * np.float32(slope[0]) + np.float32(intercept[0])
+            flags = ["rescale:csv"]
+        if not sure:
+            flags.append("rescale:unsure")
+    if hounsfield.likeness(values) < hounsfield.PLAUSIBLE:
         flags.append("hu:implausible")
-    turned, spacing, tilt = reorient(array, spacing, directions)
-    if tilt > LARGEST_TILT:
-        flags.append("orientation:tilted")
-    return Volume(turned, spacing, str(path), tuple(flags))
+    return converted, flags
 
 
-def _read(path: Path) -> _Header:
-    if not path.exists():
-        raise VolumeError(path, "there is no such file: correct the path")
-    if path.is_dir():
-        raise VolumeError(path, "is a folder: give a NIfTI, NRRD or MetaImage file")
-    if path.stat().st_size == 0:
-        raise VolumeError(path, "the file is empty: fetch it again")
-    name = path.name.lower()
-    if name.endswith(NIFTI):
-        return _read_nifti(path)
-    if name.endswith(ITK):
-        return _read_itk(path)
-    raise VolumeError(path, f"is none of {', '.join(NIFTI + ITK)}: convert it to one of these")
+def _geometry(
+    path: Path, stored: Stored, metadata: Mapping[str, Any] | None
+) -> tuple[tuple[float, float, float], npt.NDArray[np.float64], list[str]]:
+    in_plane, between = _numbers(path, metadata, "XYSpacing", 2), _numbers(path, metadata, "ZSpacing", 1)
+    table = (in_plane[0], in_plane[1], between[0]) if in_plane and between else None
+    if table and not all(math.isfinite(s) and s > 0 for s in table):
+        raise VolumeError(path, f"its metadata row gives XYSpacing and ZSpacing {table}, which cannot be: correct it.")
+    bare = bool(np.allclose(stored.spacing, 1.0, atol=1e-4))
+    if bare and table:
+        orientation = _numbers(path, metadata, "ImageOrientationPatient", 6)
+        flags = ["geometry:csv"] + ([] if orientation else ["orientation:assumed"])
+        return table, _directions(path, orientation or [1, 0, 0, 0, 1, 0]), flags
+    if bare and metadata is not None:
+        raise VolumeError(
+            path,
+            "neither its header nor its metadata row gives a spacing: add XYSpacing and ZSpacing to the metadata CSV.",
+        )
+    flags = ["geometry:header"] + ([] if stored.oriented else ["orientation:assumed"])
+    if table and not np.allclose(stored.spacing, table, rtol=SAME_SPACING):
+        flags.append("spacing:disagrees")
+    return stored.spacing, stored.directions, flags
 
 
-def _read_nifti(path: Path) -> _Header:
-    import nibabel as nib
-
-    try:
-        image: Any = nib.load(path)  # type: ignore[attr-defined, unused-ignore]
-        stored = np.asanyarray(image.dataobj)
-    except Exception as error:  # nibabel, gzip and zlib each have their own
-        raise VolumeError(path, f"cannot be read as NIfTI, truncated or damaged ({_first_line(error)})") from error
-    while stored.ndim > 3 and stored.shape[-1] == 1:
-        stored = stored[..., 0]
-    zooms = [float(z) for z in image.header["pixdim"][1:4]]
-    affine = np.asarray(image.affine, dtype=np.float64)[:3]
-    columns = np.linalg.norm(affine[:, :3], axis=0)
-    if not all(math.isfinite(z) and z > 0 for z in (*zooms, *columns)):
-        raise VolumeError(path, f"its voxel spacing is {tuple(zooms)} mm: correct the header, each must be above 0")
-    # NIfTI's world points right, anterior, superior; ours left, posterior, superior.
-    directions = np.diag([-1.0, -1.0, 1.0]) @ (affine[:, :3] / columns)
-    bare = bool(np.array_equal(affine, np.eye(4)[:3]))
-    return _Header(stored, (float(columns[0]), float(columns[1]), float(columns[2])), directions, bare)
+def _directions(path: Path, orientation: list[float]) -> npt.NDArray[np.float64]:
+    """DICOM's row and column cosines to the directions (3, 3) of the axes i, j, k, one a column."""
+    row, column = np.array(orientation[:3], dtype=np.float64), np.array(orientation[3:], dtype=np.float64)
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if not np.allclose(lengths, 1.0, atol=0.01) or abs(float(row @ column)) > 0.05:
+        raise VolumeError(path, f"its metadata row gives ImageOrientationPatient {orientation}, no pair of directions.")
+    return np.stack([row, column, np.cross(row, column)], axis=1)
 
 
-def _read_itk(path: Path) -> _Header:
-    import SimpleITK as sitk
+def _numbers(path: Path, metadata: Mapping[str, Any] | None, field: str, count: int) -> list[float] | None:
+    """The numbers of a field, written as a number or like "[0.7, 0.7]"; None where the row has none.
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise VolumeError(path, f"cannot be read, truncated or damaged ({_first_line(error)})") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        size = "x".join(str(n) for n in image.GetSize())
-        raise VolumeError(path, f"is not a 3-D volume of one value a voxel but {size}: give one scan a file")
-    spacing = image.GetSpacing()
-    if not all(math.isfinite(s) and s > 0 for s in spacing):
-        raise VolumeError(path, f"its voxel spacing is {spacing} mm: correct the header, each must be above 0")
-    stored = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
-    directions = np.array(image.GetDirection(), dtype=np.float64).reshape(3, 3)
-    return _Header(stored, (spacing[0], spacing[1], spacing[2]), directions, bare=False)
-
-
-def _check(path: Path, header: _Header) -> None:
-    stored = header.stored
-    if stored.ndim != 3:
-        raise VolumeError(path, f"is a {stored.ndim}-D image of shape {stored.shape}: give a 3-D volume")
-    if min(stored.shape) < FEWEST_SLICES:
-        raise VolumeError(path, f"is only {stored.shape} voxels: a scan needs at least {FEWEST_SLICES} along each axis")
-    if not np.issubdtype(stored.dtype, np.number) or np.iscomplexobj(stored):
-        raise VolumeError(path, f"its voxels are of type {stored.dtype}, not numbers")
-    if not np.isfinite(stored).all():
-        raise VolumeError(path, "holds voxels that are not numbers (NaN or infinite): export it again")
-    if stored.min() == stored.max():
-        raise VolumeError(path, f"every voxel is {stored.min()}: export it again")
-
-
-def _geometry_of(path: Path, metadata: Mapping[str, Any]) -> tuple[tuple[float, float, float], npt.NDArray[np.float64]]:
-    """Spacing and directions from a metadata row: rows run along the first cosine, columns along the second (DICOM)."""
-    in_plane = _numbers(path, metadata, "XYSpacing", 2)
-    spacing = (in_plane[0], in_plane[1], _number(path, metadata, "ZSpacing"))
-    if min(spacing) <= 0:
-        raise VolumeError(path, f"its voxel spacing in the metadata table is {spacing} mm: each must be above 0")
-    cosines = np.array(_numbers(path, metadata, "ImageOrientationPatient", 6)).reshape(2, 3)
-    normal = np.cross(cosines[0], cosines[1])
-    return spacing, np.stack([cosines[0], cosines[1], normal], axis=1)
-
-
-def _number(path: Path, metadata: Mapping[str, Any], field: str) -> float:
-    try:
-        value = float(metadata[field])
-    except (KeyError, TypeError, ValueError) as error:
-        raise VolumeError(path, f"its row of the metadata table has no number in {field}") from error
-    if not math.isfinite(value):
-        raise VolumeError(path, f"its row of the metadata table has no number in {field}")
-    return value
-
-
-def _numbers(path: Path, metadata: Mapping[str, Any], field: str, count: int) -> list[float]:
-    try:
-        values = [float(v) for v in ast.literal_eval(str(metadata[field]))]
-    except (KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise VolumeError(path, f"its row of the metadata table has no list of {count} numbers in {field}") from error
-    if len(values) != count or not all(math.isfinite(v) for v in values):
-        raise VolumeError(path, f"its row of the metadata table has no list of {count} numbers in {field}")
-    return values
-
-
-def _needs_rescale(array: npt.NDArray[np.float32], slope: float, intercept: float) -> bool:
-    """Whether the values are stored ones, not HU: whichever reading puts the scan's air nearer to -1000 HU is right."""
-    air = _air_of(array)
-    return abs(air * slope + intercept - AIR) < abs(air - AIR)
-
-
-def _air_of(array: npt.NDArray[np.float32]) -> float:
-    """The value of air: the middle of the darkest tenth, without the padding that scanners write outside the circle."""
-    sample = np.sort(array[::3, ::3, ::2], axis=None)
-    lowest = sample[0]
-    inside = sample[np.searchsorted(sample, lowest, side="right") :]
-    # Padding is one value far below air; a scan clipped at air has that very value in its darkest voxels too.
-    values = inside if len(inside) > len(sample) // 4 and inside[0] - lowest > AIR_TOLERANCE else sample
-    return float(values[len(values) // 20])
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    Raises:
+        VolumeError: something else stands there.
+    """
+    value = None if metadata is None else metadata.get(field)
+    if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
+        return None
+    found = [float(number) for number in _NUMBER.findall(str(value))]
+    if len(found) != count:
+        raise VolumeError(path, f"its metadata row gives {field} as {value!r}, not {count} numbers: correct the table.")
+    return found

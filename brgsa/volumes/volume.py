@@ -38,7 +38,9 @@ def axis_order(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, int, int
         an array axis and the patient axis that it becomes (0 for a straight scan).
     """
     cosines = np.abs(directions)
-    order = max(itertools.permutations(range(3)), key=lambda axes: float(sum(cosines[p, a] for p, a in enumerate(axes))))
+    order = max(
+        itertools.permutations(range(3)), key=lambda axes: float(sum(cosines[p, a] for p, a in enumerate(axes)))
+    )
     flips = tuple(bool(directions[p, a] < 0) for p, a in enumerate(order))
     smallest = min(float(cosines[p, a]) for p, a in enumerate(order))
     tilt = float(np.degrees(np.arccos(np.clip(smallest, 0.0, 1.0))))

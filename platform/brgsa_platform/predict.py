@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -31,16 +32,25 @@ class Ranked(NamedTuple):
     percentile: float | None
 
 
+WARNINGS = {
+    "hu:implausible": "Its air is not near -1000 HU, so these may not be Hounsfield units and the scores mean little. A file "
+    "of CT-RATE's first release needs its metadata table.",
+    "orientation:tilted": "The scan lies askew of the patient's axes, and is not straightened.",
+}
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """One scan's prompts, ranked: by percentile where every prompt has one, else by score."""
+    """One scan's prompts, ranked: by percentile where every prompt has one, else by score; and what looks odd in it."""
 
     scan: Path
     rows: list[Ranked]
+    warnings: list[str]
     picture: Path | None = None
 
     def to_json(self) -> str:
-        tree = {"scan": str(self.scan), "prompts": [row._asdict() for row in self.rows]}
+        prompts = [row._asdict() for row in self.rows]
+        tree = {"scan": str(self.scan), "prompts": prompts, "warnings": self.warnings}
         return json.dumps(tree, indent=1, allow_nan=False)
 
     def print(self, as_json: bool = False) -> None:
@@ -64,6 +74,8 @@ class Prediction:
         console.print(table)
         if known:
             console.print("higher than: share of the training's validation scans with a lower score for that prompt.")
+        for warning in self.warnings:
+            console.print(f"Caution: {warning}", highlight=False, markup=False)
         if self.picture is not None:
             console.print(f"What the model saw: {self.picture}", highlight=False, markup=False)
 
@@ -74,6 +86,7 @@ def predict(
     prompts: Sequence[str] | None = None,
     *,
     pairing: str = "mean",
+    metadata: Path | str | None = None,
     picture: Path | str | None = None,
     device: str | None = None,
 ) -> Prediction:
@@ -83,11 +96,13 @@ def predict(
         checkpoint: a checkpoint folder, or a run's (its best checkpoint).
         scan_path: a CT in HU (see `brgsa.volumes.read_volume`).
         prompts: texts to score; default "There is …" for each label of the checkpoint.
+        metadata: CT-RATE's metadata table (CSV), for a file whose header lacks spacing or HU rescale.
         picture: PNG file for three planes of what the model sees.
         device: default "cuda" where there is one.
 
     Raises:
-        UserError: the checkpoint or the scan cannot be used, a prompt is empty, or the picture cannot be written.
+        UserError: the checkpoint, the scan or its metadata cannot be used, a prompt is empty, or the picture cannot be
+            written.
     """
     scan_path = Path(scan_path)
     if picture is not None:
@@ -100,7 +115,8 @@ def predict(
         raise UserError('A prompt is empty: give --prompt a sentence such as "There is pleural effusion."')
 
     geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
-    array = standardize(read_volume(scan_path), geometry)
+    scan = read_volume(scan_path, None if metadata is None else _metadata_row(Path(metadata), scan_path.name))
+    array = standardize(scan, geometry)
     model = loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     seen = np.ascontiguousarray(datasets.centre_crop(array, model.config.vision.volume))
     volume = torch.from_numpy(seen).float().div_(1000.0).clamp_(-1.0, 1.0)[None, None]
@@ -117,7 +133,8 @@ def predict(
         from brgsa_platform import figures
 
         figures.save(figures.planes_figure([("what the model sees", seen)], geometry.spacing), picture)
-    return Prediction(scan_path, rows, None if picture is None else Path(picture))
+    warnings = [WARNINGS[flag] for flag in scan.flags if flag in WARNINGS]
+    return Prediction(scan_path, rows, warnings, None if picture is None else Path(picture))
 
 
 def _percentile(reference: Mapping[str, Sequence[float]], text: str, score: float) -> float | None:
@@ -126,6 +143,17 @@ def _percentile(reference: Mapping[str, Sequence[float]], text: str, score: floa
     if not known:
         return None
     return (bisect.bisect_left(known, score) + bisect.bisect_right(known, score)) / (2 * len(known))
+
+
+def _metadata_row(table: Path, volume: str) -> dict[str, str]:
+    try:
+        with table.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("VolumeName") == volume:
+                    return row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"The metadata table {table} cannot be read ({error}): give CT-RATE's CSV.") from error
+    raise UserError(f"The metadata table {table} has no row whose VolumeName is {volume}: give the table of this scan.")
 
 
 def _check_picture(path: Path) -> None:

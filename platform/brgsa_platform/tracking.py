@@ -144,7 +144,9 @@ class Run:
                 self._client.log_batch(self.run_id, metrics=self._unsent[:500])
                 self._unsent = self._unsent[500:]
         except Exception as error:  # any failure of the server or its database: metrics wait for the next call
-            log.warning("MLflow does not take metrics now (%s); %d points wait", type(error).__name__, len(self._unsent))
+            log.warning(
+                "MLflow does not take metrics now (%s); %d points wait", type(error).__name__, len(self._unsent)
+            )
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         for key, value in tags.items():

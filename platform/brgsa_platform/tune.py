@@ -205,7 +205,7 @@ def _check_space(parameters: Sequence[tune_spaces.Parameter], base: RunConfig) -
     for parameter in parameters:
         ends = parameter.choices if parameter.kind == "categorical" else (parameter.low, parameter.high)
         for value in ends:
-            drawn_config(base, {parameter.field: int(value) if parameter.kind == "int" else value})  # type: ignore[arg-type]
+            drawn_config(base, {parameter.field: int(value) if parameter.kind == "int" else value})
 
 
 def _summarize_missing(store: Store, parameters: Sequence[tune_spaces.Parameter]) -> None:

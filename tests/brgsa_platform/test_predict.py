@@ -89,6 +89,35 @@ def test_percentiles_stand_among_the_validation_scores(tmp_path: Path, scan: Pat
     assert mixed[0].score >= mixed[1].score
 
 
+def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
+    saved: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CT-RATE's first release: stored values, and a header that says nothing."""
+    stored = np.asarray(nibabel.load(scan).dataobj).astype(np.int16) + 1024
+    bare = tmp_path / "train_1_a_1.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), bare)
+    table = tmp_path / "metadata.csv"
+    fields = {
+        "VolumeName": bare.name,
+        "RescaleSlope": "1",
+        "RescaleIntercept": "-1024",
+        "XYSpacing": "[2.0, 2.0]",
+        "ZSpacing": "4.0",
+        "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
+    }
+    table.write_text(",".join(fields) + "\n" + ",".join(f'"{value}"' for value in fields.values()) + "\n")
+    found, expected = predict(saved, bare, metadata=table), predict(saved, scan)
+    assert [row.prompt for row in found.rows] == [row.prompt for row in expected.rows]
+    assert [row.score for row in found.rows] == pytest.approx([row.score for row in expected.rows], abs=1e-6)
+    assert not found.warnings
+    predict(saved, bare).print()
+    assert "Caution" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"metadata\.csv.*scan\.nii\.gz"):
+        predict(saved, scan, metadata=table)
+    with pytest.raises(UserError, match=r"other\.csv"):
+        predict(saved, bare, metadata=tmp_path / "other.csv")
+
+
 def test_printed_as_table_and_as_json(saved: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = predict(saved, scan)
     found.print(as_json=True)

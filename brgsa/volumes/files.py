@@ -1,0 +1,164 @@
+"""Image files as they are stored: voxels, spacing and axis directions, nothing interpreted yet.
+
+NIfTI is parsed here from its bytes, with nibabel's header classes: ITK reads a .nii.gz that is cut short as if it were
+whole, and turns a zero or negative spacing into a positive one without a word. Other formats go through SimpleITK.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brgsa.volumes.errors import VolumeError
+
+CUT_SHORT = "the file is cut short or damaged; copy it again from its source."
+NOT_AN_IMAGE = (
+    "this is not an image that can be read: give NIfTI (.nii, .nii.gz), NRRD (.nrrd) or MetaImage (.mha, .mhd)."
+)
+NO_SPACING = "its header gives a spacing of {}, which cannot be: correct the header or export the scan again."
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An image as its file holds it.
+
+    Attributes:
+        array: voxels (i, j, k), i the fastest in the file, with the header's own rescale applied.
+        spacing: mm along i, j, k.
+        directions: (3, 3), column a the unit direction of axis a in LPS.
+        oriented: whether the header says how the axes lie in the patient.
+    """
+
+    array: npt.NDArray[Any]
+    spacing: tuple[float, float, float]
+    directions: npt.NDArray[np.float64]
+    oriented: bool = True
+
+
+def read_stored(path: Path) -> Stored:
+    """Read an image file.
+
+    Raises:
+        VolumeError: the file is missing, empty, cut short, no image, not 3-D, or of an impossible spacing.
+    """
+    if not path.is_file():
+        raise VolumeError(path, "this is a folder, not a file." if path.is_dir() else "there is no such file.")
+    try:
+        if path.stat().st_size == 0:
+            raise VolumeError(path, "the file is empty (0 bytes); copy it again from its source.")
+        nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+        return _read_nifti(path) if nifti else _read_itk(path)
+    except OSError as error:
+        raise VolumeError(path, f"the file cannot be read ({error.strerror or error}).") from error
+
+
+def _read_nifti(path: Path) -> Stored:
+    from nibabel.spatialimages import HeaderDataError
+
+    raw = path.read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise VolumeError(path, CUT_SHORT) from error
+    header = _nifti_header(path, raw)
+    shape = _three_dimensional(path, tuple(int(n) for n in header.get_data_shape()))
+    pixdim = [float(s) for s in header["pixdim"][1:4]]
+    _check_spacing(path, pixdim)
+    try:
+        dtype = header.get_data_dtype()
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        slope, intercept = header.get_slope_inter()
+    except (HeaderDataError, ValueError) as error:
+        raise VolumeError(path, f"its NIfTI header is damaged ({error}); export the scan again.") from error
+    if dtype.kind not in "iuf":
+        raise VolumeError(path, "its voxels are no plain numbers (colour or complex); give the CT's own intensities.")
+    count, offset = int(np.prod(shape)), max(int(header["vox_offset"]), len(header.binaryblock) + 4)
+    if len(raw) < offset + count * dtype.itemsize:
+        raise VolumeError(path, CUT_SHORT)
+    array = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F")
+    if (slope, intercept) not in ((None, None), (1.0, 0.0)):
+        array = array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    columns = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]  # NIfTI's axes point to right, anterior, superior
+    lengths = np.linalg.norm(columns, axis=0)
+    _check_spacing(path, lengths.tolist())
+    spacing = (float(lengths[0]), float(lengths[1]), float(lengths[2]))
+    oriented = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+    return Stored(array, spacing, columns / lengths, oriented)
+
+
+def _nifti_header(path: Path, raw: bytes) -> Any:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    kinds: tuple[tuple[Any, int, bytes, bytes], ...] = (
+        (Nifti1Header, 348, raw[344:347], b"n+1"),
+        (Nifti2Header, 540, raw[4:7], b"n+2"),
+    )
+    for kind, length, found, magic in kinds:
+        if len(raw) >= length and found == magic:
+            return kind(raw[:length], check=False)
+    raise VolumeError(path, NOT_AN_IMAGE)
+
+
+def _read_itk(path: Path) -> Stored:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise VolumeError(path, _reason(error, NOT_AN_IMAGE)) from error
+    size = reader.GetSize()
+    shape = _three_dimensional(path, size)
+    if reader.GetNumberOfComponents() != 1:
+        raise VolumeError(path, "its voxels are no plain numbers (colour or vectors); give the CT's own intensities.")
+    _check_metaimage_spacing(path)
+    spacing = reader.GetSpacing()[:3]
+    _check_spacing(path, list(spacing))
+    directions = np.array(reader.GetDirection()).reshape(len(size), len(size))[:3, :3]
+    try:
+        array = sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise VolumeError(path, _reason(error, CUT_SHORT)) from error
+    return Stored(array.reshape(shape[::-1]).T, (spacing[0], spacing[1], spacing[2]), directions)
+
+
+def _reason(error: RuntimeError, otherwise: str) -> str:
+    return NO_SPACING.format("zero") if "spacing is not supported" in str(error) else otherwise
+
+
+def _check_metaimage_spacing(path: Path) -> None:
+    """ITK takes the absolute value of a MetaImage's spacing, so its text header is looked at."""
+    if path.suffix.lower() in (".mha", ".mhd"):
+        with path.open("rb") as file:
+            found = re.search(rb"^ElementSpacing\s*=\s*(.+)$", file.read(4096), re.MULTILINE)
+        if found and any(value.startswith(b"-") for value in found[1].split()):
+            raise VolumeError(path, NO_SPACING.format(found[1].decode(errors="replace").strip()))
+
+
+def _three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape without trailing axes of length one.
+
+    Raises:
+        VolumeError: it has not three axes then.
+    """
+    wanted = shape[:3] if all(n == 1 for n in shape[3:]) else shape
+    if len(wanted) != 3:
+        sizes = "×".join(map(str, shape))
+        raise VolumeError(path, f"the image has {len(shape)} dimensions ({sizes}); give one 3-D volume a file.")
+    return wanted[0], wanted[1], wanted[2]
+
+
+def _check_spacing(path: Path, spacing: list[float]) -> None:
+    if not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise VolumeError(path, NO_SPACING.format("×".join(f"{s:g}" for s in spacing) + " mm"))

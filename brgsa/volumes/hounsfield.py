@@ -1,0 +1,49 @@
+"""Whether stored values are Hounsfield units already, told from the voxels.
+
+CT-RATE's first release stores what the scanner stored (HU only after slope and intercept of the metadata table), its
+later release stores HU. The table is the same for both, so only the voxels can say whether to apply it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+AIR, SOFT_TISSUE = (-1100.0, -700.0), (-150.0, 150.0)  # HU of air and lung, and of fat, water and muscle
+PLAUSIBLE = 0.005  # a chest CT has more of its voxels than this in both
+SAMPLE = 64  # voxels along an axis
+
+
+def sample(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """At most 64³ voxels, evenly taken from a volume, in one row."""
+    steps = tuple(slice(None, None, max(1, n // SAMPLE)) for n in array.shape)
+    return np.asarray(array[steps], dtype=np.float32).ravel()
+
+
+def likeness(values: npt.NDArray[np.float32]) -> float:
+    """How much values look like a chest in HU: the smaller of the shares of air-like and of tissue-like voxels.
+
+    Both are needed: after one rescale too many, soft tissue stands where air was, and nothing where soft tissue was. The
+    lowest value is left out, being mostly what a scanner puts outside its field of view.
+    """
+    inside = values[values > values.min()]
+    if not len(inside):
+        return 0.0
+    return min(float(np.mean((inside >= low) & (inside <= high))) for low, high in (AIR, SOFT_TISSUE))
+
+
+def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: float) -> tuple[bool, bool]:
+    """Whether values are yet to be rescaled with the table's slope and intercept, and whether that is sure.
+
+    Unsure are volumes that look like a chest both ways or neither; those without a value below zero are taken as stored
+    by the scanner.
+    """
+    if (slope, intercept) == (1.0, 0.0):
+        return False, True
+    as_they_are, rescaled = likeness(values), likeness(values * np.float32(slope) + np.float32(intercept))
+    better, worse = max(as_they_are, rescaled), min(as_they_are, rescaled)
+    if better < PLAUSIBLE:
+        return bool(intercept < 0 <= values.min()), False
+    return rescaled > as_they_are, worse < better / 4
