@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any
     try:
         state = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path / 'optimizer.pt'} cannot be read: the training cannot go on from {path}.") from error
     return _read_json(path / "training.json")
 

@@ -73,12 +73,12 @@ class BrgSA(nn.Module):
     def embed_tokens(self, tokens: Tokens) -> Embeddings:
         return self._bridge(self.project_text(self.text(tokens)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_volumes(self, volumes: Tensor) -> Embeddings:
         """(B, 1, X, Y, Z) in [-1, 1] (HU / 1000) to embeddings, without gradients."""
         return self.embed_volumes(volumes.to(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         """Texts (prompts, summaries or reports) to embeddings, without gradients."""
         return self.embed_tokens(self.text.tokenize(texts).to(self.device))

@@ -82,22 +82,37 @@ class TextTower(nn.Module):
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
-    """A lower-casing WordPiece tokenizer learned from the corpus; the same corpus gives the same vocabulary."""
+    """A lower-casing WordPiece tokenizer learned from the corpus; the same corpus gives the same vocabulary.
+
+    Raises:
+        UserError: the corpus holds no word twice.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[no-untyped-call, unused-ignore]
-    inner.normalizer = normalizers.BertNormalizer(lowercase=True)
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = list(corpus)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    characters = sorted({c for text in texts for c in normalizer.normalize_str(text) if not c.isspace()})
+    draft = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    draft.normalizer = normalizer
+    draft.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL_TOKENS), show_progress=False, min_frequency=2
+        vocab_size=max(vocabulary, len(SPECIAL_TOKENS) + 2 * len(characters)),
+        # The trainer breaks ties between equally frequent pieces by their ids, and numbers single characters as its hash
+        # map has them, another way in each process. Given beforehand they have fixed ids.
+        special_tokens=[*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters)],
+        show_progress=False,
+        min_frequency=2,
     )
-    inner.train_from_iterator(corpus, trainer)
-    if inner.get_vocab_size() <= len(SPECIAL_TOKENS):
+    draft.train_from_iterator(texts, trainer)
+    pieces = draft.get_vocab()
+    if len(pieces) <= len(SPECIAL_TOKENS) + 2 * len(characters):
         raise UserError("The corpus for the text vocabulary holds no repeated words: check the reports of the store.")
+    inner = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    inner.normalizer = normalizer
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        special_tokens=[(token, inner.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+        single="[CLS] $A [SEP]", special_tokens=[(token, pieces[token]) for token in ("[CLS]", "[SEP]")]
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=inner, **names)

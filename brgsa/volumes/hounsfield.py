@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 AIR, SOFT_TISSUE = (-1100.0, -700.0), (-150.0, 150.0)  # HU of air and lung, and of fat, water and muscle
 PLAUSIBLE = 0.005  # a chest CT has more of its voxels than this in both
-SAMPLE = 64  # voxels along an axis
+SAMPLE = 48  # voxels along an axis
 
 
 def sample(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """At most 64³ voxels, evenly taken from a volume, in one row."""
-    steps = tuple(slice(None, None, max(1, n // SAMPLE)) for n in array.shape)
+    """At most 48³ voxels, evenly taken from a volume, in one row."""
+    steps = tuple(slice(None, None, -(-n // SAMPLE)) for n in array.shape)
     return np.asarray(array[steps], dtype=np.float32).ravel()
 
 

@@ -17,7 +17,7 @@ from brgsa.volumes.files import Stored, read_stored
 from brgsa.volumes.volume import Volume, reorient
 
 FEWEST_VOXELS = 8  # along any axis
-OBLIQUE = 1.0  # degrees
+LARGEST_TILT = 10.0  # degrees off the patient's axes that pass without a flag
 SAME_SPACING = 0.01  # relative
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -34,9 +34,9 @@ def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None) -> 
             cosine and their normal. The rescale is applied where the voxels are no HU yet, never twice.
 
     Returns:
-        The volume in HU. An oblique scan is turned by the closest axis permutation and flips, not resampled. `flags`:
+        The volume in HU. A tilted scan is turned by the closest axis permutation and flips, not resampled. `flags`:
         `rescale:csv` or `rescale:header` (applied already); `geometry:csv` or `geometry:header`; and, where it applies,
-        `rescale:unsure`, `hu:implausible`, `spacing:disagrees`, `orientation:assumed`, `orientation:oblique`.
+        `rescale:unsure`, `hu:implausible`, `spacing:disagrees`, `orientation:assumed`, `orientation:tilted`.
 
     Raises:
         VolumeError: the file is missing, damaged, no image, not 3-D, has fewer than 8 voxels along an axis, one value only,
@@ -49,8 +49,8 @@ def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None) -> 
     spacing, directions, geometry_flags = _geometry(path, stored, metadata)
     turned, turned_spacing, tilt = reorient(array, spacing, directions)
     flags += geometry_flags
-    if tilt > OBLIQUE:
-        flags.append("orientation:oblique")
+    if tilt > LARGEST_TILT:
+        flags.append("orientation:tilted")
     return Volume(turned, turned_spacing, str(path), tuple(flags))
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 LABELS = tuple(dict.fromkeys(name for names in LABEL_SETS.values() for name in names))
 NOT_GIVEN = "Not given."
+METADATA = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
+LABEL_TABLES = "*labels*.csv"
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
@@ -26,8 +28,11 @@ class Item:
     """One volume to prepare.
 
     Attributes:
+        path: the file.
+        source: the same below the archive's folder, as the store keeps it.
+        report: its text; empty where there is none.
         labels: 1, 0, or None (unknown) per label name.
-        metadata: CT-RATE's metadata row, for files whose header says nothing.
+        metadata: CT-RATE's metadata row, for files whose header says nothing; None in layouts without one.
     """
 
     volume_id: str
@@ -35,6 +40,7 @@ class Item:
     patient_id: str
     split: str
     path: str
+    source: str
     report: str
     labels: dict[str, int | None] = field(default_factory=dict)
     metadata: dict[str, Any] | None = None
@@ -62,43 +68,58 @@ def read_layout(source: Path, layout: str, validation_fraction: float) -> list[I
     if repeated:
         shown = ", ".join(repeated[:3]) + (" …" if len(repeated) > 3 else "")
         raise UserError(f"{source} names {len(repeated)} volume ids more than once ({shown}): make each id unique.")
-    splits: dict[str, str] = {}
-    for item in items:
-        if splits.setdefault(item.patient_id, item.split) != item.split:
-            raise UserError(
-                f"{source} puts the patient of volume {item.volume_id} into both {splits[item.patient_id]} and {item.split}: "
-                "give all volumes of a patient one split."
-            )
+    _one_for_each(source, items, "patient_id", "split", "give all volumes of a patient one split")
+    _one_for_each(source, items, "scan_id", "patient_id", "give all reconstructions of a scan one patient")
     return items
+
+
+def _one_for_each(source: Path, items: Iterable[Item], owner: str, belonging: str, mend: str) -> None:
+    """Refuse an owner (a patient, say) with more than one of what belongs to it (splits), and name a volume of it."""
+    found: dict[str, str] = {}
+    for item in items:
+        first = found.setdefault(getattr(item, owner), getattr(item, belonging))
+        if first != getattr(item, belonging):
+            raise UserError(
+                f"{source} gives the {owner} of volume {item.volume_id} more than one {belonging} ({first} and "
+                f"{getattr(item, belonging)}): {mend}."
+            )
 
 
 def ct_rate(source: Path, validation_fraction: float) -> Iterable[Item]:
     """CT-RATE's tree: dataset/{train,valid}/PATIENT/SCAN/VOLUME.nii.gz, and tables of reports, metadata and labels.
 
-    "valid" is the published test set; the validation split is cut from "train" by patient.
+    `train_fixed` and `valid_fixed`, the later release's folders, are read too. "valid" is the published test set; the
+    validation split is cut from "train" by patient. A volume without its own row of the reports has that of another
+    reconstruction of its scan.
     """
     root = source / "dataset" if (source / "dataset").is_dir() else source
     reports = _tables(root / "radiology_text_reports", "*reports*.csv", ("Findings_EN", "Impressions_EN"))
-    metadata = _tables(
-        root / "metadata", "*metadata*.csv", ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing")
-    )
-    labels = _tables(root / "multi_abnormality_labels", "*labels*.csv", (), required=False)
+    metadata = _tables(root / "metadata", "*metadata*.csv", ())
+    labels = _tables(root / "multi_abnormality_labels", LABEL_TABLES, (), required=False)
+    by_scan = {_scan_of(name): row for name, row in reports.items()}
     for split in ("train", "valid"):
-        for path in sorted((root / split).glob("*/*/*.nii.gz")):
+        for path in sorted(p for folder in (split, f"{split}_fixed") for p in (root / folder).glob("*/*/*.nii.gz")):
             name = path.name
-            scan = name.removesuffix(".nii.gz").rpartition("_")[0]
-            patient = scan.rpartition("_")[0]
-            row = reports.get(name, {})
+            scan = _scan_of(name)
+            patient = scan.rpartition("_")[0] or scan
+            row = reports.get(name) or by_scan.get(scan, {})
             yield Item(
                 volume_id=name.removesuffix(".nii.gz"),
                 scan_id=scan,
                 patient_id=patient,
                 split="test" if split == "valid" else _split_of(patient, 0.0, validation_fraction),
-                path=str(path),
+                path=str(path.absolute()),
+                source=path.relative_to(root).as_posix(),
                 report=_joined(row.get("Findings_EN"), row.get("Impressions_EN")),
                 labels=_labels(labels.get(name, {}), name),
-                metadata=metadata.get(name),
+                metadata={field: metadata.get(name, {}).get(field) for field in METADATA},
             )
+
+
+def _scan_of(volume_name: str) -> str:
+    """train_1_a of train_1_a_2.nii.gz."""
+    stem = volume_name.removesuffix(".nii.gz")
+    return stem.rpartition("_")[0] or stem
 
 
 def manifest(source: Path, validation_fraction: float) -> Iterable[Item]:
@@ -113,10 +134,10 @@ def manifest(source: Path, validation_fraction: float) -> Iterable[Item]:
             raise UserError(
                 f"The manifest {source} has no column {column!r}; it has: {', '.join(map(str, table.columns))}."
             )
-    for number, row in enumerate(table.to_dict("records"), start=2):
+    for number, row in enumerate(table.to_dict("records"), start=1):
         volume = _text(row["volume"])
         if not volume:
-            raise UserError(f"The manifest {source} has no path in column 'volume' at line {number}.")
+            raise UserError(f"The manifest {source} has no path in column 'volume' in row {number}.")
         path = Path(volume) if Path(volume).is_absolute() else source.parent / volume
         volume_id = _text(row.get("volume_id")) or _stem(path)
         scan = _text(row.get("scan_id")) or volume_id
@@ -124,7 +145,7 @@ def manifest(source: Path, validation_fraction: float) -> Iterable[Item]:
         split = _text(row.get("split")) or _split_of(patient, 0.1, validation_fraction)
         if split not in SPLITS:
             raise UserError(
-                f"The manifest {source} has the split {split!r} at line {number}: use one of {', '.join(SPLITS)}."
+                f"The manifest {source} has the split {split!r} in row {number}: use one of {', '.join(SPLITS)}."
             )
         yield Item(
             volume_id=volume_id,
@@ -132,6 +153,7 @@ def manifest(source: Path, validation_fraction: float) -> Iterable[Item]:
             patient_id=patient,
             split=split,
             path=str(path.absolute()),
+            source=volume,
             report=_text(row["report"]),
             labels=_labels(row, volume_id),
         )
@@ -150,7 +172,9 @@ def _tables(folder: Path, pattern: str, columns: tuple[str, ...], required: bool
         table = _read_table(file)
         for column in ("VolumeName", *columns):
             if column not in table.columns:
-                raise UserError(f"{file} has no column {column!r}: CT-RATE's tables have one.")
+                raise UserError(f"{file} has no column {column!r}; it has: {', '.join(map(str, table.columns))}.")
+        if pattern == LABEL_TABLES and not set(LABELS) & set(table.columns):
+            raise UserError(f"{file} has no column of a known abnormality, such as {LABELS[0]!r}: mend or remove it.")
         for row in table.to_dict("records"):
             rows.setdefault(str(row["VolumeName"]), {}).update({str(k): v for k, v in row.items()})
     return rows
@@ -160,9 +184,13 @@ def _read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=True)
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            # As written: an id of 007 is not 7, and a report may be the word None.
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError as error:
-        raise UserError(f"The table {path} is empty.") from error
+        raise UserError(f"The table {path} is empty: give one with a header and a row a volume.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"The table {path} cannot be read ({str(error).splitlines()[0]}).") from error
     return table
@@ -192,8 +220,8 @@ def _labels(row: Mapping[Any, Any], volume: str) -> dict[str, int | None]:
         value = row[name]
         if value is None or value != value or value == "":
             found[name] = None
-        elif value in (0, 1, "0", "1"):
-            found[name] = int(value)
+        elif value in (0, 1, "0", "1", "0.0", "1.0"):
+            found[name] = int(float(value))
         else:
             raise UserError(f"The label {name!r} of volume {volume} is {value!r}: use 0, 1 or nothing.")
     return found
