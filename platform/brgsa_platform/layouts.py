@@ -94,7 +94,7 @@ def ct_rate(source: Path, validation_fraction: float) -> Iterable[Item]:
     """
     root = source / "dataset" if (source / "dataset").is_dir() else source
     reports = _tables(root / "radiology_text_reports", "*reports*.csv", ("Findings_EN", "Impressions_EN"))
-    metadata = _tables(root / "metadata", "*metadata*.csv", ())
+    metadata = _tables(root / "metadata", "*metadata*.csv", (), required=False)
     labels = _tables(root / "multi_abnormality_labels", LABEL_TABLES, (), required=False)
     by_scan = {_scan_of(name): row for name, row in reports.items()}
     for split in ("train", "valid"):
@@ -185,15 +185,13 @@ def _read_table(path: Path) -> pd.DataFrame:
 
     try:
         if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            # As written: an id of 007 is not 7, and a report may be the word None.
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            return pd.read_parquet(path)
+        # As written: an id of 007 is not 7, and a report may be the word None.
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError as error:
         raise UserError(f"The table {path} is empty: give one with a header and a row a volume.") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"The table {path} cannot be read ({str(error).splitlines()[0]}).") from error
-    return table
+        raise UserError(f"The table {path} cannot be read ({str(error).splitlines()[0]}): mend or replace it.") from error
 
 
 def _split_of(patient: str, test: float, validation: float) -> str:

@@ -2,8 +2,9 @@
 
     STORE/store.json                     geometry, labels, fingerprint; "complete" only when every shard is there
     STORE/volumes/part-00000.parquet     one volume a row group
-    STORE/summaries/STYLE/part-00000.parquet
+    STORE/index.parquet                  every row without its volume, in shard order
     STORE/quarantine.parquet             what could not be used, at which stage and why
+    STORE/summaries/STYLE/part-00000.parquet
 
 A summary is a column of the store, `summary.STYLE`; it lies in a table of its own, for a text column is no reason to write
 terabytes of shards again.
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,8 @@ from brgsa.volumes import Geometry
 
 FORMAT = 1
 REPORT = "report"
-INDEX = ("volume_id", "scan_id", "patient_id", "split", "shape", "spacing", "report", "labels", "source", "flags")
+SUMMARY = "summary."
+INDEX_FILE, QUARANTINE_FILE, SUMMARY_FILE = "index.parquet", "quarantine.parquet", "part-00000.parquet"
 
 
 def schema(labels: Sequence[str]) -> pa.Schema:
@@ -86,25 +90,31 @@ class Store:
 
         Args:
             columns: of a shard (not `ct`), or `summary.STYLE`; default all of a shard's.
+
+        Raises:
+            UserError: there is no such column, or the style has not been computed.
         """
-        wanted = list(columns or INDEX)
-        stored = [name for name in wanted if not name.startswith("summary.")]
-        read = stored if "volume_id" in stored else [*stored, "volume_id"]
-        table = pa.concat_tables([pq.read_table(shard, columns=read) for shard in self.shards()])
+        try:
+            stored = pq.read_schema(self.path / INDEX_FILE).names
+            wanted = list(columns or stored)
+            read = [name for name in wanted if not name.startswith(SUMMARY)]
+            unknown = [name for name in read if name not in stored]
+            if unknown:
+                raise UserError(f"{self.path} has no column {unknown[0]!r}; it has: {', '.join(stored)}.")
+            table = pq.read_table(self.path / INDEX_FILE, columns=sorted({*read, "volume_id"}))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(
+                f"{self.path / INDEX_FILE} is missing or damaged: prepare the store again in another folder."
+            ) from error
         for name in wanted:
-            if name not in stored:
-                texts = self._summaries(name.removeprefix("summary."))
+            if name not in read:
+                texts = self._summaries(name.removeprefix(SUMMARY))
                 table = table.append_column(name, pa.array([texts[v] for v in table["volume_id"].to_pylist()]))
         return table.select(wanted)
 
     def styles(self) -> list[str]:
         """Summary styles that have been computed."""
-        folder = self.path / "summaries"
-        return (
-            sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-            if folder.is_dir()
-            else []
-        )
+        return sorted(file.parent.name for file in (self.path / "summaries").glob(f"*/{SUMMARY_FILE}"))
 
     def texts(self, style: str) -> dict[str, str]:
         """volume_id → text in a style; "report" is the report as written.
@@ -120,14 +130,18 @@ class Store:
         return dict(zip(table["volume_id"].to_pylist(), table["report"].to_pylist(), strict=True))
 
     def _summaries(self, style: str) -> dict[str, str]:
-        folder = self.path / "summaries" / style
-        if not folder.is_dir():
+        file = self.summary_file(style)
+        if not file.is_file():
             raise UserError(
                 f"{self.path} holds no summaries of style {style!r}: compute them with `brgsa summarize {self.path} --style "
                 f"{style}`."
             )
-        table = pq.read_table(str(folder))
+        table = pq.read_table(file)
         return dict(zip(table["volume_id"].to_pylist(), table["summary"].to_pylist(), strict=True))
+
+    def summary_file(self, style: str) -> Path:
+        """Where a style's summaries lie once they are computed: columns `volume_id`, `summary`."""
+        return self.path / "summaries" / style / SUMMARY_FILE
 
 
 def read_meta(path: Path) -> dict[str, Any] | None:
@@ -143,7 +157,17 @@ def read_meta(path: Path) -> dict[str, Any] | None:
 
 
 def write_meta(path: Path, meta: dict[str, Any]) -> None:
-    """Write store.json aside and rename it."""
-    aside = path / f".store.json.{os.getpid()}"
-    aside.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-    os.replace(aside, path / "store.json")
+    """Write store.json."""
+    with written_aside(path / "store.json") as aside:
+        aside.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A hidden name beside `path` to write to; renamed to it at the end, removed on failure."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

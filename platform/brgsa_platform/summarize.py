@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,9 +19,10 @@ from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform import tracking
 from brgsa_platform.progress import progress
 from brgsa_platform.session import quiet_data_context, ray_session
-from brgsa_platform.store import REPORT, Store
+from brgsa_platform.store import REPORT, Store, written_aside
 
 REPORTS_A_TASK = 64
+WRITTEN_BY = b"brgsa"  # key in a side table's schema metadata: which summariser wrote it, for which rows
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,7 @@ class SummarizeResult:
             f"{found['reports']:.0f} reports without a finding)"
             for style, found in self.styles.items()
         ]
-        return (
-            f"{self.store}: {', '.join(parts)}. Next: brgsa train --data {self.store} data.style={next(iter(self.styles))}"
-        )
+        return f"{self.store}: {', '.join(parts)}. Next: brgsa train --data {self.store} data.style={next(iter(self.styles))}"
 
 
 def summarize(store_path: Path | str, styles: Sequence[str]) -> SummarizeResult:
@@ -55,6 +52,7 @@ def summarize(store_path: Path | str, styles: Sequence[str]) -> SummarizeResult:
     if unknown or not styles:
         raise UserError(f"Summary style {unknown[0] if unknown else ''!r} is unknown: choose from {', '.join(STYLES)}.")
     results = {}
+    tracking.client()  # an unreachable server stops before the work
     with ray_session():
         for style in dict.fromkeys(styles):
             with tracking.run(
@@ -82,12 +80,9 @@ def summariser_version() -> str:
 def _texts(store: Store, style: str) -> dict[str, str]:
     if style == REPORT:
         return store.texts(REPORT)
-    folder = store.path / "summaries" / style
-    wanted = {"summariser": summariser_version(), "data": store.fingerprint}
-    if (
-        folder.is_dir()
-        and pq.read_schema(folder / "part-00000.parquet").metadata.get(b"brgsa") == json.dumps(wanted).encode()
-    ):
+    file = store.summary_file(style)
+    wanted = json.dumps({"summariser": summariser_version(), "data": store.fingerprint}).encode()
+    if file.is_file() and (pq.read_schema(file).metadata or {}).get(WRITTEN_BY) == wanted:
         return store.texts(style)
     table = store.index(["volume_id", "report"])
     summaries = _summarised(sorted(set(table["report"].to_pylist())), style)
@@ -95,7 +90,7 @@ def _texts(store: Store, style: str) -> dict[str, str]:
         volume: summaries[report]
         for volume, report in zip(table["volume_id"].to_pylist(), table["report"].to_pylist(), strict=True)
     }
-    _write(folder, texts, wanted)
+    _write(file, texts, wanted)
     return texts
 
 
@@ -120,20 +115,15 @@ def _summarise_batch(batch: dict[str, Any], style: str) -> dict[str, Any]:
     return {"report": reports, "summary": summarize_many(reports, style)}
 
 
-def _write(folder: Path, texts: dict[str, str], about: dict[str, str]) -> None:
+def _write(file: Path, texts: dict[str, str], about: bytes) -> None:
     table = pa.table({"volume_id": list(texts), "summary": list(texts.values())})
-    table = table.replace_schema_metadata({"brgsa": json.dumps(about)})
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        aside.mkdir(parents=True)
-        pq.write_table(table, aside / "part-00000.parquet")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(file) as aside:
+            pq.write_table(table.replace_schema_metadata({WRITTEN_BY: about}), aside, compression="zstd")
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise UserError(
-            f"Summaries cannot be written to {folder} ({error.strerror}): mend that and run it again."
+            f"Summaries cannot be written to {file} ({error.strerror or error}): mend that and run it again."
         ) from error
 
 
