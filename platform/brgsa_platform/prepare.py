@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brgsa.errors import UserError
+from brgsa.labels import CT_RATE
 from brgsa.volumes import Geometry, decode
 from brgsa_platform import tracking
 from brgsa_platform.layouts import LABELS, Item, read_layout
@@ -118,9 +119,9 @@ def _plan(items: Sequence[Item], layout: str, geometry: Geometry, validation_fra
 
 
 def _label_names(items: Sequence[Item]) -> list[str]:
-    """Labels that some volume has, in their published order."""
+    """Labels that some volume has, in their published order; CT-RATE's, all unknown, where no volume has any."""
     present = {name for item in items for name, value in item.labels.items() if value is not None}
-    return [name for name in LABELS if name in present]
+    return [name for name in LABELS if name in present] or list(CT_RATE)
 
 
 def _is_finished(out: Path, meta: dict[str, Any]) -> bool:

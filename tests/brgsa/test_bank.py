@@ -63,7 +63,7 @@ def test_kmeans_finds_the_clusters() -> None:
 
 def test_kmeans_needs_enough_embeddings() -> None:
     bank = KnowledgeBank(BankConfig(size=8, init="kmeans"), 3)
-    with pytest.raises(UserError, match="at least bank.size=8"):
+    with pytest.raises(UserError, match=r"at least bank\.size=8"):
         bank.initialise_from(torch.randn(7, 3))
 
 
