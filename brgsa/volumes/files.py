@@ -117,7 +117,7 @@ def _read_itk(path: Path) -> Stored:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise VolumeError(path, _reason(error, NOT_AN_IMAGE)) from error
+        raise VolumeError(path, NOT_AN_IMAGE) from error
     size = reader.GetSize()
     shape = _three_dimensional(path, size)
     if reader.GetNumberOfComponents() != 1:
@@ -129,12 +129,8 @@ def _read_itk(path: Path) -> Stored:
     try:
         array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise VolumeError(path, _reason(error, CUT_SHORT)) from error
+        raise VolumeError(path, CUT_SHORT) from error
     return Stored(array.reshape(shape[::-1]).T, (spacing[0], spacing[1], spacing[2]), directions)
-
-
-def _reason(error: RuntimeError, otherwise: str) -> str:
-    return NO_SPACING.format("zero") if "spacing is not supported" in str(error) else otherwise
 
 
 def _check_metaimage_spacing(path: Path) -> None:
