@@ -12,6 +12,8 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,9 +108,16 @@ def _written(cases: Sequence[Case], root: Path, workers: int | None) -> Iterator
     if workers <= 1:
         yield from map(_write_scan, jobs)
         return
-    # Spawned, not forked: the caller may hold threads (torch, Ray).
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(_write_scan, jobs, chunksize=4)
+    # Spawned, not forked: the caller may hold threads (torch, Ray). An executor, not a Pool, which would start a worker that
+    # cannot start again and again.
+    try:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from pool.map(_write_scan, jobs, chunksize=4)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A worker process of the phantom could not start or died: call write_tree from below "
+            "`if __name__ == '__main__':`, or with workers=1."
+        ) from error
 
 
 def _write_scan(job: tuple[Case, Path]) -> None:
