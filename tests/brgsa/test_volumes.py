@@ -386,9 +386,9 @@ def test_a_real_chest_stands_upright(name: str, shared_data: Path) -> None:
     low, high = inside.min(axis=0), inside.max(axis=0)
     body = hu[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))]
     third = body.shape[0] // 3
-    bone = (body[third:-third] > 150).mean(axis=(0, 2))  # along the middle, from front to back
-    behind, before = bone[len(bone) * 11 // 20 :], bone[: len(bone) // 4]
-    assert behind.max() > 1.5 * before.max(), "the spine lies at the back"
+    if "contrast" not in name:  # there the heart is as bright as bone
+        bone = [np.mean(part > 250) for part in np.array_split(body[third:-third], 3, axis=1)]
+        assert bone[2] > 2 * bone[0], "the spine lies at the back"
     lung = [np.mean((part < -700) & (part > -950)) for part in np.array_split(body, 3, axis=0)]
     assert min(lung[0], lung[2]) > 0.05, "a lung on each side"
     assert hu.min() == -1000
