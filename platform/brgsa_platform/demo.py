@@ -47,8 +47,8 @@ class Size:
     resamples: int
 
 
-FULL = Size(scans=1400, epochs=12, trials=4, trial_epochs=3, resamples=5000)
-QUICK = Size(scans=500, epochs=8, trials=2, trial_epochs=1, resamples=1000)
+FULL = Size(scans=1400, epochs=10, trials=3, trial_epochs=2, resamples=5000)
+QUICK = Size(scans=600, epochs=8, trials=2, trial_epochs=1, resamples=1000)
 
 
 def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
