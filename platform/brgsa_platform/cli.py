@@ -167,6 +167,9 @@ def predict(
     scan: Annotated[Path, typer.Argument(help="One CT: NIfTI, NRRD or MetaImage, in HU.")],
     prompt: Annotated[list[str] | None, typer.Option(help="A text to score; default every label's prompt.")] = None,
     pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
+    metadata: Annotated[
+        Path | None, typer.Option(help="CT-RATE's metadata CSV, for a file of its first release.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Write a PNG of what the model sees.")] = None,
 ) -> None:
@@ -174,7 +177,7 @@ def predict(
     from brgsa_platform import checkpoints
     from brgsa_platform.predict import predict as run
 
-    done = run(checkpoints.resolve(checkpoint), scan, prompt, pairing=pairing, picture=picture)
+    done = run(checkpoints.resolve(checkpoint), scan, prompt, pairing=pairing, metadata=metadata, picture=picture)
     done.print(as_json=json)
 
 

@@ -150,8 +150,8 @@ def read_meta(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        meta: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        meta: dict[str, Any] = dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} cannot be read ({error}): prepare the store again in another folder.") from error
     return meta
 
