@@ -86,7 +86,8 @@ def prepare(
         if len(refused) == len(items):
             # Nothing here counts as a store: what is mended is tried again.
             shutil.rmtree(out / "volumes")
-            (out / "store.json").unlink()
+            for name in (INDEX_FILE, "store.json"):
+                (out / name).unlink()
             raise UserError(
                 f"None of the {len(items)} volumes of {source} could be used: {refused[0]['reason']} The others' reasons "
                 f"are in {out / QUARANTINE_FILE}."

@@ -1,0 +1,49 @@
+"""Ray, a tracking store and a small prepared store for the tests of a module."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from brgsa.volumes import Geometry
+from brgsa_platform import session
+from brgsa_platform.prepare import prepare
+
+REPORTS = {
+    "a1": "There is a nodule of 7 mm in the right upper lobe. No pleural effusion.",
+    "a2": "There is a nodule of 7 mm in the right upper lobe. No pleural effusion.",
+    "b1": "Bilateral pleural effusion is observed. Heart size is increased.",
+    "c1": "No mass or infiltrate was detected in both lungs. Mr Secretname feels well.",
+}
+
+
+@pytest.fixture(scope="module")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray on two logical CPUs, and MLFLOW_TRACKING_URI on a fresh SQLite file."""
+    folder = tmp_path_factory.mktemp("tracking")
+    with pytest.MonkeyPatch.context() as patch, session.ray_session(num_cpus=2):
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of four volumes of three scans, one more in quarantine."""
+    folder = tmp_path_factory.mktemp("archive")
+    rng = np.random.default_rng(0)
+    rows = [["absent.nii.gz", "Lost.", "secretpatient-z", "train", 0]]
+    for number, (name, report) in enumerate(REPORTS.items()):
+        hu = rng.integers(-1000, 600, (24, 22, 12)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), folder / f"{name}.nii.gz")
+        split = ("train", "train", "validation", "test")[number]
+        rows.append([f"{name}.nii.gz", report, f"secretpatient-{name[0]}", split, int(name[0] == "b")])
+    with (folder / "scans.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["volume", "report", "patient_id", "split", "Pleural effusion"], *rows])
+    prepare(folder / "scans.csv", "manifest", folder / "store", geometry=Geometry((4.0, 4.0, 8.0), (20, 20, 10)))
+    return folder / "store"

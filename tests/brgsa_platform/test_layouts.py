@@ -1,0 +1,164 @@
+"""What lies in an archive, and which archives are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from brgsa.errors import UserError
+from brgsa_platform.layouts import Item, read_layout
+
+MANIFEST = ("volume", "report", "scan_id", "patient_id", "split", "Lung nodule", "Pneumothorax", "age")
+METADATA = ("VolumeName", "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
+
+
+def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=list(header)).to_csv(path, index=False)
+    return path
+
+
+def manifest(path: Path, *rows: list[object], header: tuple[str, ...] = MANIFEST, fraction: float = 0.1) -> list[Item]:
+    return read_layout(save_table(path / "scans.csv", header, list(rows)), "manifest", fraction)
+
+
+def test_a_manifest_s_rows(tmp_path: Path) -> None:
+    items = manifest(
+        tmp_path,
+        ["b/two.nii.gz", "Text, with a comma.", "s2", "007", "test", 1, "", 51],
+        ["/far/one.nrrd", " None ", "s1", "01", "train", 0, 1, 52],
+    )
+    assert [(i.volume_id, i.scan_id, i.patient_id, i.split) for i in items] == [
+        ("one", "s1", "01", "train"),
+        ("two", "s2", "007", "test"),
+    ]
+    assert [(i.path, i.source, i.report) for i in items] == [
+        ("/far/one.nrrd", "/far/one.nrrd", "None"),
+        (str(tmp_path / "b/two.nii.gz"), "b/two.nii.gz", "Text, with a comma."),
+    ]
+    assert items[0].labels == {"Lung nodule": 0, "Pneumothorax": 1}
+    assert items[1].labels == {"Lung nodule": 1, "Pneumothorax": None}
+    assert items[0].metadata is None
+
+
+def test_ids_default_to_the_file_s_name(tmp_path: Path) -> None:
+    table = pd.DataFrame({"volume": ["x.mha", "y.nii.gz"], "report": ["a", None], "volume_id": ["mine", None]})
+    table.to_parquet(tmp_path / "scans.parquet")
+    items = read_layout(tmp_path / "scans.parquet", "manifest", 0.1)
+    assert [(i.volume_id, i.scan_id, i.patient_id, i.report) for i in items] == [
+        ("mine", "mine", "mine", "a"),
+        ("y", "y", "y", ""),
+    ]
+
+
+def test_splits_follow_the_patient_and_nothing_else(tmp_path: Path) -> None:
+    header = ("volume", "report", "patient_id")
+    rows: list[list[object]] = [[f"v{i}.nii.gz", "x", f"p{i // 2}"] for i in range(2000)]
+    once = {i.volume_id: i for i in manifest(tmp_path, *rows, header=header)}
+    again = manifest(tmp_path, *rows[:999:-1], header=header)
+    assert all(once[i.volume_id].split == i.split for i in again)
+    counts = pd.Series([i.split for i in once.values()]).value_counts(normalize=True)
+    assert counts["train"] == pytest.approx(0.8, abs=0.04)
+    assert counts["validation"] == pytest.approx(0.1, abs=0.03)
+    assert all(once[f"v{i}"].split == once[f"v{i + 1}"].split for i in range(0, 2000, 2))
+    assert {i.split for i in manifest(tmp_path, *rows, header=header, fraction=0.0)} == {"train", "test"}
+
+
+GOOD: list[object] = ["a.nii.gz", "x", "s1", "p1", "train", 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([GOOD, GOOD], r"1 volume ids more than once \(a\)"),
+        ([GOOD, ["b.nii.gz", "x", "s2", "p1", "test", 0, 0, 1]], "more than one split .*one split"),
+        ([GOOD, ["b.nii.gz", "x", "s1", "p2", "train", 0, 0, 1]], "more than one patient_id"),
+        ([["a.nii.gz", "x", "s1", "p1", "valid", 0, 0, 1]], "the split 'valid' in row 1: use one of train"),
+        ([GOOD, ["", "x", "s2", "p2", "train", 0, 0, 1]], "'volume' in row 2"),
+        ([["a.nii.gz", "x", "s1", "p1", "train", 2, 0, 1]], "label 'Lung nodule' of volume a is '2'"),
+        ([], "holds no volumes"),
+    ],
+)
+def test_manifests_that_contradict_themselves(rows: list[list[object]], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        manifest(tmp_path, *rows)
+
+
+def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no column 'report'; it has: volume, text"):
+        manifest(tmp_path, ["a", "b"], header=("volume", "text"))
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x80,\n")
+    for name, words in (("empty.csv", "is empty"), ("broken.parquet", "cannot be"), ("binary.csv", "cannot be")):
+        with pytest.raises(UserError, match=words) as refusal:
+            read_layout(tmp_path / name, "manifest", 0.1)
+        assert name in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    for source, layout, fraction, words in (
+        (tmp_path / "absent.csv", "manifest", 0.1, "does not exist"),
+        (tmp_path, "dicomm", 0.1, "no layout 'dicomm'"),
+        (tmp_path, "manifest", 1.5, "--validation-fraction"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_layout(source, layout, fraction)
+
+
+def ct_rate(root: Path, *volumes: str) -> Path:
+    """A tree with empty volumes, reports of the first reconstructions only, metadata and labels of all."""
+    for volume in volumes:
+        folder, name = volume.split("/")
+        patient, scan = "_".join(name.split("_")[:2]), "_".join(name.split("_")[:3])
+        path = root / "dataset" / folder / patient / scan / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    names = [volume.split("/")[1] for volume in volumes]
+    dataset = root / "dataset"
+    reports = ("VolumeName", "Findings_EN", "Impressions_EN")
+    rows: list[list[object]] = [[n, "Clear lungs.", "Not given."] for n in names if n.endswith("_1.nii.gz")]
+    save_table(dataset / "radiology_text_reports" / "train_reports.csv", reports, rows)
+    save_table(dataset / "metadata" / "a_metadata.csv", METADATA, [[n, 1, -1024, "[2, 2]", 4, ""] for n in names])
+    labels = dataset / "multi_abnormality_labels"
+    save_table(labels / "train_predicted_labels.csv", ("VolumeName", "Lung nodule"), [[n, 1] for n in names])
+    save_table(labels / "valid_lt_labels.csv", ("VolumeName", "Pneumothorax"), [[n, 0] for n in names[:1]])
+    return root
+
+
+def test_ct_rate_s_tree(tmp_path: Path) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "train/train_1_a_2.nii.gz", "valid_fixed/valid_9_b_1.nii.gz")
+    items = read_layout(root, "ct-rate", 0.0)
+    assert [i.to_dict() for i in items] == [i.to_dict() for i in read_layout(root / "dataset", "ct-rate", 0.0)]
+    first, second, valid = items
+    assert (first.volume_id, first.scan_id, first.patient_id) == ("train_1_a_1", "train_1_a", "train_1")
+    assert first.report == second.report == "Findings: Clear lungs."
+    assert [i.split for i in items] == ["train", "train", "test"]
+    assert first.labels == {"Lung nodule": 1, "Pneumothorax": 0}
+    assert second.labels == {"Lung nodule": 1}
+    assert first.metadata is not None
+    assert first.metadata["RescaleIntercept"] == "-1024"
+    assert valid.source == "valid_fixed/valid_9/valid_9_b/valid_9_b_1.nii.gz"
+    assert {i.split for i in read_layout(root, "ct-rate", 0.999)} == {"validation", "test"}
+
+
+def test_both_releases_of_one_volume_are_one_too_many(tmp_path: Path) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "train_fixed/train_1_a_1.nii.gz")
+    with pytest.raises(UserError, match=r"more than once \(train_1_a_1\)"):
+        read_layout(root, "ct-rate", 0.1)
+
+
+def test_ct_rate_s_tables_must_be_its_own(tmp_path: Path) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz")
+    labels = root / "dataset" / "multi_abnormality_labels" / "other_labels.csv"
+    save_table(labels, ("VolumeName", "Broken heart"), [["train_1_a_1.nii.gz", 1]])
+    with pytest.raises(UserError, match=r"other_labels\.csv has no column of a known abnormality"):
+        read_layout(root, "ct-rate", 0.1)
+    labels.unlink()
+    reports = root / "dataset" / "radiology_text_reports" / "train_reports.csv"
+    save_table(reports, ("VolumeName", "Findings"), [["train_1_a_1.nii.gz", "x"]])
+    with pytest.raises(UserError, match="no column 'Findings_EN'"):
+        read_layout(root, "ct-rate", 0.1)
+    reports.unlink()
+    with pytest.raises(UserError, match="radiology_text_reports holds no table"):
+        read_layout(root, "ct-rate", 0.1)
