@@ -41,5 +41,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_only_the_tracking_room_imports_mlflow() -> None:
     for path in (ROOT / "platform").rglob("*.py"):
-        imports = [line for line in path.read_text().splitlines() if line.strip().startswith(("import mlflow", "from mlflow"))]
+        imports = [
+            line for line in path.read_text().splitlines() if line.strip().startswith(("import mlflow", "from mlflow"))
+        ]
         assert not imports or path.name == "tracking.py", path

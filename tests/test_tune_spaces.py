@@ -28,7 +28,11 @@ def test_each_space_fits_the_configuration(name: str) -> None:
 def test_the_missions_search() -> None:
     found = {p.field: p for p in tune_spaces.load(["cmki"])}
     assert set(found) == {"model.bank.size", "loss.temperature", "data.style"}
-    assert (found["model.bank.size"].low, found["model.bank.size"].high, found["model.bank.size"].log) == (64, 8192, True)
+    assert (found["model.bank.size"].low, found["model.bank.size"].high, found["model.bank.size"].log) == (
+        64,
+        8192,
+        True,
+    )
     assert "positives+negatives" in found["data.style"].choices
 
 

@@ -191,7 +191,9 @@ def _read_table(path: Path) -> pd.DataFrame:
     except pd.errors.EmptyDataError as error:
         raise UserError(f"The table {path} is empty: give one with a header and a row a volume.") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"The table {path} cannot be read ({str(error).splitlines()[0]}): mend or replace it.") from error
+        raise UserError(
+            f"The table {path} cannot be read ({str(error).splitlines()[0]}): mend or replace it."
+        ) from error
 
 
 def _split_of(patient: str, test: float, validation: float) -> str:

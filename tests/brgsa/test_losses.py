@@ -19,7 +19,9 @@ from brgsa.losses import brgsa_loss, info_nce, not_negatives
 from brgsa.model import BrgSA, Embeddings
 from brgsa.text import Tokens, train_tokenizer
 
-TEXTS = [f"There is {word}." for word in ("a nodule", "fluid", "air", "no change", "a mass", "calcium", "a hernia", "scar")]
+TEXTS = [
+    f"There is {word}." for word in ("a nodule", "fluid", "air", "no change", "a mass", "calcium", "a hernia", "scar")
+]
 SCANS = torch.tensor([0, 1, 2, 2, 3, 4, 5, 1])  # scan 1 lies on both workers, scan 2 on one
 
 

@@ -25,7 +25,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def trained(place: Path) -> TrainResult:
-    config = load_config("demo-smoke", overrides=["train.workers=2", "train.epochs=2", "train.threads=1", "train.keep=1"])
+    config = load_config(
+        "demo-smoke", overrides=["train.workers=2", "train.epochs=2", "train.threads=1", "train.keep=1"]
+    )
     return train(place / "store", config, out=place / "runs" / "two-workers", preset="demo-smoke")
 
 
@@ -79,7 +81,11 @@ def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
         str(trial["model.bank.size"]) for trial in searched.trials
     }
     assert {run.info.status for run in children} == {"FINISHED"}
-    assert {artifact.path for artifact in client.list_artifacts(searched.run_id)} >= {"trials.json", "slices.png", "best.yaml"}
+    assert {artifact.path for artifact in client.list_artifacts(searched.run_id)} >= {
+        "trials.json",
+        "slices.png",
+        "best.yaml",
+    }
     best = load_config(str(searched.preset))
     assert best.model.bank.size == searched.best["model.bank.size"]
     with (searched.out / "trials.csv").open() as file:

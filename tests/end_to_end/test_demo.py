@@ -1,0 +1,36 @@
+"""`make demo`, its sizes shrunk: the same steps, table, picture and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from brgsa_platform import demo, tracking
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+def test_the_demo_ends_in_a_table(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = demo.Size(scans=130, epochs=1, trials=1, trial_epochs=1, resamples=50)
+    monkeypatch.setattr(demo, "FULL", tiny)
+    demo.demo(tmp_path / "demo")
+    report = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    for name in ("baseline", "brgsa"):
+        for figure in ("macro_auroc", "rare_auroc"):
+            low, high = report[name][f"{figure}_interval"]
+            assert 0 <= low <= report[name][figure] <= high <= 1
+        assert 0 <= report[name]["modality_gap"] <= 2
+        assert tracking.client().get_run(report[name]["mlflow_run"]).info.status == "FINISHED"
+    assert report["seconds"] > 0
+    low, high = report["gain"]["macro_auroc_interval"]
+    assert low <= report["gain"]["macro_auroc"] <= high
+    assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
+    printed = capsys.readouterr()
+    assert "Cardiomegaly" in printed.out
+    assert "ui" in printed.out.splitlines()[-1]
+    for noise in ("Warning", "WARNING", "(pid="):
+        assert noise not in printed.out + printed.err

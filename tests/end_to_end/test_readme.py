@@ -1,0 +1,95 @@
+"""The README's commands, run as they are printed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from brgsa.checkpoint import load
+from brgsa_platform import checkpoints
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "brgsa_platform/test_ui.py"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_every_printed_command_is_one_that_is_run() -> None:
+    found = commands()
+    assert len(found) >= 8
+    for command in found:
+        verb = " ".join(command.split()[:2])
+        assert verb.startswith("brgsa ") or verb in RUN_ELSEWHERE, command
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert {"demo", "test", "setup", "lint"} <= set(targets)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: scans.csv with thirty scans, and scan.nii.gz."""
+    made = tmp_path_factory.mktemp("user")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(30):
+        hu = rng.integers(-1000, 400, (40, 36, 30)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(hu, np.diag([-8.0, -8.0, 10.0, 1.0])), made / f"{number}.nii.gz")
+        split = "test" if number % 4 == 3 else "validation" if number % 8 == 2 else "train"
+        sick = number // 4 % 2
+        report = "There is a pleural effusion." if sick else "No pleural effusion is seen. Heart size is normal."
+        rows.append([f"{number}.nii.gz", report, split, sick])
+    with (made / "scans.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["volume", "report", "split", "Pleural effusion"], *rows])
+    (made / "scan.nii.gz").write_bytes((made / "0.nii.gz").read_bytes())
+    return made
+
+
+def test_the_commands_run_one_after_the_other(folder: Path) -> None:
+    scripts = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlruns-brgsa' / 'mlflow.db'}",
+        "OMP_NUM_THREADS": "1",
+        "RAY_ADDRESS": "",
+    }
+    for command in commands():
+        if " ".join(command.split()[:2]) in RUN_ELSEWHERE:
+            continue
+        done = subprocess.run(
+            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        # What the libraries below would say is not the user's business.
+        for noise in ("Warning", "WARNING", "INFO", "(pid=", "Traceback"):
+            assert noise not in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (folder / "seen.png").stat().st_size > 10_000
+    assert checkpoints.resolve(folder / "runs" / "first").is_dir()
+
+
+def test_the_python_example_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = blocks("python")
+    if not (folder / "runs" / "first").is_dir():
+        pytest.skip("the commands before it did not run")
+    best = checkpoints.resolve(folder / "runs" / "first")
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(example.replace("runs/first/checkpoints/epoch-0001", str(best)), names)
+    assert names["texts"].plain.shape == (2, load(best).model.config.embedding)  # type: ignore[attr-defined]
