@@ -27,6 +27,7 @@ Floats = NDArray[np.float64]
 
 METRICS = metrics.RANKING + metrics.AT_THRESHOLD
 GROUPS = ("macro", "common", "rare")
+FEW = 5  # below, a bootstrap draws the same few volumes again and again, and knows of no others
 UNMEASURED = Interval(*[math.nan] * 5)
 
 
@@ -157,6 +158,9 @@ def _what_is_missing(rows: Sequence[Abnormality]) -> list[str]:
         names = [row.name for row in rows if not getattr(row, count)]
         if names:
             notes.append(f"No {what} volume in this split, so not measured and in no mean: {', '.join(names)}.")
+    names = [row.name for row in rows if row.measured and min(row.positives, row.negatives) < FEW]
+    if names:
+        notes.append(f"Fewer than {FEW} volumes of a class, so the interval says too little: {', '.join(names)}.")
     names = [row.name for row in rows if row.measured and math.isnan(row.threshold)]
     if names:
         notes.append(f"No threshold could be chosen, so no figures at one: {', '.join(names)}.")

@@ -61,6 +61,16 @@ def test_one_that_everybody_has_is_not_measured_either(study: tuple[np.ndarray, 
     assert any("No negative" in note for note in result.notes)
 
 
+def test_an_interval_of_a_handful_of_positives_is_cautioned_about(study: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = study
+    few = labels.copy()
+    few[:, 3] = np.arange(90) < 4
+    result = evaluation.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10)
+    assert next(note for note in result.notes if "says too little" in note).endswith(": Lung cyst.")
+    few[:, 3] = np.arange(90) < 5
+    assert not evaluation.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10).notes
+
+
 def test_without_a_threshold_only_the_ranking_is_measured(study: tuple[np.ndarray, np.ndarray]) -> None:
     result = table(study, thresholds=[0.0, np.nan, 0.0, np.nan])
     row = result.abnormalities[1]
