@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -132,7 +133,7 @@ def _step(title: str, seconds: dict[str, float]) -> Iterator[None]:
     _say(f"\n{title}")
     started = time.monotonic()
     yield
-    seconds[title.split()[1].rstrip(":") + title[0]] = round(time.monotonic() - started, 1)
+    seconds[re.split("[:(]", title)[0].strip()] = round(time.monotonic() - started, 1)
 
 
 def _show_summary(path: Path) -> None:
