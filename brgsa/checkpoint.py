@@ -52,6 +52,7 @@ def save(
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    replaced = aside.with_name(f"{aside.name}.replaced")
     aside.mkdir()
     try:
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -64,11 +65,15 @@ def save(
         if optimizer is not None:
             torch.save(optimizer.state_dict(), aside / "optimizer.pt")
         if folder.exists():
-            shutil.rmtree(folder)
+            # Moved away at once rather than deleted bit by bit, which a kill would leave half done.
+            os.replace(folder, replaced)
         os.replace(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            os.replace(replaced, folder)
         raise
+    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
@@ -81,11 +86,7 @@ def load(path: Path | str) -> Checkpoint:
     path = Path(path)
     config = read_model_config(path)
     run = _read_json(path / "run.json")
-    try:
-        text = saved_tower(config.text, path / "text")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / 'text'} does not describe a text tower: the checkpoint is damaged.") from error
-    model = BrgSA(config, text=text)
+    model = BrgSA(config, text=saved_tower(config.text, path / "text"))
     load_weights(model, path)
     return Checkpoint(model.eval(), run, path)
 
@@ -102,7 +103,7 @@ def read_model_config(path: Path) -> ModelConfig:
         )
     try:
         return ModelConfig.from_dict(tree)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path / 'model.json'} is not a model configuration ({error}).") from error
 
 
@@ -137,7 +138,16 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any
     try:
         state = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise UserError(f"{path / 'optimizer.pt'} cannot be read: the training cannot go on from {path}.") from error
     return _read_json(path / "training.json")
 

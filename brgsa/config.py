@@ -17,6 +17,12 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_positive(section: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 1, f"{section}.{name} must be at least 1, not {value}")
+
+
 @dataclass(frozen=True)
 class VisionConfig:
     """A vision tower.
@@ -53,7 +59,8 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _require(self.name in VISION_TOWERS, f"vision.name {self.name!r} is none of {', '.join(VISION_TOWERS)}")
         _require(all(n >= 1 for n in self.volume), f"vision.volume {self.volume} must be positive")
-        _require(self.width >= 1, f"vision.width must be at least 1, not {self.width}")
+        _require(all(n >= 1 for n in self.patch), f"vision.patch {self.patch} must be positive")
+        _require_positive("vision", self, "width", "depth", "heads", "mlp", "stem_kernel", "stem_stride")
         _require(
             all(low < high for low, high in self.windows), f"vision.windows {self.windows}: each needs low < high (HU)"
         )
@@ -92,7 +99,7 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_tokens >= 4, f"text.max_tokens must be at least 4, not {self.max_tokens}")
-        _require(self.layers_summed >= 1, f"text.layers_summed must be at least 1, not {self.layers_summed}")
+        _require_positive("text", self, "layers_summed", "width", "depth", "heads", "vocabulary")
         _require(self.width % self.heads == 0, f"text.width {self.width} is not a multiple of text.heads {self.heads}")
 
 
@@ -135,7 +142,7 @@ class ModelConfig:
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
-        _require(self.embedding >= 1, f"model.embedding must be at least 1, not {self.embedding}")
+        _require_positive("model", self, "embedding")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -15,6 +15,9 @@ from brgsa.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What transformers raises for files that are missing or hold something else.
+DAMAGED = (OSError, ValueError, KeyError, TypeError)
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -140,12 +143,13 @@ def pretrained_tower(config: TextConfig) -> TextTower:
     Raises:
         UserError: there is no such model, or the hub cannot be reached.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.name)
-        bert = AutoModel.from_pretrained(config.name)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
+        bert = AutoModel.from_pretrained(config.name, trust_remote_code=False)
+    except (*DAMAGED, SafetensorError) as error:
         raise UserError(
             f"text.name={config.name!r} is neither a folder with a Hugging Face model nor a model that the hub gives: "
             'correct it, or use "small".'
@@ -155,11 +159,20 @@ def pretrained_tower(config: TextConfig) -> TextTower:
 
 
 def saved_tower(config: TextConfig, folder: Path) -> TextTower:
-    """The tower that `TextTower.save` described, its weights not yet loaded."""
+    """The tower that `TextTower.save` described, its weights not yet loaded.
+
+    Raises:
+        UserError: the files are damaged, missing, or ask for code of their own to be run.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    bert = AutoModel.from_config(AutoConfig.from_pretrained(str(folder), local_files_only=True))
+    # Left open, transformers asks at the terminal whether code that lies in the folder may run.
+    only_data: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **only_data)
+        bert = AutoModel.from_config(AutoConfig.from_pretrained(str(folder), **only_data))
+    except DAMAGED as error:
+        raise UserError(f"{folder} does not describe a text tower: the checkpoint is damaged, use another.") from error
     return TextTower(_without_pooler(bert), tokenizer, config)
 
 

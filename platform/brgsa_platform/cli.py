@@ -227,7 +227,9 @@ def main() -> None:
             sys.exit(click_exit)
         if os.environ.get("BRGSA_DEBUG"):
             raise
-        _fail(f"failed: {type(error).__name__}: {error} (BRGSA_DEBUG=1 shows where)", 1)
+        # Ray's errors carry whole tracebacks; their last line says what went wrong.
+        said = str(error).strip().splitlines() or [""]
+        _fail(f"failed: {type(error).__name__}: {said[-1].strip()} (BRGSA_DEBUG=1 shows where)", 1)
 
 
 def _fail(sentence: str, status: int) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from brgsa.config import LossConfig, ModelConfig
 from brgsa.errors import UserError
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -52,7 +55,7 @@ class OptimSection(Section):
 
     name: Literal["adam", "adamw"] = "adam"
     lr: float = Field(5e-5, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
     weight_decay: float = Field(1e-6, ge=0)
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
     patience: int = Field(5, ge=0)
@@ -154,8 +157,14 @@ def load_config(
     return RunConfig.from_tree(tree, " + ".join(sources) or "the configuration")
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """A preset's tree with those that it `extends`."""
+def read_preset(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A preset's tree laid over the one that it `extends`: a preset's name, or a file beside its own.
+
+    Args:
+        below: presets that led here; one of them again would go round in a circle.
+    """
+    if name in below:
+        raise UserError(f"Preset {name} extends itself ({' → '.join([*below, name])}): remove one `extends`.")
     entry = _presets() / f"{name}.yaml"
     if entry.is_file():
         tree = _read_yaml(Path(str(entry)))
@@ -164,7 +173,13 @@ def read_preset(name: str) -> dict[str, Any]:
     else:
         raise UserError(f"There is no preset {name!r}{_nearest(name, preset_names())}: {', '.join(preset_names())}.")
     parent = tree.pop("extends", None)
-    return tree if parent is None else merge(read_preset(parent), tree)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise UserError(f"extends in preset {name} must be the name of one preset, not {parent!r}.")
+    if parent.endswith((".yaml", ".yml")):
+        parent = str(Path(name).parent / parent)
+    return merge(read_preset(parent, (*below, name)), tree)
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -200,11 +215,11 @@ def _presets() -> Any:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The configuration file {path} cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"The configuration file {path} is not YAML: {str(error).splitlines()[0]}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The configuration file {path} is not YAML in UTF-8: {str(error).splitlines()[0]}.") from error
     if not isinstance(tree, dict):
         raise UserError(f"The configuration file {path} holds no sections (model, loss, data, optim, train).")
     return tree

@@ -103,7 +103,7 @@ def train(
             )
             with contextlib.nullcontext() if quiet else _watch(out, store, config):
                 history = _fit(out, config, job, on_epoch)
-            best = max(history, key=lambda entry: (entry["score"], entry["epoch"]))
+            best = max(history, key=checkpoints.merit)
             if "val/auroc" in best:
                 run.log_metrics({"best/auroc": best["val/auroc"], "best/epoch": best["epoch"]}, step=best["epoch"])
     (out / "progress.json").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform import checkpoints, tracking
 from brgsa_platform.config import RunConfig, merge, parse_overrides
+from brgsa_platform.datasets import split_rows
 from brgsa_platform.progress import progress
 from brgsa_platform.session import cluster_cpus, ray_session
 from brgsa_platform.store import Store
@@ -70,10 +71,7 @@ def tune(
     parameters = tune_spaces.load(spaces)
     store = Store.open(store_path)
     _check_space(parameters, base)
-    if "validation" not in store.index(["split"])["split"].to_pylist():
-        raise UserError(
-            f"{store.path} has no validation split to compare trials on: prepare with --validation-fraction."
-        )
+    _check_comparable(store)
     folder = (out / (name or "+".join(Path(space).stem for space in spaces))).absolute()
     try:
         folder.mkdir(parents=True)
@@ -152,6 +150,7 @@ def _search(
                 max_concurrent_trials=at_once,
                 search_alg=OptunaSearch(
                     space={p.field: _distribution(p) for p in parameters},
+                    points_to_evaluate=_base_point(base, parameters),
                     metric=METRIC,
                     mode="max",
                     sampler=optuna.samplers.TPESampler(
@@ -167,6 +166,17 @@ def _search(
             ),
         ).fit()
     return [_row(folder, result, [p.field for p in parameters]) for result in results]
+
+
+def _base_point(base: RunConfig, parameters: Sequence[tune_spaces.Parameter]) -> list[dict[str, Any]] | None:
+    """The base configuration as the first trial, where it lies in the space: what is found is then no worse than it."""
+    values = tracking.flatten(base.to_dict())
+    point = {p.field: values[p.field] for p in parameters}
+    inside = all(
+        point[p.field] in p.choices if p.kind == "categorical" else p.low <= point[p.field] <= p.high
+        for p in parameters
+    )
+    return [point] if inside else None
 
 
 def _trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -206,6 +216,21 @@ def _check_space(parameters: Sequence[tune_spaces.Parameter], base: RunConfig) -
         ends = parameter.choices if parameter.kind == "categorical" else (parameter.low, parameter.high)
         for value in ends:
             drawn_config(base, {parameter.field: int(value) if parameter.kind == "int" else value})
+
+
+def _check_comparable(store: Store) -> None:
+    """Trials are compared by validation AUROC; losses of other temperatures or styles say nothing of each other."""
+    try:
+        labels = split_rows(store, "validation").labels
+    except UserError:
+        raise UserError(
+            f"{store.path} has no validation split to compare trials on: prepare it with a --validation-fraction."
+        ) from None
+    if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
+        raise UserError(
+            f"{store.path} has no abnormality that is both present and absent in its validation split, so trials cannot be "
+            "compared: add labels, or prepare it with a larger --validation-fraction."
+        )
 
 
 def _summarize_missing(store: Store, parameters: Sequence[tune_spaces.Parameter]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +12,8 @@ from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
 from brgsa_platform import tracking
+
+SECONDS_TO_END = 10.0
 
 
 def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
@@ -28,13 +33,30 @@ def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
     tracking.client(store)  # makes the folder of the default store, which the server does not
     print(f"MLflow shows {store} at http://{host}:{port} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    server = subprocess.Popen([*command, "--host", host, "--port", str(port), "--workers", "1"])
+    # MLflow's job runner, seven more processes, serves nothing that is shown here.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, or the server would be left behind
+    server = subprocess.Popen(
+        [*command, "--host", host, "--port", str(port), "--workers", "1"], env=environment, start_new_session=True
+    )
     try:
         return server.wait()
     except KeyboardInterrupt:
         return 0
     finally:
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Stop the server and whatever it started: they are a session of their own."""
+    try:
         server.terminate()
+        server.wait(timeout=SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 

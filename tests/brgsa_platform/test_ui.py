@@ -46,7 +46,8 @@ def test_a_server_s_address_is_printed_without_its_password(
     assert "secret" not in shown
 
 
-def test_serves_a_new_store_and_ends_with_an_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_serves_a_new_store_until_told_to_end_and_leaves_nothing_behind(tmp_path: Path, ending: signal.Signals) -> None:
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-c", f"from brgsa_platform.ui import ui; ui(port={port})"]
@@ -64,10 +65,10 @@ def test_serves_a_new_store_and_ends_with_an_interrupt(tmp_path: Path) -> None:
                 assert server.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
-        server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        server.send_signal(ending)
+        assert server.wait(timeout=60) == 0
     finally:
-        server.kill()
+        server.kill()  # nothing to do, unless the test has failed
     assert (tmp_path / "mlruns-brgsa" / "mlflow.db").is_file()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

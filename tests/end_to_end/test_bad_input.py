@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from brgsa.volumes import Geometry
 from brgsa_platform.prepare import prepare
 from brgsa_platform.store import Store
 
@@ -74,8 +75,6 @@ def test_volumes_that_cannot_be_used_are_set_aside(place: Path, tmp_path: Path) 
     write_scan(tmp_path / "healthy.nii.gz")
     rows += [["silent.nii.gz", ""], ["healthy.nii.gz", "The examination is within normal limits."]]
     write_manifest(tmp_path / "scans.csv", rows)
-    from brgsa.volumes import Geometry
-
     prepare(tmp_path / "scans.csv", "manifest", tmp_path / "store", geometry=Geometry((8.0, 8.0, 8.0), (16, 16, 16)))
     kept = Store.open(tmp_path / "store").index(["volume_id"])["volume_id"].to_pylist()
     assert kept == ["good", "healthy"]
@@ -156,5 +155,15 @@ def test_searches(place: Path, tmp_path: Path) -> None:
     tune = ["tune", "--data", place / "store", "--preset", "demo-smoke"]
     refused(brgsa(*tune, "--space", "cmk", cwd=tmp_path), "did you mean cmki")
     refused(brgsa(*tune, "--space", "cmki", "--trials", 0, cwd=tmp_path), "--trials")
+    for name in "abcd":
+        write_scan(tmp_path / f"{name}.nii.gz")
+    rows = [
+        [f"{name}.nii.gz", REPORT, split] for name, split in zip("abcd", ["train"] * 3 + ["validation"], strict=True)
+    ]
+    write_manifest(tmp_path / "scans.csv", rows, ("volume", "report", "split"))
+    prepare(
+        tmp_path / "scans.csv", "manifest", tmp_path / "unlabelled", geometry=Geometry((8.0, 8.0, 8.0), (16, 16, 16))
+    )
+    refused(brgsa("tune", "--data", "unlabelled", "--space", "cmki", cwd=tmp_path), "validation split", "labels")
     (tmp_path / "mine.yaml").write_text("loss.temprature: {kind: float, low: 0.1, high: 1, why: x}")
     refused(brgsa(*tune, "--space", "mine.yaml", cwd=tmp_path), "loss.temprature", "temperature")

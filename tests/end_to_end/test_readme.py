@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hu = rng.integers(-1000, 400, (40, 36, 30)).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(hu, np.diag([-8.0, -8.0, 10.0, 1.0])), made / f"{number}.nii.gz")
         split = "test" if number % 4 == 3 else "validation" if number % 8 == 2 else "train"
-        sick = number // 4 % 2
+        sick = number // 8 % 2
         report = "There is a pleural effusion." if sick else "No pleural effusion is seen. Heart size is normal."
         rows.append([f"{number}.nii.gz", report, split, sick])
     with (made / "scans.csv").open("w", newline="") as file:
