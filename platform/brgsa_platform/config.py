@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from brgsa.config import LossConfig, ModelConfig
 from brgsa.errors import UserError
 
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
