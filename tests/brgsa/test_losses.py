@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import socket
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +18,10 @@ from brgsa.losses import brgsa_loss, info_nce, not_negatives
 from brgsa.model import BrgSA, Embeddings
 from brgsa.text import Tokens, train_tokenizer
 
-TEXTS = [
-    f"There is {word}." for word in ("a nodule", "fluid", "air", "no change", "a mass", "calcium", "a hernia", "scar")
-]
-SCANS = torch.tensor([0, 1, 2, 2, 3, 4, 5, 1])  # scan 1 lies on both workers, scan 2 on one
+WORDS = ("a nodule", "fluid", "air", "no change", "a mass", "calcium", "a hernia", "a nodule")
+TEXTS = [f"There is {word}." for word in WORDS]
+SCANS = torch.tensor([0, 1, 2, 2, 3, 4, 1, 5])  # scan 1 lies on both workers, scan 2 on one
+TEXT_CODES = torch.tensor([TEXTS.index(text) for text in TEXTS])  # first and last, on the two workers, read alike
 
 
 def reference_info_nce(a: np.ndarray, b: np.ndarray, temperature: float, ignore: np.ndarray) -> float:
@@ -44,6 +43,34 @@ def test_info_nce_by_hand() -> None:
     assert info_nce(a, a, 0.5).item() == pytest.approx(2 * math.log(1 + math.exp(-2.0)), rel=1e-6)
 
 
+def test_info_nce_takes_both_directions() -> None:
+    a, b = torch.eye(2), torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    # cosines / 0.5: volumes to texts (2, 1.2), (0, 1.6); texts to volumes (2, 0), (1.2, 1.6)
+    rows = (math.log(1 + math.exp(-0.8)) + math.log(1 + math.exp(-1.6))) / 2
+    columns = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(-0.4))) / 2
+    assert info_nce(a, b, 0.5).item() == pytest.approx(rows + columns, rel=1e-6)
+
+
+def test_lengths_do_not_matter_and_temperature_does() -> None:
+    a, b = torch.randn(5, 3), torch.randn(5, 3)
+    torch.testing.assert_close(info_nce(7 * a, b / 9, 0.1), info_nce(a, b, 0.1))
+    cosines = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1)
+    for temperature in (0.05, 0.1, 1.0):
+        ways = (torch.log_softmax(cosines / temperature, axis).diagonal().mean() for axis in (0, 1))
+        torch.testing.assert_close(info_nce(a, b, temperature), -sum(ways), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_those_of_the_loss() -> None:
+    torch.manual_seed(2)
+    parts = [torch.randn(4, 3, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    scans = torch.tensor([0, 1, 1, 2])
+
+    def total(v: torch.Tensor, bridged_v: torch.Tensor, t: torch.Tensor, bridged_t: torch.Tensor) -> torch.Tensor:
+        return brgsa_loss(Embeddings(v, bridged_v), Embeddings(t, bridged_t), scans, LossConfig()).total
+
+    assert torch.autograd.gradcheck(total, tuple(parts))
+
+
 def test_info_nce_against_pairs_written_out() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
@@ -58,32 +85,59 @@ def test_reconstructions_of_a_scan_are_not_negatives() -> None:
 
 
 def test_what_is_ignored_moves_nothing() -> None:
-    cosines = torch.eye(3) * 0.5 + 0.2
-    ignore = not_negatives(torch.tensor([0, 0, 1]))
-    # Unit vectors b_j along the axes, so that a_i holds its cosines with them.
-    b = torch.eye(3)
+    # Texts along the axes, so that a volume's coordinates are its cosines; the angle turns the first volume from the
+    # second text into a direction that no text has: cos(v0, t1) alone changes.
+    texts = Embeddings(torch.eye(3, 4, dtype=torch.float64), None)
+    rest = torch.nn.functional.normalize(torch.randn(2, 4, dtype=torch.float64), dim=-1)
 
-    def loss(pair: float) -> torch.Tensor:
-        a = cosines.clone()
-        a[0, 1] = pair
-        logits = (a / 0.1).masked_fill(ignore, float("-inf"))
-        return torch.nn.functional.cross_entropy(logits, torch.arange(3))
+    def loss_and_slope(scans: list[int], angle: float) -> tuple[float, float]:
+        turn = torch.tensor(angle, dtype=torch.float64, requires_grad=True)
+        first = torch.stack([torch.tensor(0.6), 0.7 * turn.sin(), torch.tensor(0.3), 0.7 * turn.cos()])
+        volumes = Embeddings(torch.cat([first[None], rest]), None)
+        total = brgsa_loss(volumes, texts, torch.tensor(scans), LossConfig()).total
+        return total.item(), torch.autograd.grad(total, turn)[0].item()
 
-    assert loss(-0.9) == loss(0.9)
-    assert info_nce(b, b, 0.1, ignore) < info_nce(b, b, 0.1)
+    one_scan, two_scans = [7, 7, 8], [7, 9, 8]
+    (low, slope), (high, _) = (loss_and_slope(one_scan, angle) for angle in (0.3, 1.3))
+    assert low == pytest.approx(high, rel=1e-12)
+    assert slope == pytest.approx(0, abs=1e-12)
+    assert abs(loss_and_slope(two_scans, 0.3)[1]) > 1e-3
+    assert loss_and_slope(two_scans, 0.3)[0] > low
 
 
-def test_total_is_the_weighted_sum() -> None:
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 0.5), (2.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.5, 0.25, 4.0)])
+def test_total_is_the_weighted_sum(weights: tuple[float, float, float]) -> None:
     torch.manual_seed(0)
     volumes, texts = (Embeddings(torch.randn(4, 3), torch.randn(4, 3)) for _ in range(2))
-    found = brgsa_loss(volumes, texts, torch.arange(4), LossConfig())
-    none = torch.zeros(4, 4, dtype=torch.bool)
-    assert volumes.bridged is not None
-    assert texts.bridged is not None
-    plain = info_nce(volumes.plain, texts.plain, 0.1, none)
-    bridged = info_nce(volumes.bridged, texts.bridged, 0.1, none)
-    mse = ((volumes.plain - volumes.bridged) ** 2).mean() + ((texts.plain - texts.bridged) ** 2).mean()
-    assert found.total.item() == pytest.approx((plain + bridged + 0.5 * mse).item(), rel=1e-6)
+    config = LossConfig(plain=weights[0], bridged=weights[1], reconstruction=weights[2])
+    found = brgsa_loss(volumes, texts, torch.arange(4), config)
+    none = np.zeros((4, 4), dtype=bool)
+    v, bridged_v, t, bridged_t = (x.double().numpy() for x in (*volumes, *texts) if x is not None)
+    plain, bridged = reference_info_nce(v, t, 0.1, none), reference_info_nce(bridged_v, bridged_t, 0.1, none)
+    mse = ((v - bridged_v) ** 2).mean() + ((t - bridged_t) ** 2).mean()
+    assert [found.plain.item(), found.bridged.item(), found.reconstruction.item()] == pytest.approx(
+        [plain, bridged, mse], rel=1e-5
+    )
+    assert found.total.item() == pytest.approx(np.dot(weights, [plain, bridged, mse]), rel=1e-5)
+
+
+def test_the_papers_weights() -> None:
+    config = LossConfig()
+    assert (config.plain, config.bridged, config.reconstruction, config.temperature) == (1.0, 1.0, 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"reconstruction": -1.0}, "reconstruction"),
+        ({"plain": 0.0, "bridged": 0.0}, "nothing aligns"),
+    ],
+)
+def test_losses_that_make_no_sense(settings: dict[str, float], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        LossConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_without_a_bank_it_is_clip() -> None:
@@ -96,63 +150,102 @@ def test_without_a_bank_it_is_clip() -> None:
 def test_same_text_is_ignored_when_asked() -> None:
     torch.manual_seed(1)
     volumes, texts = (Embeddings(torch.randn(4, 3), None) for _ in range(2))
-    codes = torch.tensor([5, 5, 6, 7])
-    kept = brgsa_loss(volumes, texts, torch.arange(4), LossConfig(), codes).total
-    ignored = brgsa_loss(volumes, texts, torch.arange(4), LossConfig(same_text="ignore"), codes).total
-    assert ignored < kept
+    codes, scans = torch.tensor([5, 5, 6, 7]), torch.tensor([0, 1, 2, 3])
+    kept = brgsa_loss(volumes, texts, scans, LossConfig(), codes).total
+    assert kept == info_nce(volumes.plain, texts.plain, 0.1)
+    ignored = brgsa_loss(volumes, texts, scans, LossConfig(same_text="ignore"), codes).total
+    as_one_scan = brgsa_loss(volumes, texts, torch.tensor([0, 0, 2, 3]), LossConfig()).total
+    assert ignored == as_one_scan < kept
     with pytest.raises(ValueError, match="text_codes"):
-        brgsa_loss(volumes, texts, torch.arange(4), LossConfig(same_text="ignore"))
+        brgsa_loss(volumes, texts, scans, LossConfig(same_text="ignore"))
 
 
-def make_model() -> BrgSA:
+def test_a_batch_of_one_text_aligns_nothing_and_stays_finite() -> None:
+    volumes, texts = (Embeddings(torch.randn(3, 4, requires_grad=True), None) for _ in range(2))
+    same = torch.zeros(3, dtype=torch.int64)
+    total = brgsa_loss(volumes, texts, torch.arange(3), LossConfig(same_text="ignore"), same).total
+    total.backward()
+    assert total.item() == 0
+    assert volumes.plain.grad is not None
+    assert volumes.plain.grad.abs().max() == 0
+
+
+# One batch over two processes. A case is: bank or none, the text of two volumes a negative or ignored.
+CASES = {
+    "bank": (True, LossConfig()),
+    "no bank": (False, LossConfig()),
+    "same text ignored": (True, LossConfig(temperature=0.05, same_text="ignore")),
+}
+
+
+def make_model(bank: bool) -> BrgSA:
     torch.manual_seed(0)
     config = ModelConfig(
         vision=VisionConfig(volume=(8, 8, 4), patch=(4, 4, 2), width=12, depth=1, heads=2, mlp=16),
         text=TextConfig(width=16, depth=1, heads=2, layers_summed=1, max_tokens=16),
-        bank=BankConfig(size=6),
+        bank=BankConfig(enabled=bank, size=6),
         embedding=10,
     )
     model = BrgSA(config, tokenizer=train_tokenizer(TEXTS * 2, 100))
     return model.eval()  # no dropout: the two runs must agree
 
 
-def loss_and_gradients(model: torch.nn.Module, rows: slice) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(model: torch.nn.Module, rows: slice, config: LossConfig) -> dict[str, torch.Tensor]:
     volumes = torch.randn(8, 1, 8, 8, 4, generator=torch.Generator().manual_seed(3))
     inner: BrgSA = getattr(model, "module", model)
-    volume, text = model(volumes[rows], tokens(inner, rows))
-    losses = brgsa_loss(volume, text, SCANS[rows], LossConfig())
+    tokens = Tokens(*(part[rows] for part in inner.text.tokenize(TEXTS)))
+    losses = brgsa_loss(*model(volumes[rows], tokens), SCANS[rows], config, TEXT_CODES[rows])
     losses.total.backward()
-    return losses.total.item(), {n: p.grad.clone() for n, p in inner.named_parameters() if p.grad is not None}
-
-
-def tokens(model: BrgSA, rows: slice) -> Tokens:
-    everything = model.text.tokenize(TEXTS)
-    return Tokens(*(part[rows] for part in everything))
+    gradients = {n: p.grad.clone() for n, p in inner.named_parameters() if p.grad is not None}
+    return {"loss": losses.total.detach(), "plain": losses.plain, "bridged": losses.bridged, **gradients}
 
 
 def worker(rank: int, port: int, out: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = DistributedDataParallel(make_model())
-    loss, gradients = loss_and_gradients(model, slice(4 * rank, 4 * rank + 4))
-    # The reconstruction error is each worker's own: its mean over the workers is the whole batch's.
-    mean = torch.tensor(loss)
-    dist.all_reduce(mean)
-    if rank == 0:
-        torch.save({"loss": mean.item() / 2, "gradients": gradients}, out)
+    mine, found = slice(4 * rank, 4 * rank + 4), {}
+    for name, (bank, config) in CASES.items():
+        model = make_model(bank)
+        # This worker's rows alone, though there is a group.
+        alone = brgsa_loss(*everything(model, mine), SCANS[mine], config, TEXT_CODES[mine], local=True)
+        found[name] = loss_and_gradients(DistributedDataParallel(model), mine, config)
+        found[name]["alone"] = alone.total.detach()
+        # The reconstruction error is each worker's own: its mean over the workers is the whole batch's.
+        dist.all_reduce(found[name]["loss"])
+        found[name]["loss"] /= 2
+    torch.save(found, f"{out}.{rank}")
     dist.destroy_process_group()
 
 
-def test_two_workers_equal_one_process(tmp_path: Path) -> None:
+@torch.no_grad()
+def everything(model: BrgSA, rows: slice) -> tuple[Embeddings, Embeddings]:
+    volumes = torch.randn(8, 1, 8, 8, 4, generator=torch.Generator().manual_seed(3))
+    return model.encode_volumes(volumes[rows]), model.encode_texts(TEXTS[rows])
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """What each of two gloo processes found, case by case."""
+    out = tmp_path_factory.mktemp("workers") / "found"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, str(tmp_path / "found.pt")), nprocs=2)
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    loss, gradients = loss_and_gradients(make_model(), slice(None))
-    assert found["loss"] == pytest.approx(loss, abs=1e-5)
-    assert found["gradients"].keys() == gradients.keys()
-    assert max(float(g.abs().max()) for g in gradients.values()) > 1e-2
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(found["gradients"][name], gradient, atol=1e-5, rtol=0, msg=name)
+    mp.spawn(worker, args=(port, str(out)), nprocs=2)
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_equal_one_process(case: str, two_workers: list[dict[str, dict[str, torch.Tensor]]]) -> None:
+    bank, config = CASES[case]
+    whole = loss_and_gradients(make_model(bank), slice(None), config)
+    assert max(float(value.abs().max()) for name, value in whole.items() if "weight" in name) > 1e-2
+    for rank, found in enumerate(two_workers):
+        alone = found[case].pop("alone")
+        assert found[case].keys() == whole.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(found[case][name], value, atol=1e-5, rtol=0, msg=f"{name} on rank {rank}")
+        mine = slice(4 * rank, 4 * rank + 4)
+        expected = brgsa_loss(*everything(make_model(bank), mine), SCANS[mine], config, TEXT_CODES[mine])
+        torch.testing.assert_close(alone, expected.total, atol=1e-5, rtol=0)
+        assert abs(alone - whole["loss"]) > 1e-2  # or the gathering made no difference
