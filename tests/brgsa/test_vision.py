@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from brgsa.config import VisionConfig
-from brgsa.vision import PatchEmbedding, Windows, resize_positions, sincos_positions, vision_tower
+from brgsa.vision import (
+    AverageAndMaximum,
+    Block,
+    PatchEmbedding,
+    ResNet3D,
+    ViT3D,
+    Windows,
+    resize_positions,
+    sincos_positions,
+    vision_tower,
+)
 
 SMALL_VIT = VisionConfig(volume=(32, 32, 16), patch=(16, 16, 8), width=48, depth=2, heads=4, mlp=96)
 
@@ -52,10 +65,79 @@ def test_resizing_positions() -> None:
     torch.testing.assert_close(found, torch.tensor([0.0, 0.25, 0.75, 1.0]))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_resizing_interpolates_each_axis(axis: int) -> None:
+    old, new = [2, 3, 4], [2, 3, 4]
+    new[axis] = 7
+    along = np.random.default_rng(axis).normal(size=old[axis])
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    body = torch.from_numpy(np.broadcast_to(along.reshape(shape), old).copy()).reshape(1, -1, 1)
+    head = torch.full((1, 1, 1), 9.0, dtype=torch.float64)
+    found = resize_positions(torch.cat([head, body], 1), tuple(old), tuple(new))  # type: ignore[arg-type]
+    assert found[0, 0, 0] == 9  # the class token's row is kept
+    # Voxel centres: position i of the new grid lies at (i + 1/2)·old/new - 1/2 of the old one, held at the ends.
+    centres = (np.arange(7) + 0.5) * old[axis] / 7 - 0.5
+    expected = np.broadcast_to(np.interp(centres, np.arange(old[axis]), along).reshape(shape), new)
+    np.testing.assert_allclose(found[0, 1:, 0].reshape(new).numpy(), expected, atol=1e-12)
+
+
 def test_the_vit_runs_on_another_grid() -> None:
     tower = vision_tower(SMALL_VIT)
     assert tower(torch.randn(2, 1, 32, 32, 16)).shape == (2, 48)
-    assert tower(torch.randn(1, 1, 64, 48, 24)).shape == (1, 48)
+    x = torch.randn(1, 1, 64, 48, 24)
+    # The same as a tower that is made for that grid, with the table resized once and for all.
+    made_for_it = vision_tower(replace(SMALL_VIT, volume=(64, 48, 24)))
+    weights = tower.state_dict()
+    weights["pos_embed"] = resize_positions(weights["pos_embed"], (2, 2, 2), (4, 3, 3))
+    made_for_it.load_state_dict(weights)
+    torch.testing.assert_close(tower(x), made_for_it(x))
+    with pytest.raises(ValueError, match="does not divide"):
+        tower(torch.zeros(1, 1, 40, 32, 16))
+
+
+def test_the_position_table_is_learned_and_starts_as_sines() -> None:
+    tower = vision_tower(SMALL_VIT)
+    assert isinstance(tower.pos_embed, nn.Parameter)
+    assert torch.equal(tower.pos_embed, sincos_positions((2, 2, 2), 48))
+    tower(torch.randn(1, 1, 32, 32, 16)).sum().backward()
+    assert tower.pos_embed.grad is not None
+    assert (tower.pos_embed.grad.abs().sum(-1) > 0).all()
+
+
+def test_the_vit_is_torchs_own_transformer() -> None:
+    torch.manual_seed(0)
+    tower = vision_tower(SMALL_VIT).eval()
+    for parameter in tower.parameters():  # norms and biases too
+        nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(2, 1, 32, 32, 16)
+    assert isinstance(tower, ViT3D)
+    tokens = torch.cat([tower.cls_token.expand(2, -1, -1), tower.patch_embed(x)], 1) + tower.pos_embed
+    for block in tower.blocks:
+        assert isinstance(block, Block)
+        layer = nn.TransformerEncoderLayer(
+            48, 4, 96, dropout=0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
+        )
+        ours = block.state_dict()
+        names = {
+            "self_attn.in_proj_": "attn.qkv.",
+            "self_attn.out_proj.": "attn.proj.",
+            "linear1.": "mlp.fc1.",
+            "linear2.": "mlp.fc2.",
+            "norm1.": "norm1.",
+            "norm2.": "norm2.",
+        }
+        layer.load_state_dict({t + kind: ours[o + kind] for t, o in names.items() for kind in ("weight", "bias")})
+        tokens = layer(tokens)
+    torch.testing.assert_close(tower(x), tower.norm(tokens[:, 0]), atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_know_their_place() -> None:
+    tower = vision_tower(SMALL_VIT).eval()
+    x = torch.randn(1, 1, 32, 32, 16)
+    for axis in (2, 3, 4):  # patches swapped along an axis, each as it was
+        swapped = torch.cat(x.chunk(2, axis)[::-1], axis)
+        assert (tower(x) - tower(swapped)).abs().max() > 1e-3
 
 
 def test_the_papers_vit_has_its_sizes() -> None:
@@ -73,11 +155,50 @@ def test_convolutional_towers(name: str, width: int) -> None:
         tower = vision_tower(VisionConfig(name=name, volume=(32, 32, 16), width=8, pool=pool))  # type: ignore[arg-type]
         assert tower.width == times * width
         assert tower(torch.randn(2, 1, 32, 32, 16)).shape == (2, times * width)
-        assert not any(isinstance(module, nn.BatchNorm3d) for module in tower.modules())
+        kinds = [type(module) for module in tower.modules()]
+        assert nn.GroupNorm in kinds
+        assert not any(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
 
 
-def test_with_group_norm_a_volume_does_not_see_its_batch() -> None:
-    tower = vision_tower(VisionConfig(name="resnet10", volume=(32, 32, 16), width=8)).train()
+@pytest.mark.parametrize("name", ["resnet10", "cnn3d"])
+def test_batch_norm_stays_when_asked(name: str) -> None:
+    grouped, batched = (
+        [type(m) for m in vision_tower(VisionConfig(name=name, volume=(32, 32, 16), width=8, norm=norm)).modules()]  # type: ignore[arg-type]
+        for norm in ("group", "batch")
+    )
+    assert nn.GroupNorm not in batched
+    assert batched.count(nn.BatchNorm3d) == grouped.count(nn.GroupNorm) > 4
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet10", 10), ("resnet18", 18), ("resnet34", 34)])
+def test_resnets_have_the_layers_of_their_name(name: str, layers: int) -> None:
+    tower = vision_tower(VisionConfig(name=name, volume=(32, 32, 16), width=4))
+    convolutions = [m for m in tower.modules() if isinstance(m, nn.Conv3d) and m.kernel_size != (1, 1, 1)]
+    assert len(convolutions) == layers - 1  # with the classifier that is not there, the name's number
+    assert all(parameter.requires_grad for parameter in tower.parameters())
+
+
+def test_a_gentler_stem_keeps_more_voxels() -> None:
+    sizes = []
+    for settings in ({}, {"stem_pool": False}, {"stem_pool": False, "stem_stride": 1, "stem_kernel": 3}):
+        tower = vision_tower(VisionConfig(name="resnet10", volume=(32, 32, 16), width=4, **settings))  # type: ignore[arg-type]
+        assert isinstance(tower, ResNet3D)
+        seen: list[tuple[int, ...]] = []
+        tower.net.layer1.register_forward_hook(lambda module, given, out, seen=seen: seen.append(tuple(out.shape[2:])))
+        tower(torch.zeros(1, 1, 32, 32, 16))
+        sizes += seen
+    assert sizes == [(8, 8, 4), (16, 16, 8), (32, 32, 16)]
+
+
+def test_average_and_maximum() -> None:
+    x = torch.randn(2, 3, 4, 5, 6)
+    expected = torch.cat([x.mean((2, 3, 4)), x.amax((2, 3, 4))], 1)
+    torch.testing.assert_close(AverageAndMaximum()(x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet10", "cnn3d"])
+def test_with_group_norm_a_volume_does_not_see_its_batch(name: str) -> None:
+    tower = vision_tower(VisionConfig(name=name, volume=(32, 32, 16), width=8)).train()
     x = torch.randn(3, 1, 32, 32, 16)
     torch.testing.assert_close(tower(x)[:1], tower(x[:1]), atol=1e-5, rtol=1e-5)
 
@@ -91,6 +212,29 @@ def test_windows() -> None:
     assert Windows(())(hu) is hu
 
 
+@pytest.mark.parametrize("name", ["vit3d", "resnet10", "cnn3d"])
+def test_each_window_is_a_channel(name: str) -> None:
+    windows = ((-1000.0, -200.0), (-160.0, 240.0))
+    config = replace(SMALL_VIT, name=name, windows=windows, width=48)
+    tower = vision_tower(config).eval()
+    lung = torch.full((1, 1, 32, 32, 16), -0.8)
+    assert tower(lung).shape == (1, tower.width)
+    # What lies beyond every window is not seen.
+    torch.testing.assert_close(tower(lung + 10), tower(lung + 20))
+    with pytest.raises(ValueError, match="low < high"):
+        VisionConfig(windows=((240.0, -160.0),))
+
+
 def test_unknown_tower() -> None:
     with pytest.raises(ValueError, match="vit3d"):
         VisionConfig(name="vit4d")
+
+
+@pytest.mark.parametrize("field", ["width", "depth", "heads", "mlp", "stem_kernel", "stem_stride"])
+def test_sizes_of_nothing_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=rf"vision\.{field} must be at least 1"):
+        VisionConfig(**{field: 0})
+    with pytest.raises(ValueError, match=r"vision\.patch"):
+        VisionConfig(patch=(0, 16, 8))
+    with pytest.raises(ValueError, match=r"vision\.heads"):
+        VisionConfig(width=100, heads=12)
