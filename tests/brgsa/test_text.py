@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,7 +87,10 @@ def test_the_same_corpus_gives_the_same_vocabulary_in_every_process(corpus: list
     expected = train_tokenizer(corpus, 60).get_vocab()
     assert train_tokenizer(iter(corpus), 60).get_vocab() == expected
     assert train_tokenizer(corpus[::-1], 60).get_vocab() == expected  # counts matter, not order
-    program = "import sys; from brgsa.text import train_tokenizer; print(train_tokenizer(sys.argv[1:], 60).get_vocab())"
+    program = (
+        "import json, sys; from brgsa.text import train_tokenizer\n"
+        "print(json.dumps(train_tokenizer(sys.argv[1:], 60).get_vocab()))"
+    )
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", program, *corpus],
@@ -94,7 +99,7 @@ def test_the_same_corpus_gives_the_same_vocabulary_in_every_process(corpus: list
             text=True,
             check=True,
         )
-        assert dict(eval(done.stdout)) == expected
+        assert json.loads(done.stdout) == expected
 
 
 def test_a_corpus_of_nothing_is_refused() -> None:
@@ -152,9 +157,6 @@ def test_what_a_hugging_face_model_cannot_do_is_said(bert_folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut weights", "no weights", "no configuration", "foreign tokenizer", "own code"])
 def test_a_damaged_hugging_face_model(bert_folder: Path, tmp_path: Path, damage: str) -> None:
-    import json
-    import shutil
-
     folder = Path(shutil.copytree(bert_folder, tmp_path / "bert"))
     if damage == "cut weights":
         (folder / "model.safetensors").write_bytes((bert_folder / "model.safetensors").read_bytes()[:-50])
