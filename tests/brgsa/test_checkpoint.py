@@ -1,0 +1,308 @@
+"""Checkpoints: the same model back bit for bit; a failure leaves the old one; damage is named; no code of theirs runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from brgsa import checkpoint
+from brgsa.config import VisionConfig
+from brgsa.errors import UserError
+from brgsa.model import BrgSA
+
+Build = Callable[..., BrgSA]
+TOWERS = {
+    "vit3d": VisionConfig(volume=(8, 8, 4), patch=(4, 4, 2), width=12, depth=1, heads=2, mlp=16),
+    "cnn3d": VisionConfig(name="cnn3d", volume=(16, 16, 8), width=4, windows=((-1000, -200), (-160, 240))),
+    "resnet10": VisionConfig(name="resnet10", volume=(16, 16, 8), width=4, norm="batch"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that a training can go on from; tests damage copies of it."""
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer)
+    folder = tmp_path_factory.mktemp("run") / "epoch-0001"
+    return checkpoint.save(folder, model, {"labels": ["A"]}, training={"epoch": 1}, optimizer=optimizer)
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def step(model: BrgSA, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    size = model.config.vision.volume
+    volumes = torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(1))
+    v, t = model(volumes, model.text.tokenize(["There is pleural effusion.", "Seen."]))
+    (v.bridged.square().mean() + t.bridged.square().mean()).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("bank", [True, False])
+def test_the_model_comes_back_bit_for_bit(
+    build: Build, corpus: list[str], tmp_path: Path, name: str, bank: bool
+) -> None:
+    model = build(TOWERS[name], enabled=bank)
+    volumes = torch.randn(2, 1, *TOWERS[name].volume)
+    model.train()(volumes, model.text.tokenize(corpus[:2]))  # batch norm's statistics move
+    model.eval()
+    loaded = checkpoint.load(checkpoint.save(tmp_path / "c", model, {"labels": ["A"], "data": {"crop": [1, 2]}}))
+    assert loaded.run == {"labels": ["A"], "data": {"crop": [1, 2]}}
+    assert loaded.path == tmp_path / "c"
+    assert loaded.model.config == model.config
+    assert not any(module.training for module in loaded.model.modules())
+    for ours, theirs in (
+        (model.encode_volumes(volumes), loaded.model.encode_volumes(volumes)),
+        (model.encode_texts(corpus), loaded.model.encode_texts(corpus)),
+    ):
+        assert torch.equal(ours.plain, theirs.plain)
+        assert (ours.bridged is None) == (theirs.bridged is None) == (not bank)
+        if ours.bridged is not None and theirs.bridged is not None:
+            assert torch.equal(ours.bridged, theirs.bridged)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_a_training_goes_on_as_if_never_stopped(
+    build: Build, tmp_path: Path, kind: Callable[..., torch.optim.Optimizer]
+) -> None:
+    model = build()
+    optimizer = kind(model.parameters(), lr=0.01, betas=(0.5, 0.999))
+    for _ in range(3):
+        step(model, optimizer)
+    folder = checkpoint.save(tmp_path / "c", model, {}, training={"epoch": 3, "history": [0.5]}, optimizer=optimizer)
+    resumed = checkpoint.load(folder).model
+    fresh = kind(resumed.parameters(), lr=0.5)
+    assert checkpoint.load_training(folder, fresh) == {"epoch": 3, "history": [0.5]}
+    assert fresh.param_groups[0]["lr"] == 0.01
+    for _ in range(2):
+        step(model, optimizer)
+        step(resumed, fresh)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], weight), name
+
+
+def test_weights_are_plain_safetensors_and_nothing_else_is_needed(build: Build, saved: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    weights = load_file(saved / "model.safetensors")
+    assert weights.keys() == build().state_dict().keys()
+    for name in ("optimizer.pt", "training.json"):
+        assert (saved / name).is_file()
+    lean = checkpoint.save(tmp_path / "lean", build(), {})
+    assert sorted(path.name for path in lean.iterdir()) == ["model.json", "model.safetensors", "run.json", "text"]
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """The kernel refuses to let a file grow over `size` bytes, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("fits", ["nothing", "weights", "weights and a part of the optimiser"])
+def test_a_full_disk_leaves_the_old_one_whole(build: Build, tmp_path: Path, fits: str) -> None:
+    model = build()
+    folder = checkpoint.save(tmp_path / "c", model, {"labels": ["old"]})
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer)
+    weights = (folder / "model.safetensors").stat().st_size
+    size = {"nothing": 0, "weights": weights, "weights and a part of the optimiser": int(1.5 * weights)}[fits]
+    with files_up_to(size), pytest.raises(Exception):  # noqa: B017 (each writer has its own)
+        checkpoint.save(folder, model, {"labels": ["new"]}, training={}, optimizer=optimizer)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert checkpoint.load(folder).run == {"labels": ["old"]}
+
+
+def test_a_model_or_run_that_cannot_be_saved_leaves_the_old_one(build: Build, tmp_path: Path) -> None:
+    class Broken(BrgSA):
+        def state_dict(self, *arguments: Any, **named: Any) -> Any:
+            raise MemoryError
+
+    folder = checkpoint.save(tmp_path / "c", build(), {"labels": ["old"]})
+    broken = build()
+    broken.__class__ = Broken
+    with pytest.raises(MemoryError):
+        checkpoint.save(folder, broken, {})
+    with pytest.raises(TypeError):
+        checkpoint.save(folder, build(), {"labels": {("not", "JSON"): 1}})
+    assert checkpoint.load(folder).run == {"labels": ["old"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_rename_that_fails_puts_the_old_one_back(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint.save(tmp_path / "c", build(), {"labels": ["old"]})
+    rename, calls = os.replace, []
+
+    def fails_second(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError("the disk went away")
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", fails_second)
+    with pytest.raises(OSError, match="went away"):
+        checkpoint.save(folder, build(), {"labels": ["new"]})
+    assert checkpoint.load(folder).run == {"labels": ["old"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_an_end_while_the_old_one_is_removed_leaves_the_new_one(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint.save(tmp_path / "c", build(), {"labels": ["old"]})
+
+    def ends(path: Path, **named: Any) -> None:
+        (Path(path) / "model.json").unlink()  # half removed
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", ends)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder, build(), {"labels": ["new"]})
+    assert checkpoint.load(folder).run == {"labels": ["new"]}
+    # What lies about is hidden, so that nobody takes it for a checkpoint.
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir() if path != folder)
+
+
+def test_saving_over_an_old_one_replaces_it(build: Build, tmp_path: Path) -> None:
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters())
+    folder = checkpoint.save(tmp_path / "deep" / "c", model, {"n": 1}, training={}, optimizer=optimizer)
+    checkpoint.save(folder, build(size=8), {"n": 2})
+    loaded = checkpoint.load(str(folder))
+    assert loaded.run == {"n": 2}
+    assert loaded.model.config.bank.size == 8
+    assert not (folder / "optimizer.pt").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "says"),
+    [
+        ("model.json", "is not a checkpoint"),
+        ("run.json", r"run\.json cannot be read"),
+        ("model.safetensors", r"model\.safetensors cannot be read"),
+        ("text", "text does not describe a text tower"),
+        ("text/config.json", "text does not describe a text tower"),
+        ("text/tokenizer.json", "text does not describe a text tower"),
+    ],
+)
+def test_a_missing_file_is_named(copy: Path, gone: str, says: str) -> None:
+    target = copy / gone
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink()
+    with pytest.raises(UserError, match=says) as found:
+        checkpoint.load(copy)
+    assert str(copy) in str(found.value)
+
+
+def load_all(folder: Path) -> None:
+    model = checkpoint.load(folder).model
+    checkpoint.load_training(folder, torch.optim.Adam(model.parameters()))
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "run.json", "text/config.json", "optimizer.pt"])
+def test_a_cut_file_is_named(copy: Path, name: str, share: float) -> None:
+    target = copy / name
+    whole = target.read_bytes().rstrip()
+    target.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UserError, match=name.removesuffix("/config.json")):
+        load_all(copy)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "3", '{"format": 1, "vision": [], "text": {}, "bank": {}}'])
+@pytest.mark.parametrize("name", ["model.json", "text/config.json", "text/tokenizer.json"])
+def test_json_of_something_else_is_named(copy: Path, name: str, content: str) -> None:
+    (copy / name).write_text(content)
+    with pytest.raises(UserError, match=str(copy)):
+        checkpoint.load(copy)
+
+
+def test_another_configuration_is_named(build: Build, copy: Path) -> None:
+    tree = json.loads((copy / "model.json").read_text())
+    for section, key, value, says in (
+        ("bank", "size", 7, r"bank\.vectors is \(6, 10\) there and \(7, 10\) in this model"),
+        ("bank", "enabled", False, r"bank\.vectors is \(6, 10\) there and nothing in this model"),
+        ("vision", "depth", 2, r"vision\.blocks\.1\..* is nothing there and"),
+        ("vision", "heads", 0, r"vision\.heads must be at least 1"),
+        ("vision", "deep", 2, r"model\.json is not a model configuration"),
+    ):
+        (copy / "model.json").write_text(json.dumps({**tree, section: {**tree[section], key: value}}))
+        with pytest.raises(UserError, match=says):
+            checkpoint.load(copy)
+    with pytest.raises(UserError, match=r"configuration that stands in the checkpoint's run\.json"):
+        checkpoint.load_weights(build(size=9), copy)
+    (copy / "model.json").write_text(json.dumps({**tree, "format": 99}))
+    with pytest.raises(UserError, match="format 99, this version reads 1"):
+        checkpoint.load(copy)
+
+
+@pytest.mark.parametrize("content", [{}, [1], 3, {"state": {}, "param_groups": []}])
+def test_another_optimisers_state_is_refused(build: Build, copy: Path, content: object) -> None:
+    torch.save(content, copy / "optimizer.pt")
+    with pytest.raises(UserError, match=r"optimizer\.pt cannot be read: the training cannot go on"):
+        checkpoint.load_training(copy, torch.optim.Adam(build().parameters()))
+
+
+class Trap:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_no_pickle_runs_code(build: Build, copy: Path, tmp_path: Path, bare: bool) -> None:
+    target = tmp_path / "ran"
+    trap = {"state": Trap(target), "param_groups": []}
+    pickle.loads(pickle.dumps(trap))
+    assert target.exists(), "the trap works"
+    target.unlink()
+    if bare:
+        (copy / "optimizer.pt").write_bytes(pickle.dumps(trap, protocol=2))
+    else:
+        torch.save(trap, copy / "optimizer.pt")
+    with pytest.raises(UserError, match=r"optimizer\.pt"):
+        checkpoint.load_training(copy, torch.optim.Adam(build().parameters()))
+    shutil.copy(copy / "optimizer.pt", copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        checkpoint.load(copy)
+    assert not target.exists()
+
+
+def test_no_text_tower_runs_code(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
+    (copy / "text" / "config.json").write_text(json.dumps(own))
+    (copy / "text" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    with pytest.raises(UserError, match="text does not describe a text tower"):
+        checkpoint.load(copy)
+    assert not (tmp_path / "ran").exists()
+    assert "[y/N]" not in "".join(capsys.readouterr())  # nor is it asked whether it may
