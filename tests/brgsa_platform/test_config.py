@@ -1,0 +1,232 @@
+"""Run configurations: presets, files that extend one another, overrides, and the sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brgsa.errors import UserError
+from brgsa_platform.config import RunConfig, load_config, merge, parse_overrides, preset_names, read_preset
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_each_preset_loads_and_comes_back(name: str) -> None:
+    config = load_config(name)
+    tree = config.to_dict()
+    assert RunConfig.from_tree(json.loads(json.dumps(tree))) == config
+    assert RunConfig.from_tree(yaml.safe_load(yaml.safe_dump(tree))) == config
+    assert RunConfig.from_tree(tree).to_dict() == tree
+
+
+def test_the_presets_there_are() -> None:
+    plain = {name for name in preset_names() if not name.endswith("-smoke")}
+    assert plain == {"paper", "paper-clip", "demo", "demo-clip"}
+    assert {f"{name}-smoke" for name in plain} | plain == set(preset_names())  # each has its twin of seconds
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-smoke", "paper", "paper-smoke"])
+def test_the_baseline_differs_in_bank_and_text_alone(name: str) -> None:
+    baseline = name.replace("-smoke", "-clip-smoke") if "-smoke" in name else f"{name}-clip"
+    ours, theirs = load_config(name), load_config(baseline)
+    assert ours.model.bank.enabled
+    assert not theirs.model.bank.enabled
+    assert theirs.data.style == "report"
+    bank, data = ours.to_dict()["model"]["bank"], ours.to_dict()["data"]
+    assert merge(theirs.to_dict(), {"model": {"bank": bank}, "data": data}) == ours.to_dict()
+
+
+def test_the_papers_hyper_parameters() -> None:
+    config = load_config("paper")
+    assert (config.optim.name, config.optim.lr, config.optim.betas) == ("adam", 5e-5, (0.5, 0.999))
+    assert (config.optim.weight_decay, config.optim.schedule, config.optim.patience) == (1e-6, "plateau", 5)
+    assert (config.optim.clip, config.train.batch_size, config.train.epochs) == (0.25, 64, 39)
+    assert (config.train.precision, config.data.style, config.data.sentences) == ("16", "positives", 5)
+    assert (config.model.bank.size, config.model.vision.volume) == (2048, (224, 224, 112))
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 0.5, clip: 2}\nmodel: {bank: {size: 33}}\n")
+    config = load_config("demo-smoke", file, ["optim.lr=0.25"], base={"train": {"seed": 7, "epochs": 9}})
+    assert config.optim.lr == 0.25  # command line
+    assert config.optim.clip == 2  # file
+    assert config.model.bank.size == 33  # file, over demo-smoke's 16
+    assert config.model.bank.init == "orthogonal"  # the rest of the section stays
+    assert config.model.embedding == 32  # demo-smoke
+    assert config.optim.betas == (0.9, 0.98)  # demo, which demo-smoke extends
+    assert (config.train.seed, config.train.epochs) == (7, 1)  # base, under the preset
+    assert load_config() == RunConfig()
+
+
+def test_files_extend_presets_and_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "base.yaml").write_text("extends: demo\noptim: {lr: 0.125, clip: 3}\n")
+    (tmp_path / "mine.yaml").write_text("extends: shared/base.yaml\noptim: {clip: 4}\n")
+    monkeypatch.chdir("/")  # a name in a file is looked for beside that file
+    config = load_config(str(tmp_path / "mine.yaml"))
+    assert (config.optim.lr, config.optim.clip) == (0.125, 4)
+    assert config.model == load_config("demo").model
+    assert "extends" not in read_preset(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("extends: mine.yaml", r"mine\.yaml extends itself \(.* → .*\): remove one `extends`"),
+        ("extends: [demo, paper]", r"extends in preset .*mine\.yaml must be the name of one preset"),
+        ("extends: dmeo", r"no preset 'dmeo' \(did you mean demo\?\)"),
+        ("extends: gone.yaml", r"gone\.yaml cannot be read \(No such file"),
+        ("", "holds no sections"),
+        ("- model", "holds no sections"),
+        ("model: {", r"mine\.yaml is not YAML"),
+        ("optim: {rate: 1}", r"Unknown key optim\.rate in preset .*mine\.yaml"),
+        ("data:", r"^data in preset .*mine\.yaml: Input should be a valid dictionary"),
+        ("1: 2", "Keys should be strings"),
+    ],
+)
+def test_a_file_that_cannot_be_a_preset(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=says) as found:
+        load_config(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(found.value)
+
+
+def test_a_circle_of_two_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(UserError, match=r"a\.yaml → .*b\.yaml → .*a\.yaml"):
+        load_config(str(tmp_path / "a.yaml"))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("data: {style: é}".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.yaml is not YAML in UTF-8"):
+        load_config(file=latin)
+    with pytest.raises(UserError, match="Is a directory"):
+        load_config(file=tmp_path)
+    with pytest.raises(UserError, match="No such file"):
+        load_config(file=tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            "modle.embedding=3",
+            r"Unknown key modle in the command line \(did you mean model\?\); known here: model, loss",
+        ),
+        ("model.embeding=3", r"Unknown key model\.embeding in .* \(did you mean embedding\?\)"),
+        (
+            "model.bank.sise=3",
+            r"Unknown key model\.bank\.sise in .* \(did you mean size\?\); known here: enabled, size",
+        ),
+        ("model.vision.nmae=x", r"Unknown key model\.vision\.nmae in .* \(did you mean name\?\)"),
+        ("loss.temprature=1", r"Unknown key loss\.temprature in .* \(did you mean temperature\?\)"),
+        ("optim.warmup=1", r"Unknown key optim\.warmup in .* \(did you mean warmup_steps\?\)"),
+        ("train.zzzzzz=1", r"Unknown key train\.zzzzzz in the command line; known here: epochs, batch_size"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_name(override: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        load_config(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.bank.size=0", r"bank\.size must be at least 1, not 0; bank\.enabled=false switches the bank off"),
+        ("model.bank.size=-3", r"bank\.size must be at least 1"),
+        ("model.bank.size=big", r"model\.bank\.size .* valid integer"),
+        ("model.bank.init=zeros", "'zeros' is none of orthogonal, gaussian"),
+        ("model.bank=3", r"model\.bank in the command line: Input should be a dictionary"),
+        ("model.vision.name=vit4d", "'vit4d' is none of vit3d"),
+        ("model.vision.heads=0", r"vision\.heads must be at least 1"),
+        ("model.vision.heads=7", r"not a multiple of vision\.heads 7"),
+        ("model.vision.patch=[0, 16, 8]", r"vision\.patch .* must be positive"),
+        ("model.vision.volume=[225, 224, 112]", r"not a multiple of vision\.patch"),
+        ("model.vision.volume=[224, 224]", r"model\.vision\.volume"),
+        ("model.vision.windows=[[240, -160]]", "low < high"),
+        ("model.text.heads=0", r"text\.heads must be at least 1"),
+        ("model.text.max_tokens=2", r"text\.max_tokens must be at least 4"),
+        ("loss.temperature=0", r"loss\.temperature must be above 0"),
+        ("loss.same_text=drop", r"loss\.same_text .* 'negatives' or 'ignore'"),
+        ("data.sentences=0", r"data\.sentences"),
+        ("data.flip=2", r"data\.flip .* less than or equal to 1"),
+        ("optim.lr=0", r"optim\.lr .* greater than 0"),
+        ("optim.betas=[0.9, 1]", r"optim\.betas\.1 .* less than 1"),
+        ("optim.name=sgd", r"optim\.name .* 'adam' or 'adamw'"),
+        ("train.batch_size=1", r"train\.batch_size"),
+        ("train.epochs=0", r"train\.epochs"),
+        ("train.precision=8", r"train\.precision"),
+        ("train.gpu=perhaps", r"train\.gpu"),
+        ("train.workers=3", "batch_size 64 is not a multiple of workers 3"),
+    ],
+)
+def test_an_impossible_value_is_named(override: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as found:
+        load_config(overrides=[override])
+    assert "the command line" in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_values_of_overrides_are_yaml() -> None:
+    config = load_config(
+        overrides=[
+            "optim.lr=1e-3",  # YAML 1.1 reads this as text
+            "train.precision=32",
+            "train.threads=null",
+            "data.shuffle_sentences=false",
+            "data.style=positives+negatives",
+            "model.vision.windows=[[-1000, -200], [-160, 240]]",
+            "model.bank={size: 4, init: kmeans}",
+            "model.bank.size=5",
+        ]
+    )
+    assert (config.optim.lr, config.train.precision, config.train.threads) == (0.001, "32", None)
+    assert (config.data.shuffle_sentences, config.data.style) == (False, "positives+negatives")
+    assert config.model.vision.windows == ((-1000, -200), (-160, 240))
+    assert (config.model.bank.size, config.model.bank.init) == (5, "kmeans")
+
+
+def test_the_last_override_wins() -> None:
+    assert parse_overrides(["a.b=1", "a.c=x=y", "a.b=2"]) == {"a": {"b": 2, "c": "x=y"}}
+
+
+@pytest.mark.parametrize("text", ["optim.lr", "=3", ".lr=3", "optim.=3", ""])
+def test_what_is_no_override(text: str) -> None:
+    with pytest.raises(UserError, match=r"is not of the form section\.key=value"):
+        parse_overrides([text])
+
+
+def test_a_value_that_is_no_yaml() -> None:
+    with pytest.raises(UserError, match="is not YAML: quote it"):
+        parse_overrides(["data.style={"])
+
+
+def test_a_configuration_does_not_change() -> None:
+    config = RunConfig()
+    with pytest.raises(Exception, match="frozen"):
+        config.optim.lr = 3  # type: ignore[misc]
+
+
+TREES: Any = st.recursive(
+    st.integers(), lambda branch: st.dictionaries(st.sampled_from("abc"), branch, max_size=3), max_leaves=8
+).filter(lambda tree: isinstance(tree, dict))
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(TREES, TREES, TREES)
+def test_merging_is_layering(low: dict[str, Any], mid: dict[str, Any], high: dict[str, Any]) -> None:
+    assert merge(low, {}) == merge({}, low) == merge(low, low) == low
+    before = json.dumps(low)
+    merged = merge(low, high)
+    assert json.dumps(low) == before  # neither is changed
+    assert merge(merged, high) == merged  # what lies on top is there
+    assert merged.keys() == low.keys() | high.keys()
