@@ -22,6 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+store_app = typer.Typer(
+    help="What a store holds, whether it is whole, what a volume looks like.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(store_app, name="store")
 
 
 class Layout(StrEnum):
@@ -34,7 +40,8 @@ class Protocol(StrEnum):
     PAPER = "paper"
 
 
-StorePath = Annotated[Path, typer.Option("--data", help="A store that `brgsa prepare` wrote.")]
+StorePath = Annotated[str, typer.Option("--data", help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")]
+StoreArgument = Annotated[str, typer.Argument(help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Settings, as section.key=value.", metavar="[KEY=VALUE]...")
 ]
@@ -61,28 +68,90 @@ def phantom(
 def prepare(
     source: Annotated[Path, typer.Argument(help="An archive's folder (ct-rate) or a CSV or Parquet file (manifest).")],
     layout: Annotated[Layout, typer.Option(help="How the source is laid out.")],
-    out: Annotated[Path, typer.Option(help="The store to write.")],
+    out: Annotated[str, typer.Option(help="The store to write or to add to: a folder or an s3:// URL.")],
     spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size x y z in mm.")] = (1.5, 1.5, 3.0),
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels x y z after crop or pad.")] = (256, 256, 128),
     antialias: Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")] = False,
     validation_fraction: Annotated[float, typer.Option(help="Share of training patients set aside.")] = 0.1,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse volumes whose header, table and voxels disagree.")
+    ] = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Volumes read at a time; default one a CPU.", min=1)] = None,
 ) -> None:
     """Read CTs and reports, convert to HU, resample, crop or pad, and write Parquet shards.
 
     A manifest has the columns `volume` (path) and `report`, and optionally scan_id, patient_id, split and one 0/1 column a
-    label. Volumes that cannot be read go to STORE/quarantine.parquet with the reason.
+    label. Volumes that cannot be read go to STORE/quarantine.parquet with the reason. Killed, it goes on where it stopped;
+    run on a grown archive, it adds what is new.
     """
     from brgsa.volumes import Geometry
     from brgsa_platform.prepare import prepare as run
 
     geometry = Geometry(spacing=spacing, shape=shape, antialias=antialias)
-    done = run(source, layout.value, out, geometry=geometry, validation_fraction=validation_fraction)
+    done = run(
+        source,
+        layout.value,
+        out,
+        geometry=geometry,
+        validation_fraction=validation_fraction,
+        strict=strict,
+        retry_quarantined=retry_quarantined,
+        workers=workers,
+    )
     _say(done.summary())
+
+
+@store_app.command("info")
+def store_info(
+    store: StoreArgument,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Write a PNG of spacings and HU.")] = None,
+) -> None:
+    """Counts, label prevalence per split, spacing and HU."""
+    from brgsa_platform.store_info import info
+
+    found = info(store)
+    found.print(as_json=json)
+    if picture:
+        found.draw(picture)
+        _say(f"Picture: {picture}")
+
+
+@store_app.command("verify")
+def store_verify(
+    store: StoreArgument,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Remove damaged shards, so that `brgsa prepare` writes them anew.")
+    ] = False,
+) -> None:
+    """Read every row and compare it with its checksum and with the index; exit status 1 where something is damaged."""
+    from brgsa_platform.store_verify import verify
+
+    found = verify(store, discard=discard)
+    _say(found.summary())
+    if found.damage:
+        sys.exit(1)
+
+
+@store_app.command("show")
+def store_show(
+    store: StoreArgument,
+    volume: Annotated[str, typer.Argument(help="A volume's id.")],
+    picture: Annotated[Path | None, typer.Option(help="The PNG to write; default VOLUME.png.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Print the report too.")] = False,
+) -> None:
+    """A volume's row, and a picture of its middle slices."""
+    from brgsa_platform.store_info import show
+
+    _say(show(store, volume, picture or Path(f"{volume}.png"), with_report=report))
 
 
 @app.command()
 def summarize(
-    store: Annotated[Path, typer.Argument(help="A store that `brgsa prepare` wrote.")],
+    store: StoreArgument,
     style: Annotated[list[str], typer.Option(help="A summary style; may be given several times.")],
 ) -> None:
     """Add a summary of each report to the store, a column a style: report, findings, positives, positives+negatives."""

@@ -9,7 +9,6 @@ rows stay int16 until they are on the training device.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,9 @@ import numpy.typing as npt
 
 from brgsa.errors import UserError
 from brgsa.volumes import decode
+from brgsa_platform.store import encoded_volume
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
     from brgsa_platform.store import Store
 
 BLOCK_BYTES = 32 * 2**20  # of a block in the object store: small beside a worker's share, large beside a task's cost
@@ -61,13 +59,7 @@ def split_rows(store: Store, split: str) -> Rows:
     Raises:
         UserError: the store has no volume in that split; names those that there are.
     """
-    import pyarrow.parquet as pq
-
-    shards = store.shards()
-    index = store.index(["volume_id", "scan_id", "patient_id", "split", "labels"])
-    counts = [pq.read_metadata(shard).num_row_groups for shard in shards]
-    shard = np.repeat(np.arange(len(shards)), counts)
-    group = np.concatenate([np.arange(n) for n in counts])
+    index = store.index(["volume_id", "scan_id", "patient_id", "split", "labels", "shard", "row_group"])
     splits = np.array(index["split"].to_pylist())
     chosen = np.flatnonzero(splits == split)
     if not len(chosen):
@@ -80,9 +72,9 @@ def split_rows(store: Store, split: str) -> Rows:
         scans=_codes(picked["scan_id"].to_pylist()),
         patients=_codes(picked["patient_id"].to_pylist()),
         labels=labels.reshape(len(chosen), len(store.labels)),
-        shards=shards,
-        shard=shard[chosen],
-        group=group[chosen],
+        shards=store.shards(),
+        shard=picked["shard"].to_numpy().astype(np.int64),
+        group=picked["row_group"].to_numpy().astype(np.int64),
     )
 
 
@@ -157,22 +149,13 @@ class VolumeReader:
             yield {"row": np.array(rows), "ct": np.stack(volumes)}
 
     def _read(self, row: int, position: int) -> npt.NDArray[np.int16]:
-        file = _parquet(self.shards[self.shard[row]])
-        encoded = file.read_row_group(int(self.group[row]), columns=["ct"])["ct"][0].as_py()
-        volume = decode(encoded)
+        volume = decode(encoded_volume(self.shards[self.shard[row]], int(self.group[row])))
         if self.augmentation is None:
             return centre_crop(volume, self.crop)
         epoch = 0 if self.epochs is None else int(self.epochs[position])
         rng = np.random.default_rng([self.augmentation.seed, epoch, row])
         volume = random_crop(volume, self.crop, rng)
         return volume[::-1] if rng.random() < self.augmentation.flip else volume
-
-
-@functools.lru_cache(maxsize=32)
-def _parquet(shard: str) -> pq.ParquetFile:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(shard, memory_map=True)
 
 
 def centre_crop(volume: npt.NDArray[np.int16], crop: Shape) -> npt.NDArray[np.int16]:

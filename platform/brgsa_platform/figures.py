@@ -185,3 +185,34 @@ def _figure(width: float, height: float) -> Figure:
 
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def fingerprint_figure(
+    spacing: Mapping[str, Mapping[str, float]],
+    extent: Mapping[str, Mapping[str, float]],
+    histogram: Sequence[float],
+    bins: tuple[int, int],
+) -> Figure:
+    """What an archive's scans are like: spacing and extent along each axis, and the store's HU.
+
+    Args:
+        spacing, extent: axis → percentile → mm.
+        histogram: share of voxels in each bin.
+        bins: first HU and width of a bin.
+    """
+    figure = _figure(10.5, 3.4)
+    panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
+    for axes, values, title in ((panels[0], spacing, "Spacing (mm)"), (panels[1], extent, "Extent (mm)")):
+        for row, by_percentile in enumerate(values.values()):
+            found = list(by_percentile.values())
+            axes.plot([found[0], found[-1]], [row, row], color=BLUE, linewidth=1.2)
+            axes.plot([found[1], found[-2]], [row, row], color=BLUE, linewidth=5, alpha=0.5)
+            axes.plot(found[2], row, "o", color=VERMILION, markersize=5)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set(title=title, ylim=(len(values) - 0.5, -0.5), xlabel="median; 5-95 %; 0.5-99.5 %")
+        _plain(axes)
+    edges = bins[0] + bins[1] * np.arange(len(histogram) + 1)
+    panels[2].stairs(np.asarray(histogram) * 100, edges, fill=True, color=SKY)
+    panels[2].set(title="HU on the store's grid", xlabel="HU", ylabel="voxels (%)", yscale="log")
+    _plain(panels[2])
+    return figure

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, VolumeError, encode, read_volume, standardize
+from brgsa_platform.folders import Folder, local_copy, said
 from brgsa_platform.layouts import Item
-from brgsa_platform.store import schema, written_aside
+from brgsa_platform.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, checksum
 
-QUARANTINE = pa.schema([(name, pa.string()) for name in ("volume_id", "source", "stage", "reason")])
 _REFUSED = b"brgsa.quarantine"
+DEATHS = (
+    2  # of workers on one volume, after which it is refused: its reader crashes, or it needs more memory than there is
+)
+# Volumes are compressed already.
+_COMPRESSION = {name: "none" if name == "ct" else "zstd" for name in SCHEMA.names}
 
 
 class Refused(Exception):
@@ -28,58 +34,78 @@ class Refused(Exception):
         self.reason = reason
 
 
+class Journal(Protocol):
+    """Who is told which volume a task takes up, so that one that kills its workers is known."""
+
+    def take_up(self, volume_id: str) -> int:
+        """How many tasks have taken this volume up before and never finished it."""
+
+    def finished(self, volume_id: str) -> None:
+        """The volume is done with, written or refused."""
+
+
 @dataclass(frozen=True)
 class ShardWriter:
-    """Called with {"shard": file name, "items": JSON of its `Item`s}, writes that shard.
+    """Writes shards of a store.
 
     The refused volumes stand in the shard's own footer, so that a shard that is there is whole.
-
-    Gives the number of `volumes` and of `quarantined` ones, and an `error` (else empty) where the disk refused.
     """
 
-    out: Path
+    store: Folder
     geometry: Geometry
-    labels: tuple[str, ...]
+    strict: bool = False
 
-    def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
-        items = [Item(**item) for item in json.loads(job["items"])]
+    def __call__(self, shard: str, items: Sequence[Item], journal: Journal | None = None) -> str:
+        """Write the shard of these items.
+
+        Returns:
+            "" or why the store could not be written.
+        """
         refused: list[dict[str, str]] = []
-        columns = schema(self.labels)
-        # Volumes are compressed already.
-        compression = {name: "none" if name == "ct" else "zstd" for name in columns.names}
         try:
             with (
-                written_aside(self.out / "volumes" / job["shard"]) as aside,
-                pq.ParquetWriter(aside, columns, compression=compression) as writer,
+                self.store.written_aside(f"volumes/{shard}") as aside,
+                pq.ParquetWriter(aside, SCHEMA, compression=_COMPRESSION) as writer,
             ):
-                for row in self._rows(items, refused):
-                    writer.write_table(pa.Table.from_pylist([row], schema=columns), row_group_size=1)
+                for row in self._rows(items, refused, journal):
+                    writer.write_table(row, row_group_size=1)
                 writer.add_key_value_metadata({_REFUSED: json.dumps(refused)})
         except OSError as error:
-            return {"volumes": 0, "quarantined": 0, "error": str(error.strerror or error)}
-        return {"volumes": len(items) - len(refused), "quarantined": len(refused), "error": ""}
+            return said(error) or type(error).__name__
+        return ""
 
-    def _rows(self, items: Sequence[Item], refused: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, items: Sequence[Item], refused: list[dict[str, str]], journal: Journal | None
+    ) -> Iterator[pa.Table]:
         for item in items:
+            deaths = journal.take_up(item.volume_id) if journal else 0
             try:
-                yield self._row(item)
+                if deaths >= DEATHS:
+                    raise Refused(
+                        "crash",
+                        f"{item.source}: {deaths} workers died while reading it (out of memory, or a fault of its reader).",
+                    )
+                row = self._row(item)
             except Refused as error:
                 about = {"volume_id": item.volume_id, "source": item.source}
                 refused.append({**about, "stage": error.stage, "reason": error.reason})
+            else:
+                yield row
+            if journal:
+                journal.finished(item.volume_id)
 
-    def _row(self, item: Item) -> dict[str, Any]:
+    def _row(self, item: Item) -> pa.Table:
         if not item.report:
             raise Refused("report", f"{item.source}: it has no report; add one to the table, or leave the volume out.")
         try:
-            volume = read_volume(item.path, item.metadata)
+            with local_copy(item.path) as path:
+                volume = read_volume(path, item.metadata)
             array = standardize(volume, self.geometry)
         except VolumeError as error:
             raise Refused("read", f"{item.source}: {error.reason}") from error
         except Exception as error:  # one strange file among thousands must not end the run
-            raise Refused(
-                "read", f"{item.source}: {type(error).__name__}, {str(error).partition(chr(10))[0]}"
-            ) from error
-        return {
+            raise Refused("read", f"{item.source}: {type(error).__name__}, {said(error)}") from error
+        row = {
             "volume_id": item.volume_id,
             "scan_id": item.scan_id,
             "patient_id": item.patient_id,
@@ -87,20 +113,47 @@ class ShardWriter:
             "ct": encode(array),
             "shape": list(array.shape),
             "spacing": list(self.geometry.spacing),
+            "source_shape": list(volume.array.shape),
+            "source_spacing": list(volume.spacing),
+            "hu": hu_histogram(array).tolist(),
             "report": item.report,
-            "labels": {name: item.labels.get(name) for name in self.labels},
+            "labels": item.labels,
             "source": item.source,
             "flags": list(volume.flags),
+            "checksum": "",
         }
+        table = pa.Table.from_pylist([row], schema=SCHEMA)
+        # Over the values as Parquet gives them back: its float32 are not Python's numbers.
+        number = SCHEMA.get_field_index("checksum")
+        return table.set_column(number, SCHEMA.field(number), pa.array([checksum(table.to_pylist()[0])]))
 
 
-def read_refused(shard: Path) -> list[dict[str, str]]:
+def hu_histogram(array: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+    """Counts (32,) of every second voxel along each axis, in bins of 64 HU from -1024 up."""
+    every_second = array[::2, ::2, ::2]
+    bins = np.clip((every_second.astype(np.int32) - HU_FIRST) // HU_BIN, 0, HU_BINS - 1)
+    return np.bincount(bins.ravel(), minlength=HU_BINS)
+
+
+def read_refused(shard: pq.ParquetFile) -> list[dict[str, str]]:
     """The rows of the quarantine table that came up while a shard was written."""
-    refused: list[dict[str, str]] = json.loads((pq.read_metadata(shard).metadata or {}).get(_REFUSED, b"[]"))
+    refused: list[dict[str, str]] = json.loads((shard.metadata.metadata or {}).get(_REFUSED, b"[]"))
     return refused
 
 
-def read_rows(shard: Path) -> pa.Table:
+def read_rows(shard: pq.ParquetFile) -> pa.Table:
     """A shard's rows without the volumes."""
-    file = pq.ParquetFile(shard)
-    return file.read(columns=[name for name in file.schema_arrow.names if name != "ct"])
+    return shard.read(columns=[name for name in SCHEMA.names if name != "ct"])
+
+
+def is_whole(store: Folder, shard: str, volumes: int) -> bool:
+    """Whether a shard is there, can be opened, and accounts for as many volumes as were planned."""
+    name = f"volumes/{shard}"
+    if not store.size(name):
+        return False
+    try:
+        with store.open(name) as file:
+            opened = pq.ParquetFile(file)
+            return int(opened.metadata.num_row_groups) + len(read_refused(opened)) == volumes
+    except (OSError, ValueError, pa.ArrowInvalid):  # cut short: a Parquet's footer stands at its end
+        return False

@@ -1,8 +1,9 @@
 """The store: Parquet shards of standardised volumes with their reports and labels, and side tables of summaries.
 
-    STORE/store.json                     geometry, labels, fingerprint; "complete" only when every shard is there
+    STORE/store.json                     settings, labels, batches and shards; "complete" only when every shard is there
+    STORE/plans/00000.parquet            the volumes that a batch (one `brgsa prepare`) is made of, and a digest of each
     STORE/volumes/part-00000.parquet     one volume a row group
-    STORE/index.parquet                  every row without its volume, in shard order
+    STORE/index.parquet                  every row without its volume, in shard order, and where it lies
     STORE/quarantine.parquet             what could not be used, at which stage and why
     STORE/summaries/STYLE/part-00000.parquet
 
@@ -12,11 +13,11 @@ terabytes of shards again.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-import os
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,41 +27,124 @@ import pyarrow.parquet as pq
 
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry
+from brgsa_platform.folders import Folder, patiently, said
+from brgsa_platform.layouts import LABELS
 
-FORMAT = 1
+FORMAT = 2
 REPORT = "report"
 SUMMARY = "summary."
-INDEX_FILE, QUARANTINE_FILE, SUMMARY_FILE = "index.parquet", "quarantine.parquet", "part-00000.parquet"
+META_FILE, INDEX_FILE, QUARANTINE_FILE, SUMMARY_FILE = (
+    "store.json",
+    "index.parquet",
+    "quarantine.parquet",
+    "part-00000.parquet",
+)
+
+# HU histogram of a row: counts of every second voxel along each axis, in 64-HU bins from -1024 up.
+HU_BINS, HU_BIN, HU_FIRST = 32, 64, -1024
+
+SCHEMA = pa.schema(
+    [
+        ("volume_id", pa.string()),
+        ("scan_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("ct", pa.large_binary()),
+        ("shape", pa.list_(pa.int32())),
+        ("spacing", pa.list_(pa.float32())),
+        ("source_shape", pa.list_(pa.int32())),
+        ("source_spacing", pa.list_(pa.float32())),
+        ("hu", pa.list_(pa.int32())),
+        ("report", pa.string()),
+        ("labels", pa.struct([(name, pa.int8()) for name in LABELS])),
+        ("source", pa.string()),
+        ("flags", pa.list_(pa.string())),
+        ("checksum", pa.string()),
+    ]
+)
+QUARANTINE = pa.schema([(name, pa.string()) for name in ("volume_id", "source", "stage", "reason")])
 
 
-def schema(labels: Sequence[str]) -> pa.Schema:
-    """The columns of a shard. A label is 1, 0 or null (unknown)."""
-    return pa.schema(
-        [
-            ("volume_id", pa.string()),
-            ("scan_id", pa.string()),
-            ("patient_id", pa.string()),
-            ("split", pa.string()),
-            ("ct", pa.large_binary()),
-            ("shape", pa.list_(pa.int32())),
-            ("spacing", pa.list_(pa.float32())),
-            ("report", pa.string()),
-            ("labels", pa.struct([(name, pa.int8()) for name in labels])),
-            ("source", pa.string()),
-            ("flags", pa.list_(pa.string())),
-        ]
-    )
+@dataclass(frozen=True)
+class Batch:
+    """The volumes of one `brgsa prepare`: shards `first` to `first + shards - 1`, `per_shard` volumes each.
+
+    Attributes:
+        volumes: in the plan, refused ones included.
+        complete: whether every shard has been counted.
+    """
+
+    layout: str
+    volumes: int
+    per_shard: int
+    first: int
+    complete: bool = False
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of its shard files."""
+        return [f"part-{self.first + i:05d}.parquet" for i in range(-(-self.volumes // self.per_shard))]
+
+
+@dataclass(frozen=True)
+class Meta:
+    """store.json.
+
+    Attributes:
+        settings: what a row depends on besides its scan (geometry, strictness, share of validation patients); a store never
+            mixes two.
+        labels: those that some volume has, in their published order.
+        sizes: bytes of each counted shard.
+        fingerprint: hash of the settings and of every row's id and checksum; "" while incomplete.
+    """
+
+    settings: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    batches: tuple[Batch, ...] = ()
+    sizes: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+    format: int = FORMAT
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.batches) and all(batch.complete for batch in self.batches)
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of all shard files, in order."""
+        return [name for batch in self.batches for name in batch.shards]
+
+    def to_json(self) -> str:
+        about = {**asdict(self), "complete": self.complete, "settings_hash": settings_hash(self.settings)}
+        return json.dumps(about, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Meta:
+        tree = json.loads(text)
+        batches = tuple(Batch(**batch) for batch in tree["batches"])
+        labels = tuple(tree["labels"])
+        return cls(tree["settings"], labels, batches, tree["sizes"], tree["fingerprint"], tree["format"])
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Names a preprocessing configuration."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Store:
-    """A finished store, read-only."""
+    """A finished store, read-only.
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
-        self.path = path
+    Attributes:
+        path: absolute path or URL.
+    """
+
+    def __init__(self, folder: Folder, meta: Meta) -> None:
+        self.folder = folder
+        self.path = folder.url
         self.meta = meta
-        self.geometry = Geometry.from_dict(meta["geometry"])
-        self.labels: tuple[str, ...] = tuple(meta["labels"])
-        self.fingerprint: str = meta["fingerprint"]
+        self.geometry = Geometry.from_dict(meta.settings["geometry"])
+        self.labels = meta.labels
+        self.fingerprint = meta.fingerprint
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
@@ -69,42 +153,40 @@ class Store:
         Raises:
             UserError: there is none, it is unfinished, or it was written by another version.
         """
-        path = Path(path)
-        meta = read_meta(path)
+        folder = Folder(path)
+        meta = read_meta(folder)
         if meta is None:
-            raise UserError(f"{path} is not a store (it has no store.json): write one with `brgsa prepare`.")
-        if meta.get("format") != FORMAT:
-            raise UserError(
-                f"{path} has store format {meta.get('format')}, this version reads {FORMAT}: prepare it again."
-            )
-        if not meta["complete"]:
-            raise UserError(f"{path} is not finished: run its `brgsa prepare` again, it goes on where it stopped.")
-        return cls(path, meta)
+            raise UserError(f"{folder} is not a store (it has no {META_FILE}): write one with `brgsa prepare`.")
+        if not meta.complete:
+            raise UserError(f"{folder} is not finished: run its `brgsa prepare` again, it goes on where it stopped.")
+        return cls(folder, meta)
 
     def shards(self) -> list[str]:
-        """Paths of the shard files, in order."""
-        return [str(self.path / "volumes" / name) for name in self.meta["shards"]]
+        """Paths or URLs of the shard files, in order."""
+        return [self.folder.at(f"volumes/{name}") for name in self.meta.shards]
 
     def index(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows in shard order without the volumes themselves.
 
         Args:
-            columns: of a shard (not `ct`), or `summary.STYLE`; default all of a shard's.
+            columns: of a shard (not `ct`), `shard` (number in `shards()`), `row_group`, or `summary.STYLE`; default all but
+                the summaries.
 
         Raises:
             UserError: there is no such column, or the style has not been computed.
         """
         try:
-            stored = pq.read_schema(self.path / INDEX_FILE).names
-            wanted = list(columns or stored)
-            read = [name for name in wanted if not name.startswith(SUMMARY)]
-            unknown = [name for name in read if name not in stored]
-            if unknown:
-                raise UserError(f"{self.path} has no column {unknown[0]!r}; it has: {', '.join(stored)}.")
-            table = pq.read_table(self.path / INDEX_FILE, columns=sorted({*read, "volume_id"}))
+            with self.folder.open(INDEX_FILE) as file:
+                stored = pq.read_schema(file).names
+                wanted = list(columns or stored)
+                read = [name for name in wanted if not name.startswith(SUMMARY)]
+                unknown = [name for name in read if name not in stored]
+                if unknown:
+                    raise UserError(f"{self.path} has no column {unknown[0]!r}; it has: {', '.join(stored)}.")
+                table = pq.read_table(file, columns=sorted({*read, "volume_id"}))
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(
-                f"{self.path / INDEX_FILE} is missing or damaged: prepare the store again in another folder."
+                f"{self.folder.at(INDEX_FILE)} is missing or damaged: prepare the store again in another folder."
             ) from error
         for name in wanted:
             if name not in read:
@@ -112,9 +194,19 @@ class Store:
                 table = table.append_column(name, pa.array([texts[v] for v in table["volume_id"].to_pylist()]))
         return table.select(wanted)
 
+    def encoded(self, shard: int, row_group: int) -> pa.Buffer:
+        """The `ct` cell of a row, still encoded; without a copy where the store lies on this machine."""
+        return encoded_volume(self.shards()[shard], row_group)
+
+    def quarantine(self) -> pa.Table:
+        """What could not be used: `volume_id`, `source`, `stage`, `reason`."""
+        with self.folder.open(QUARANTINE_FILE) as file:
+            return pq.read_table(file)
+
     def styles(self) -> list[str]:
         """Summary styles that have been computed."""
-        return sorted(file.parent.name for file in (self.path / "summaries").glob(f"*/{SUMMARY_FILE}"))
+        suffix = f"/{SUMMARY_FILE}"
+        return sorted(name.removesuffix(suffix) for name in self.folder.sizes("summaries") if name.endswith(suffix))
 
     def texts(self, style: str) -> dict[str, str]:
         """volume_id → text in a style; "report" is the report as written.
@@ -130,44 +222,94 @@ class Store:
         return dict(zip(table["volume_id"].to_pylist(), table["report"].to_pylist(), strict=True))
 
     def _summaries(self, style: str) -> dict[str, str]:
-        file = self.summary_file(style)
-        if not file.is_file():
+        command = f"`brgsa summarize {self.path} --style {style}`"
+        table = self.summary_table(style)
+        if table is None:
+            raise UserError(f"{self.path} holds no summaries of style {style!r}: compute them with {command}.")
+        texts = dict(zip(table["volume_id"].to_pylist(), table["summary"].to_pylist(), strict=True))
+        if self._reports.keys() - texts.keys():
             raise UserError(
-                f"{self.path} holds no summaries of style {style!r}: compute them with `brgsa summarize {self.path} --style "
-                f"{style}`."
+                f"{self.path} has volumes added since its summaries of style {style!r}: complete them with {command}."
             )
-        table = pq.read_table(file)
-        return dict(zip(table["volume_id"].to_pylist(), table["summary"].to_pylist(), strict=True))
+        return texts
 
-    def summary_file(self, style: str) -> Path:
-        """Where a style's summaries lie once they are computed: columns `volume_id`, `summary`."""
-        return self.path / "summaries" / style / SUMMARY_FILE
+    def summary_table(self, style: str) -> pa.Table | None:
+        """A style's side table (`volume_id`, `summary`), None where it has not been computed."""
+        name = summary_name(style)
+        if not self.folder.exists(name):
+            return None
+        with self.folder.open(name) as file:
+            return pq.read_table(file)
 
 
-def read_meta(path: Path) -> dict[str, Any] | None:
-    """store.json, or None where there is none."""
-    file = path / "store.json"
-    if not file.is_file():
-        return None
+def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
+    """The `ct` cell of a shard's row group, by the shard's path or URL.
+
+    Raises:
+        UserError: the shard is missing or damaged; names the commands that tell and mend.
+    """
     try:
-        meta: dict[str, Any] = dict(json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({error}): prepare the store again in another folder.") from error
-    return meta
+        return _cell(shard, row_group)
+    except (OSError, ValueError, IndexError, pa.ArrowException) as error:
+        _shard.cache_clear()  # a file that was replaced, or a connection that is gone
+        url = shard.rpartition("/volumes/")[0]
+        raise UserError(
+            f"Shard {shard} cannot be read ({said(error)}): `brgsa store verify {url}` tells what is damaged, and running its "
+            "`brgsa prepare` again writes that anew."
+        ) from error
 
 
-def write_meta(path: Path, meta: dict[str, Any]) -> None:
-    """Write store.json."""
-    with written_aside(path / "store.json") as aside:
-        aside.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
+def _cell(shard: str, row_group: int) -> pa.Buffer:
+    def read() -> pa.Buffer:
+        return _shard(shard).read_row_group(row_group, columns=["ct"])["ct"][0].as_buffer()
+
+    return patiently(read) if "://" in shard else read()
 
 
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A hidden name beside `path` to write to; renamed to it at the end, removed on failure."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+@functools.lru_cache(maxsize=32)
+def _shard(shard: str) -> pq.ParquetFile:
+    url, _, name = shard.rpartition("/")
+    return pq.ParquetFile(Folder(url).open(name))
+
+
+def summary_name(style: str) -> str:
+    """Where a style's summaries lie in a store."""
+    return f"summaries/{style}/{SUMMARY_FILE}"
+
+
+def read_meta(folder: Folder) -> Meta | None:
+    """store.json, or None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or another version wrote it.
+    """
     try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        if not folder.exists(META_FILE):
+            return None
+        text = folder.read(META_FILE).decode()
+        written = json.loads(text).get("format")
+        if written == FORMAT:
+            return Meta.from_json(text)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{folder.at(META_FILE)} cannot be read ({said(error)}): prepare the store again in another folder."
+        ) from error
+    raise UserError(f"{folder} has store format {written}, this version reads {FORMAT}: prepare it again.")
+
+
+def checksum(row: Mapping[str, Any]) -> str:
+    """SHA-256 of a row: its other columns as JSON with sorted keys, then the bytes of `ct`.
+
+    Args:
+        row: as `to_pylist` of a shard's table gives it; a `checksum` in it is left out.
+    """
+    about = {name: value for name, value in row.items() if name not in ("ct", "checksum")}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    digest.update(row["ct"])
+    return digest.hexdigest()
+
+
+def fingerprint(settings: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> str:
+    """Hash of a store's content; what the MLflow tag `brgsa.data` names."""
+    text = json.dumps([settings, list(ids), list(checksums)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

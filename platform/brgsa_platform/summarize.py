@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform import tracking
+from brgsa_platform.folders import said
 from brgsa_platform.progress import progress
 from brgsa_platform.session import quiet_data_context, ray_session
-from brgsa_platform.store import REPORT, Store, written_aside
+from brgsa_platform.store import REPORT, Store, summary_name
 
 REPORTS_A_TASK = 64
 WRITTEN_BY = b"brgsa"  # key in a side table's schema metadata: which summariser wrote it, for which rows
@@ -29,7 +30,7 @@ WRITTEN_BY = b"brgsa"  # key in a side table's schema metadata: which summariser
 class SummarizeResult:
     """Per style: number of reports, mean words of reports and summaries, and reports with nothing found."""
 
-    store: Path
+    store: str
     styles: dict[str, dict[str, float]]
 
     def summary(self) -> str:
@@ -78,19 +79,22 @@ def summariser_version() -> str:
 
 
 def _texts(store: Store, style: str) -> dict[str, str]:
+    """volume_id → summary; those of volumes that were added since, or of another summariser, are computed and written."""
     if style == REPORT:
         return store.texts(REPORT)
-    file = store.summary_file(style)
-    wanted = json.dumps({"summariser": summariser_version(), "data": store.fingerprint}).encode()
-    if file.is_file() and (pq.read_schema(file).metadata or {}).get(WRITTEN_BY) == wanted:
+    written = store.summary_table(style)
+    wanted = {"summariser": summariser_version(), "data": store.fingerprint}
+    about = json.loads((written.schema.metadata or {}).get(WRITTEN_BY, b"{}")) if written is not None else {}
+    if about == wanted:
         return store.texts(style)
-    table = store.index(["volume_id", "report"])
-    summaries = _summarised(sorted(set(table["report"].to_pylist())), style)
-    texts = {
-        volume: summaries[report]
-        for volume, report in zip(table["volume_id"].to_pylist(), table["report"].to_pylist(), strict=True)
-    }
-    _write(file, texts, wanted)
+    reports = store.texts(REPORT)
+    texts: dict[str, str] = {}
+    if written is not None and about.get("summariser") == wanted["summariser"]:
+        # A store only grows, and a volume's report never changes in it.
+        texts = dict(zip(written["volume_id"].to_pylist(), written["summary"].to_pylist(), strict=True))
+    summaries = _summarised(sorted({reports[volume] for volume in reports.keys() - texts.keys()}), style)
+    texts = {volume: texts.get(volume) or summaries[report] for volume, report in reports.items()}
+    _write(store, style, texts, json.dumps(wanted).encode())
     return texts
 
 
@@ -115,15 +119,15 @@ def _summarise_batch(batch: dict[str, Any], style: str) -> dict[str, Any]:
     return {"report": reports, "summary": summarize_many(reports, style)}
 
 
-def _write(file: Path, texts: dict[str, str], about: bytes) -> None:
+def _write(store: Store, style: str, texts: dict[str, str], about: bytes) -> None:
     table = pa.table({"volume_id": list(texts), "summary": list(texts.values())})
+    name = summary_name(style)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(file) as aside:
+        with store.folder.written_aside(name) as aside:
             pq.write_table(table.replace_schema_metadata({WRITTEN_BY: about}), aside, compression="zstd")
     except OSError as error:
         raise UserError(
-            f"Summaries cannot be written to {file} ({error.strerror or error}): mend that and run it again."
+            f"Summaries cannot be written to {store.folder.at(name)} ({said(error)}): mend that and run it again."
         ) from error
 
 

@@ -95,7 +95,7 @@ def train(
             _make_tokenizer(out, store, config)
             job = Job(
                 config=config.to_dict(),
-                store=str(store.path.absolute()),
+                store=store.path,
                 out=str(out),
                 run=checkpoint_record(store, config),
                 tracking_uri=tracking.tracking_uri(),
@@ -230,7 +230,7 @@ def _write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
         (out / checkpoints.FOLDER).mkdir(parents=True, exist_ok=True)
         checkpoints.write_json(
             out / "run.json",
-            {"config": config.to_dict(), "store": str(store.path), "data": store.fingerprint, "mlflow_run_id": run_id},
+            {"config": config.to_dict(), "store": store.path, "data": store.fingerprint, "mlflow_run_id": run_id},
         )
         for aside in (out / checkpoints.FOLDER).glob(".epoch-*"):
             shutil.rmtree(aside)  # a checkpoint that a killed run had not finished

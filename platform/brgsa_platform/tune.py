@@ -125,7 +125,7 @@ def _search(
     at_once = concurrent or max(1, int(cluster_cpus() // 2))
     settings = {
         "base": base.to_dict(),
-        "store": str(store.path.absolute()),
+        "store": store.path,
         "folder": str(folder),
         "parent_run": parent_run,
         "uri": tracking.tracking_uri(),

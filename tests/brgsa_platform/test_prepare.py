@@ -23,6 +23,7 @@ from brgsa.errors import UserError
 from brgsa.labels import CT_RATE
 from brgsa.volumes import Geometry, decode, read_volume, standardize
 from brgsa_platform import tracking
+from brgsa_platform.folders import Folder
 from brgsa_platform.layouts import METADATA, read_layout
 from brgsa_platform.prepare import prepare
 from brgsa_platform.shards import ShardWriter
@@ -82,11 +83,13 @@ def test_a_phantom_comes_through(ray_session: None, tmp_path: Path) -> None:
     assert result.quarantined == 0
     store = Store.open(tmp_path / "store")
     assert set(CT_RATE) <= set(store.labels)
-    stored = volumes(store.path)
+    stored = volumes(tmp_path / "store")
     for item, row in zip(read_layout(tmp_path / "tree", "ct-rate", 0.3), store.index().to_pylist(), strict=True):
         assert (row["volume_id"], row["scan_id"], row["patient_id"]) == (item.volume_id, item.scan_id, item.patient_id)
         assert (row["split"], row["report"], row["source"]) == (item.split, item.report, item.source)
-        assert row["labels"] == {name: item.labels.get(name) for name in store.labels}
+        assert {name: row["labels"][name] for name in store.labels} == {
+            name: item.labels.get(name) for name in store.labels
+        }
         assert row["flags"] == ["rescale:csv", "geometry:csv"]
         np.testing.assert_array_equal(stored[item.volume_id], standardize(read_volume(item.path, item.metadata), SMALL))
 
@@ -167,13 +170,15 @@ def test_a_second_run_goes_on_and_mixes_nothing(ray_session: None, tmp_path: Pat
     assert sum(name.startswith("volumes/") for name in before) == 10  # two a shard, so that there is work for all
     assert prepare(manifest, "manifest", out, geometry=SMALL) == first
 
-    # As a kill leaves it: two shards missing, one half-written, nothing counted yet.
+    # As a kill leaves it: two shards missing, two half-written, nothing counted yet.
     meta = json.loads((out / "store.json").read_text())
-    meta.pop("fingerprint")
-    (out / "store.json").write_text(json.dumps({**meta, "complete": False}))
+    unfinished = [{**batch, "complete": False} for batch in meta["batches"]]
+    (out / "store.json").write_text(json.dumps({**meta, "batches": unfinished, "fingerprint": ""}))
     (out / "index.parquet").unlink()
     for name in ("part-00003.parquet", "part-00008.parquet"):
         (out / "volumes" / name).unlink()
+    half = out / "volumes" / "part-00005.parquet"
+    half.write_bytes(half.read_bytes()[:-100])
     (out / "volumes" / ".part-00003.parquet.0123456789ab").write_bytes(b"half")
     kept = (out / "volumes" / "part-00000.parquet").stat().st_mtime_ns
     assert prepare(manifest, "manifest", out, geometry=SMALL) == first
@@ -181,13 +186,13 @@ def test_a_second_run_goes_on_and_mixes_nothing(ray_session: None, tmp_path: Pat
     assert (out / "volumes" / "part-00000.parquet").stat().st_mtime_ns == kept
 
     for change, words in (
-        ({"geometry": Geometry((6.0, 6.0, 9.0), (24, 24, 16))}, "another store .*geometry was"),
-        ({"geometry": SMALL, "validation_fraction": 0.5}, "another store .*validation_fraction was 0.1, now 0.5"),
+        ({"geometry": Geometry((6.0, 6.0, 9.0), (24, 24, 16))}, "other settings .*geometry was"),
+        ({"geometry": SMALL, "validation_fraction": 0.5}, "other settings .*validation_fraction was 0.1, now 0.5"),
     ):
         with pytest.raises(UserError, match=words):
             prepare(manifest, "manifest", out, **change)  # type: ignore[arg-type]
     manifest.write_text(manifest.read_text().replace("right", "left"))
-    with pytest.raises(UserError, match="the rows of the archive were others"):
+    with pytest.raises(UserError, match="holds 19 of these volumes with another report"):
         prepare(manifest, "manifest", out, geometry=SMALL)
     assert contents(out) == before
 
@@ -242,13 +247,9 @@ def test_folders_that_cannot_be_the_store(ray_session: None, tmp_path: Path) -> 
 
 def test_a_disk_that_refuses_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     manifest = save_manifest(tmp_path / "in", 1)
-    items = [item.to_dict() for item in read_layout(manifest, "manifest", 0.1)]
+    items = read_layout(manifest, "manifest", 0.1)
     (tmp_path / "store" / "volumes" / "part-00000.parquet").mkdir(parents=True)  # nothing can be renamed to this
-    told = ShardWriter(tmp_path / "store", SMALL, ("Lung nodule",))(
-        {"shard": "part-00000.parquet", "items": json.dumps(items)}
-    )
-    assert told["error"]
-    assert told["volumes"] == 0
+    assert ShardWriter(Folder(tmp_path / "store"), SMALL)("part-00000.parquet", items) == "Is a directory"
     assert [path.name for path in (tmp_path / "store" / "volumes").iterdir()] == ["part-00000.parquet"]
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.store import Store, schema, written_aside
+from brgsa_platform.folders import Folder
+from brgsa_platform.store import SCHEMA, Store
 
 pytestmark = pytest.mark.ray
 
@@ -24,10 +25,10 @@ def test_what_a_store_holds(store: Path) -> None:
     assert opened.geometry == Geometry((4.0, 4.0, 8.0), (20, 20, 10))
     assert opened.labels == ("Pleural effusion",)
     index = opened.index()
-    assert index.schema.names == [name for name in schema(opened.labels).names if name != "ct"]
+    assert index.schema.names == [name for name in [*SCHEMA.names, "shard", "row_group"] if name != "ct"]
     assert [(r["volume_id"], r["split"]) for r in index.to_pylist()] == ROWS
     first = index.to_pylist()[0]
-    assert first["labels"] == {"Pleural effusion": 0}
+    assert {name: value for name, value in first["labels"].items() if value is not None} == {"Pleural effusion": 0}
     assert (first["shape"], first["spacing"], first["source"]) == ([20, 20, 10], [4.0, 4.0, 8.0], "a1.nii.gz")
     assert first["patient_id"] == "secretpatient-a"
     assert opened.texts("report")["b1"].startswith("Bilateral")
@@ -77,8 +78,12 @@ def test_what_is_no_store(store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store, copy)
     meta = json.loads((copy / "store.json").read_text())
+    unfinished = [{**meta["batches"][0], "complete": False}]
     for change, words in (
-        (json.dumps({**meta, "complete": False}), "not finished: run its `brgsa prepare` again"),
+        (
+            json.dumps({**meta, "batches": unfinished}),
+            "not finished: run its `brgsa prepare` again",
+        ),
         (json.dumps({**meta, "format": 99}), "format 99"),
         ("{", "cannot be read"),
         ("3", "cannot be read"),
@@ -98,7 +103,7 @@ def test_what_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
     file.write_text("old")
 
     def fail() -> None:
-        with written_aside(file) as aside:
+        with Folder(tmp_path).written_aside("a.txt") as aside:
             aside.write_text("new, half")
             raise OSError("disk full")
 

@@ -1,0 +1,222 @@
+"""A folder on this machine or in an object store, by path or URL: what a store lies in.
+
+Everything goes through pyarrow's filesystems, so `s3://` (and `gs://`, `hdfs://`) work where a path does. S3 takes its
+credentials, region and endpoint from the usual `AWS_…` variables, on every node.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from brgsa.errors import UserError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+PATIENCE = 60.0  # seconds that a remote filesystem may be away before a piece of work fails
+# What object stores answer, or do not answer, while they are away or busy; anything else is final.
+_AWAY = re.compile(
+    "NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|curlCode|response code 50"
+)
+_COPY = 4 * 2**20  # bytes at a time
+
+T = TypeVar("T")
+
+
+class Folder:
+    """A folder, and files in it by name ("volumes/part-00000.parquet").
+
+    Attributes:
+        url: as messages name it, and as `Folder` takes it again on any node: an absolute path or a URL.
+
+    Raises:
+        UserError: the URL is of a kind that cannot be read here.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        text = str(url)
+        self.remote = "://" in text and not text.startswith("file://")
+        self.url = text.rstrip("/") if self.remote else str(Path(text.removeprefix("file://")).absolute())
+        self._fs, self._root = _filesystem(self.url) if self.remote else (fs.LocalFileSystem(), self.url)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (self.url,)  # filesystems hold connections: another process opens its own
+
+    def __str__(self) -> str:
+        return self.url
+
+    def at(self, name: str) -> str:
+        """The URL or path of a file in it."""
+        return f"{self.url}/{name}"
+
+    def make(self) -> None:
+        """Create it; an object store has nothing to create but the bucket, which must be there."""
+        if not self.remote:
+            Path(self.url).mkdir(parents=True, exist_ok=True)
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file, or the folder itself, is there."""
+        return bool(self._info(name).type != fs.FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """What lies in it, files and folders, sorted."""
+        chosen = fs.FileSelector(self._root, allow_not_found=True)
+        return sorted(f.base_name for f in self._patiently(lambda: self._fs.get_file_info(chosen)))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+        info = self._info(name)
+        return int(info.size) if info.type == fs.FileType.File else None
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """Bytes of every file under a subfolder, by its name there, hidden ones too, sorted; one listing."""
+        root = self._path(below)
+        chosen = fs.FileSelector(root, recursive=True, allow_not_found=True)
+        found = self._patiently(lambda: self._fs.get_file_info(chosen))
+        return {
+            f.path.removeprefix(root).lstrip("/"): int(f.size)
+            for f in sorted(found, key=lambda info: str(info.path))
+            if f.type == fs.FileType.File
+        }
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file for reading at any place; a local one is mapped, so that reading copies nothing."""
+        path = self._path(name)
+        if not self.remote:
+            return pa.memory_map(path)
+        return self._patiently(lambda: self._fs.open_input_file(path))
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes."""
+
+        def whole() -> bytes:
+            with self._fs.open_input_stream(self._path(name)) as file:
+                return bytes(file.read())
+
+        return self._patiently(whole)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; where there is none, nothing happens."""
+        if self.exists(name):
+            self._patiently(lambda: self._fs.delete_file(self._path(name)))
+
+    def remove(self, below: str) -> None:
+        """Remove a subfolder and all in it."""
+        if self.exists(below):
+            self._patiently(lambda: self._fs.delete_dir(self._path(below)))
+
+    @contextmanager
+    def written_aside(self, name: str) -> Iterator[Path]:
+        """A local path to write to; at the end it becomes the file `name`, whole or not at all.
+
+        Here: a hidden name beside it, renamed. Remote: a temporary file, sent under a hidden name, measured, and only then
+        moved to its place, so that a transfer that breaks off leaves nothing that counts.
+        """
+        hidden = self._hidden(name)
+        if not self.remote:
+            aside, target = Path(self._path(hidden)), Path(self._path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield aside
+                os.replace(aside, target)
+            finally:
+                aside.unlink(missing_ok=True)
+            return
+        with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
+            local = Path(scratch) / "file"
+            yield local
+            self._patiently(lambda: self._send(local, hidden, name))
+
+    def write(self, name: str, text: str) -> None:
+        """Write a small text file aside and rename it."""
+        with self.written_aside(name) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+    def sweep(self, below: str = "") -> None:
+        """Remove what killed writers left under hidden names."""
+        for name in self.sizes(below):
+            if name.rpartition("/")[2].startswith("."):
+                self.delete(f"{below}/{name}" if below else name)
+
+    def _send(self, local: Path, hidden: str, name: str) -> None:
+        with local.open("rb") as source, self._fs.open_output_stream(self._path(hidden)) as sink:
+            shutil.copyfileobj(source, sink, _COPY)
+        there, whole = self.size(hidden), local.stat().st_size
+        if there != whole:
+            raise OSError(f"{there} of {whole} bytes arrived at {self.at(name)} (NETWORK_CONNECTION)")
+        self._fs.move(self._path(hidden), self._path(name))
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        return patiently(work) if self.remote else work()
+
+    def _info(self, name: str) -> Any:
+        return self._patiently(lambda: self._fs.get_file_info(self._path(name)))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    @staticmethod
+    def _hidden(name: str) -> str:
+        folder, slash, file = name.rpartition("/")
+        return f"{folder}{slash}.{file}.{uuid.uuid4().hex[:12]}"
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """A file as a local path: itself, or a remote one's copy, which is removed afterwards."""
+    if "://" not in path:
+        yield Path(path)
+        return
+    url, _, name = path.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
+        copy = Path(scratch) / name
+        copy.write_bytes(Folder(url).read(name))
+        yield copy
+
+
+def patiently(work: Callable[[], T], patience: float = PATIENCE) -> T:
+    """Do a piece of work that may be repeated, again while the object store is away, for at most `patience` seconds.
+
+    Raises:
+        OSError: it stays away, or says something final.
+    """
+    end, pause = time.monotonic() + patience, 0.25
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            if not _AWAY.search(str(error)) or time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def said(error: BaseException) -> str:
+    """What a failed read or write says, in one line and without a library's own decoration."""
+    text = str(getattr(error, "strerror", None) or error).partition("\n")[0]
+    detail = re.search(r"Detail: (?:\[\w+ error \d+\] |\[errno \d+\] )?(.+)", text)
+    return (detail[1] if detail else text).strip().rstrip(".")
+
+
+def _filesystem(url: str) -> tuple[fs.FileSystem, str]:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    try:
+        if url.startswith("s3://") and endpoint:  # pyarrow does not look at these
+            region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+            return fs.S3FileSystem(endpoint_override=endpoint, region=region), url.removeprefix("s3://")
+        found, path = fs.FileSystem.from_uri(url)
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+        raise UserError(f"{url} cannot be opened ({said(error)}): correct the URL or its credentials.") from error
+    return found, path
