@@ -186,13 +186,13 @@ def local_copy(path: str) -> Iterator[Path]:
         yield copy
 
 
-def patiently(work: Callable[[], T], patience: float = PATIENCE) -> T:
-    """Do a piece of work that may be repeated, again while the object store is away, for at most `patience` seconds.
+def patiently(work: Callable[[], T]) -> T:
+    """Do a piece of work that may be repeated, again while the object store is away, for at most `PATIENCE` seconds.
 
     Raises:
         OSError: it stays away, or says something final.
     """
-    end, pause = time.monotonic() + patience, 0.25
+    end, pause = time.monotonic() + PATIENCE, 0.25
     while True:
         try:
             return work()
@@ -207,7 +207,7 @@ def said(error: BaseException) -> str:
     """What a failed read or write says, in one line and without a library's own decoration."""
     text = str(getattr(error, "strerror", None) or error).partition("\n")[0]
     detail = re.search(r"Detail: (?:\[\w+ error \d+\] |\[errno \d+\] )?(.+)", text)
-    return (detail[1] if detail else text).strip().rstrip(".")
+    return (detail[1] if detail else text.partition("; Details")[0]).strip().rstrip(".")
 
 
 def _filesystem(url: str) -> tuple[fs.FileSystem, str]:

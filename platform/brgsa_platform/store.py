@@ -286,11 +286,15 @@ def read_meta(folder: Folder) -> Meta | None:
     try:
         if not folder.exists(META_FILE):
             return None
-        text = folder.read(META_FILE).decode()
+        raw = folder.read(META_FILE)
+    except OSError as error:
+        raise UserError(f"{folder.at(META_FILE)} cannot be read ({said(error)}): mend that and try again.") from error
+    try:
+        text = raw.decode()
         written = json.loads(text).get("format")
         if written == FORMAT:
             return Meta.from_json(text)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{folder.at(META_FILE)} cannot be read ({said(error)}): prepare the store again in another folder."
         ) from error

@@ -10,18 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
 import pytest
+from archives import REPORT, SMALL, chest, contents, quarantine, save_manifest, save_scan, save_table, volumes
 
 from brgsa import phantom
 from brgsa.errors import UserError
 from brgsa.labels import CT_RATE
-from brgsa.volumes import Geometry, decode, read_volume, standardize
+from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa_platform import tracking
 from brgsa_platform.folders import Folder
 from brgsa_platform.layouts import METADATA, read_layout
@@ -30,50 +27,6 @@ from brgsa_platform.shards import ShardWriter
 from brgsa_platform.store import Store
 
 pytestmark = pytest.mark.ray
-
-SMALL = Geometry((6.0, 6.0, 9.0), (24, 24, 16), antialias=True)
-REPORT = "There is pleural effusion on the right."
-
-
-def chest(seed: int = 0, shape: tuple[int, int, int] = (24, 22, 16)) -> npt.NDArray[np.int16]:
-    """HU (x, y, z) of air, a body and two lungs, with noise."""
-    x, y, _ = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
-    hu = np.where((x / 0.9) ** 2 + (y / 0.8) ** 2 < 1, 40.0, -1000.0)
-    hu[((np.abs(x) - 0.4) / 0.3) ** 2 + (y / 0.5) ** 2 < 1] = -850
-    return np.rint(hu + np.random.default_rng(seed).normal(0, 12, shape)).clip(-1024).astype(np.int16)
-
-
-def save_scan(path: Path, stored: npt.NDArray[Any], bare: bool = False) -> None:
-    """A NIfTI of 4×4×8 mm in canonical order, or one whose header says nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4) if bare else np.diag([-4.0, -4.0, 8.0, 1.0])), path)
-
-
-def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
-
-
-def save_manifest(folder: Path, scans: int) -> Path:
-    for i in range(scans):
-        save_scan(folder / f"s{i:03d}.nii.gz", chest(i))
-    return save_table(folder / "scans.csv", ("volume", "report"), [[f"s{i:03d}.nii.gz", REPORT] for i in range(scans)])
-
-
-def volumes(store: Path) -> dict[str, npt.NDArray[np.int16]]:
-    tables = [pq.read_table(shard, columns=["volume_id", "ct"]) for shard in Store.open(store).shards()]
-    return {row["volume_id"]: decode(row["ct"]) for table in tables for row in table.to_pylist()}
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
-
-
-def quarantine(store: Path) -> dict[str, tuple[str, str]]:
-    rows = pq.read_table(store / "quarantine.parquet").to_pylist()
-    return {row["volume_id"]: (row["stage"], row["reason"]) for row in rows}
 
 
 def test_a_phantom_comes_through(ray_session: None, tmp_path: Path) -> None:
