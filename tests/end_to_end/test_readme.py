@@ -1,4 +1,4 @@
-"""The README's commands, run as they are printed."""
+"""The README's commands, and those of docs/, run as they are printed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,23 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "brgsa_platform/test_ui.py"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+PAGES = ("README.md", "docs/store.md")
+
+
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
 def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    lines = [
+        line.split("#")[0].strip() for page in PAGES for block in blocks("bash", page) for line in block.splitlines()
+    ]
     return [line for line in lines if line]
+
+
+def test_no_page_prints_commands_that_nobody_runs() -> None:
+    pages = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    assert [page for page in pages if blocks("bash", page)] == sorted(PAGES)
 
 
 def test_every_printed_command_is_one_that_is_run() -> None:
