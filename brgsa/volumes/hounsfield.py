@@ -47,3 +47,8 @@ def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: floa
     if better < PLAUSIBLE:
         return bool(intercept < 0 <= values.min()), False
     return rescaled > as_they_are, worse < better / 4
+
+
+def rescaled_once_too_often(values: npt.NDArray[np.float32], slope: float, intercept: float) -> bool:
+    """Whether values that look like no chest would, with one rescale taken back."""
+    return likeness((values - np.float32(intercept)) / np.float32(slope)) >= PLAUSIBLE
