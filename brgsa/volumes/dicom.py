@@ -26,7 +26,7 @@ __all__ = ["Series", "is_dicom", "list_series", "read_series"]
 FEWEST_SLICES = 8
 SAME_POSITION = 1e-3  # mm
 LARGEST_GAP = 1.5  # times the median step
-UNEVEN, UNEVEN_SHARE = 0.1, 0.1  # mm, and share of the median step, whichever is more: positions are rounded
+UNEVEN, UNEVEN_SHARE = 0.11, 0.1  # mm, and share of the median step, whichever is more: positions are rounded to 0.1 mm
 LARGEST_TILT = 0.5  # degrees between the normal of the slices and the line of their positions
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -245,7 +245,7 @@ def _read(path: Path, frames: Sequence[Frame]) -> Stored:
             array = sitk.GetArrayFromImage(reader.Execute())
         else:
             array = sitk.GetArrayFromImage(sitk.ReadImage(str(first.file), sitk.sitkFloat32))
-            array = array[[f.number for f in frames]]
+            array = array[[f.number or 0 for f in frames]]
     except RuntimeError as error:
         raise VolumeError(path, CUT_SHORT) from error
     if array.shape != (len(frames), *first.matrix):

@@ -10,11 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TAGS = (
-    "SOPClassUID ImageType Modality PatientID StudyInstanceUID SeriesInstanceUID AccessionNumber SamplesPerPixel "
-    "NumberOfFrames Rows Columns BitsAllocated PixelSpacing ImagePositionPatient ImageOrientationPatient "
-    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
-).split()
+TAGS = [
+    "SOPClassUID",
+    "ImageType",
+    "Modality",
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "AccessionNumber",
+    "SamplesPerPixel",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
 SUFFIXES = (".dcm", ".dicom", ".ima")
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -85,7 +99,7 @@ def _frames(path: Path) -> list[Frame]:
 
     with path.open("rb") as stream:
         # Files of old archives lack the preamble that dcmread asks for; then only the name says that they are DICOM.
-        header = dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS), force=path.suffix.lower() in SUFFIXES)
+        header = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=path.suffix.lower() in SUFFIXES)
         left = path.stat().st_size - stream.tell()
     count = int(header.get("NumberOfFrames") or 1)
     shared = _first(header, "SharedFunctionalGroupsSequence")

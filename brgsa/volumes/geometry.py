@@ -23,7 +23,7 @@ def _nearest(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _linear(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.clip(1 - np.abs(distance), 0, None)
+    return np.maximum(1 - np.abs(distance), 0)
 
 
 def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -34,7 +34,11 @@ def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 # Weight of a source voxel by its distance (in voxels) from the target, and how far the weight reaches.
-KERNELS: dict[str, tuple[Kernel, float]] = {"linear": (_linear, 1.0), "nearest": (_nearest, 0.5), "cubic": (_cubic, 2.0)}
+KERNELS: dict[str, tuple[Kernel, float]] = {
+    "linear": (_linear, 1.0),
+    "nearest": (_nearest, 0.5),
+    "cubic": (_cubic, 2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,9 @@ class Geometry:
 def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
     """A volume on the grid of `geometry`: resampled about its centre, cropped or padded with air, clipped.
 
-    The middle of the scan comes to the middle of the grid. Interpolation is done one axis after the other: every kernel here
-    is a product over the axes, so the numbers are the same for a fraction of the work. Up to half a voxel outside the scan its border value stands, as in ITK;
-    beyond lies air.
+    The middle of the scan comes to the middle of the grid. Interpolation is done one axis after the other: every kernel
+    here is a product over the axes, so the numbers are the same for a fraction of the work. Up to half a voxel outside the
+    scan its border value stands, as in ITK; beyond lies air.
 
     Returns:
         int16 HU (x, y, z), C-ordered, of `geometry.shape`.

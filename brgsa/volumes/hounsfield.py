@@ -49,6 +49,6 @@ def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: floa
     return rescaled > as_they_are, worse < better / 4
 
 
-def rescaled_once_too_often(values: npt.NDArray[np.float32], slope: float, intercept: float) -> bool:
-    """Whether values that look like no chest would, with one rescale taken back."""
-    return likeness((values - np.float32(intercept)) / np.float32(slope)) >= PLAUSIBLE
+def taken_back(values: npt.NDArray[np.float32], slope: float, intercept: float) -> npt.NDArray[np.float32]:
+    """Values before a rescale: a chest in HU where it has been applied once too often."""
+    return (values - np.float32(intercept)) / np.float32(slope)

@@ -88,8 +88,10 @@ def _rescale(path: Path, metadata: Mapping[str, Any] | None) -> tuple[float, flo
     slope, intercept = _numbers(path, metadata, "RescaleSlope", 1), _numbers(path, metadata, "RescaleIntercept", 1)
     if not slope or not intercept or (slope[0], intercept[0]) == (1.0, 0.0):
         return None
-    if slope[0] == 0:
-        raise VolumeError(path, "its metadata row gives RescaleSlope 0, which cannot be: correct the table.")
+    if slope[0] <= 0:
+        raise VolumeError(
+            path, f"its metadata row gives RescaleSlope {slope[0]:g}, which cannot be: correct the table."
+        )
     return slope[0], intercept[0]
 
 
@@ -102,8 +104,6 @@ def _hounsfield(
     if rescale:
         slope, intercept = np.float32(rescale[0]), np.float32(rescale[1])
         apply, sure = hounsfield.needs_rescale(values, *rescale)
-        if not apply and not sure and hounsfield.rescaled_once_too_often(values, *rescale):
-            flags.append("rescale:twice")
         if apply:
             converted = converted * slope + intercept
             values = values * slope + intercept
@@ -112,6 +112,8 @@ def _hounsfield(
             flags.append("rescale:unsure")
     if hounsfield.likeness(values) < hounsfield.PLAUSIBLE:
         flags.append("hu:implausible")
+        if rescale and hounsfield.likeness(hounsfield.taken_back(values, *rescale)) >= hounsfield.PLAUSIBLE:
+            flags.append("rescale:twice")
     return converted, flags
 
 
@@ -155,7 +157,9 @@ def _published_geometry(
     return (voxel[0], voxel[0], voxel[0]), directions, ["geometry:csv"]
 
 
-def _directions(path: Path, orientation: list[float], field: str = "ImageOrientationPatient") -> npt.NDArray[np.float64]:
+def _directions(
+    path: Path, orientation: list[float], field: str = "ImageOrientationPatient"
+) -> npt.NDArray[np.float64]:
     """DICOM's row and column cosines to the directions (3, 3) of the axes i, j, k, one a column."""
     row, column = np.array(orientation[:3], dtype=np.float64), np.array(orientation[3:], dtype=np.float64)
     lengths = np.linalg.norm(row), np.linalg.norm(column)

@@ -11,7 +11,6 @@ from typing import Any
 
 import blosc2
 import numpy as np
-import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
