@@ -23,7 +23,8 @@ def _nearest(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _linear(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.maximum(1 - np.abs(distance), 0)
+    weight: npt.NDArray[np.float64] = np.maximum(1 - np.abs(distance), 0)
+    return weight
 
 
 def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
