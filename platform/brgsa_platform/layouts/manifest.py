@@ -29,7 +29,7 @@ def manifest(archive: Archive) -> Iterable[Item]:
         volume = text(row["volume"])
         if not volume:
             raise UserError(f"The manifest {source} has no path in column 'volume' in row {number}.")
-        volume_id = text(row.get("volume_id")) or _stem(volume)
+        volume_id = text(row.get("volume_id")) or _stem(source, volume)
         scan = text(row.get("scan_id")) or volume_id
         patient = text(row.get("patient_id")) or scan
         split = text(row.get("split")) or split_of(patient, 0.1, archive.validation_fraction)
@@ -50,7 +50,9 @@ def manifest(archive: Archive) -> Iterable[Item]:
         )
 
 
-def _stem(volume: str) -> str:
-    """The file's name without its suffix, whatever that is; a folder's name as it is."""
+def _stem(source: Path, volume: str) -> str:
+    """A file's name without its suffix, whatever that is; a folder's name as it is."""
     name = PurePosixPath(volume).name
-    return bare(name) if bare(name) != name else Path(name).stem
+    if bare(name) != name:
+        return bare(name)
+    return name if (source.parent / volume).is_dir() else Path(name).stem
