@@ -63,7 +63,11 @@ def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None, ser
 
 
 def _read(path: Path, series: str | None) -> Stored:
-    if series is not None or path.is_dir() or is_dicom(path):
+    try:
+        dicom = series is not None or path.is_dir() or is_dicom(path)
+    except OSError as error:
+        raise VolumeError(path, f"the file cannot be read ({error.strerror or error}).") from error
+    if dicom:
         return read_series(path, series)
     return read_npz(path) if path.suffix.lower() == ".npz" else read_stored(path)
 

@@ -96,7 +96,7 @@ def test_tables_of_other_columns(archive: Path) -> None:
     ):
         listed(archive)
     pd.DataFrame({"number": ["trn00001"], "Lung nodule": [1]}).to_csv(labels, index=False)
-    with pytest.raises(UserError, match="no column of ids .*it has: number, Lung nodule"):
+    with pytest.raises(UserError, match=r"no column of ids .*it has: number, Lung nodule"):
         listed(archive)
     labels.unlink()
     pd.read_csv(archive / METADATA).drop(columns="MRN_DEID").to_csv(archive / METADATA, index=False)
