@@ -28,7 +28,7 @@ SAME_POSITION = 1e-3  # mm
 LARGEST_GAP = 1.5  # times the median step
 UNEVEN, UNEVEN_SHARE = 0.11, 0.1  # mm, and share of the median step, whichever is more: positions are rounded to 0.1 mm
 LARGEST_TILT = 0.5  # degrees between the normal of the slices and the line of their positions
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # and its multi-frame kinds, whose UIDs go on from there
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _series(uid: str, frames: list[Frame], spoilt: str) -> Series:
 
 def _no_ct(frames: Sequence[Frame]) -> str:
     """Why a series is no CT volume by its kind; empty where it may be one."""
-    if any(f.samples != 1 or f.sop_class.startswith(SECONDARY_CAPTURE) for f in frames):
+    if any(f.samples != 1 or f"{f.sop_class}.".startswith(SECONDARY_CAPTURE) for f in frames):
         return "it is a secondary capture or a colour picture, no CT slices; leave it out."
     other = [f.modality for f in frames if f.modality != "CT"]
     if other:

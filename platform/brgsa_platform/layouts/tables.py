@@ -54,9 +54,9 @@ def read_table(path: Path) -> pd.DataFrame:
     except pd.errors.EmptyDataError as error:
         raise UserError(f"The table {path} is empty: give one with a header and a row a volume.") from error
     except (OSError, ValueError) as error:
-        # JSON's and Parquet's errors say where, pandas' what; a line of either may hold a report and is not shown.
-        reason = str(error).splitlines()[0] if isinstance(error, OSError) else type(error).__name__
-        raise UserError(f"The table {path} cannot be read ({reason}): mend or replace it.") from error
+        raise UserError(
+            f"The table {path} cannot be read ({str(error).splitlines()[0]}): mend or replace it."
+        ) from error
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
