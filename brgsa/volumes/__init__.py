@@ -1,9 +1,22 @@
 """CT volumes: from files to Hounsfield units on one grid, and their stored form."""
 
 from brgsa.volumes.codec import decode, encode
+from brgsa.volumes.dicom import Series, list_series
+from brgsa.volumes.doubts import doubts
 from brgsa.volumes.errors import VolumeError
 from brgsa.volumes.geometry import Geometry, standardize
 from brgsa.volumes.readers import read_volume
 from brgsa.volumes.volume import Volume
 
-__all__ = ["Geometry", "Volume", "VolumeError", "decode", "encode", "read_volume", "standardize"]
+__all__ = [
+    "Geometry",
+    "Series",
+    "Volume",
+    "VolumeError",
+    "decode",
+    "doubts",
+    "encode",
+    "list_series",
+    "read_volume",
+    "standardize",
+]

@@ -20,7 +20,8 @@ from brgsa.volumes.errors import VolumeError
 
 CUT_SHORT = "the file is cut short or damaged; copy it again from its source."
 NOT_AN_IMAGE = (
-    "this is not an image that can be read: give NIfTI (.nii, .nii.gz), NRRD (.nrrd) or MetaImage (.mha, .mhd)."
+    "this is not an image that can be read: give NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha, .mhd), DICOM or "
+    "RAD-ChestCT's .npz."
 )
 NO_SPACING = "its header gives a spacing of {}, which cannot be: correct the header or export the scan again."
 
@@ -34,12 +35,14 @@ class Stored:
         spacing: mm along i, j, k.
         directions: (3, 3), column a the unit direction of axis a in LPS.
         oriented: whether the header says how the axes lie in the patient.
+        stated: whether the file itself says anything about geometry; else it is what its archive publishes.
     """
 
     array: npt.NDArray[Any]
     spacing: tuple[float, float, float]
     directions: npt.NDArray[np.float64]
     oriented: bool = True
+    stated: bool = True
 
 
 def read_stored(path: Path) -> Stored:
@@ -69,7 +72,7 @@ def _read_nifti(path: Path) -> Stored:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise VolumeError(path, CUT_SHORT) from error
     header = _nifti_header(path, raw)
-    shape = _three_dimensional(path, tuple(int(n) for n in header.get_data_shape()))
+    shape = three_dimensional(path, tuple(int(n) for n in header.get_data_shape()))
     pixdim = [float(s) for s in header["pixdim"][1:4]]
     _check_spacing(path, pixdim)
     try:
@@ -119,7 +122,7 @@ def _read_itk(path: Path) -> Stored:
     except RuntimeError as error:
         raise VolumeError(path, NOT_AN_IMAGE) from error
     size = reader.GetSize()
-    shape = _three_dimensional(path, size)
+    shape = three_dimensional(path, size)
     if reader.GetNumberOfComponents() != 1:
         raise VolumeError(path, "its voxels are no plain numbers (colour or vectors); give the CT's own intensities.")
     _check_metaimage_spacing(path)
@@ -142,7 +145,7 @@ def _check_metaimage_spacing(path: Path) -> None:
             raise VolumeError(path, NO_SPACING.format(found[1].decode(errors="replace").strip()))
 
 
-def _three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+def three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape without trailing axes of length one.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,31 @@ from brgsa.errors import UserError
 from brgsa.volumes.volume import Volume
 
 AIR = -1000.0  # HU
+Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+def _nearest(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where((distance > -0.5) & (distance <= 0.5), 1.0, 0.0)  # of two equally near the higher, as in ITK
+
+
+def _linear(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    weight: npt.NDArray[np.float64] = np.maximum(1 - np.abs(distance), 0)
+    return weight
+
+
+def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -1/2."""
+    d = np.abs(distance)
+    far = np.where(d < 2, ((-0.5 * d + 2.5) * d - 4) * d + 2, 0.0)
+    return np.where(d < 1, (1.5 * d - 2.5) * d * d + 1, far)
+
+
+# Weight of a source voxel by its distance (in voxels) from the target, and how far the weight reaches.
+KERNELS: dict[str, tuple[Kernel, float]] = {
+    "linear": (_linear, 1.0),
+    "nearest": (_nearest, 0.5),
+    "cubic": (_cubic, 2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +52,9 @@ class Geometry:
         clip: lowest and highest HU kept.
         antialias: average over the target voxel where the target is coarser than the source (a triangle filter as wide
             as the step), instead of plain linear interpolation, which drops what lies between its samples. For grids
-            much coarser than the scans.
+            much coarser than the scans, and for linear interpolation only.
+        interpolation: "linear" (ITK's numbers), "nearest", or "cubic" (convolution with Keys' kernel, a = -1/2, which may
+            overshoot by some HU at edges).
 
     Raises:
         UserError: a value that cannot be.
@@ -37,6 +64,7 @@ class Geometry:
     shape: tuple[int, int, int] = (256, 256, 128)
     clip: tuple[float, float] = (-1000.0, 1000.0)
     antialias: bool = False
+    interpolation: str = "linear"
 
     def __post_init__(self) -> None:
         if len(self.spacing) != 3 or not all(math.isfinite(s) and s > 0 for s in self.spacing):
@@ -45,6 +73,10 @@ class Geometry:
             raise UserError(f"geometry.shape must be three positive whole numbers of voxels, not {self.shape}.")
         if len(self.clip) != 2 or not -32768 <= self.clip[0] < self.clip[1] <= 32767:
             raise UserError(f"geometry.clip must be a lower and a higher HU within 16 bits, not {self.clip}.")
+        if self.interpolation not in KERNELS:
+            raise UserError(f"geometry.interpolation must be one of {', '.join(KERNELS)}, not {self.interpolation!r}.")
+        if self.antialias and self.interpolation != "linear":
+            raise UserError("geometry.antialias goes with linear interpolation only: leave one of them out.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and booleans, as JSON keeps them."""
@@ -68,9 +100,9 @@ class Geometry:
 def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
     """A volume on the grid of `geometry`: resampled about its centre, cropped or padded with air, clipped.
 
-    The middle of the scan comes to the middle of the grid. Interpolation is trilinear, done one axis after the other
-    (the same numbers, a fraction of the work). Up to half a voxel outside the scan its border value stands, as in ITK;
-    beyond lies air.
+    The middle of the scan comes to the middle of the grid. Interpolation is done one axis after the other: every kernel
+    here is a product over the axes, so the numbers are the same for a fraction of the work. Up to half a voxel outside the
+    scan its border value stands, as in ITK; beyond lies air.
 
     Returns:
         int16 HU (x, y, z), C-ordered, of `geometry.shape`.
@@ -78,7 +110,7 @@ def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
     low, high = geometry.clip
     out = np.full(geometry.shape, max(AIR, low), dtype=np.int16)
     axes = [
-        _axis(have, here, want, there, geometry.antialias)
+        _axis(have, want, there / here, geometry)
         for have, here, want, there in zip(
             volume.array.shape, volume.spacing, geometry.shape, geometry.spacing, strict=True
         )
@@ -97,17 +129,20 @@ def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
     return out
 
 
-def _axis(have: int, here: float, want: int, there: float, antialias: bool) -> tuple[slice, sparse.csr_matrix]:
-    """Weights of one axis: which of the `want` targets lie inside, and the matrix (targets inside, have) that makes them."""
-    step = there / here
+def _axis(have: int, want: int, step: float, geometry: Geometry) -> tuple[slice, sparse.csr_matrix]:
+    """Weights of one axis: which of the `want` targets, `step` source voxels apart, lie inside the scan, and the matrix
+    (targets inside, have) that makes them.
+    """
+    kernel, reach = KERNELS[geometry.interpolation]
+    width = max(1.0, step) if geometry.antialias else 1.0
     centres = (np.arange(want) - (want - 1) / 2) * step + (have - 1) / 2
     inside = np.flatnonzero((centres >= -0.5) & (centres <= have - 0.5))
     if not len(inside):  # a grid step wider than the scan: its middle lies between two targets
         inside = np.array([(want - 1) // 2])
     centres = np.clip(centres[inside], 0, have - 1)
-    reach = max(1.0, step) if antialias else 1.0
+    reach *= width
     taps = np.floor(centres - reach).astype(np.int64)[:, None] + np.arange(math.ceil(2 * reach) + 2)
-    weights = np.clip(1 - np.abs(taps - centres[:, None]) / reach, 0, None) * ((taps >= 0) & (taps < have))
+    weights = kernel((taps - centres[:, None]) / width) * ((taps >= 0) & (taps < have))
     weights /= weights.sum(axis=1, keepdims=True)
     row, tap = np.nonzero(weights)
     matrix = sparse.csr_matrix(

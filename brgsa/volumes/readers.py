@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from brgsa.volumes import hounsfield
+from brgsa.volumes.dicom import is_dicom, read_series
 from brgsa.volumes.errors import VolumeError
 from brgsa.volumes.files import Stored, read_stored
+from brgsa.volumes.npz import read_npz
 from brgsa.volumes.volume import Volume, reorient
 
 FEWEST_VOXELS = 8  # along any axis
@@ -23,35 +25,51 @@ SAME_SPACING = 0.01  # relative
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
-def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None) -> Volume:
-    """Read one CT volume: NIfTI, NRRD or MetaImage.
+def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None, series: str | None = None) -> Volume:
+    """Read one CT volume: NIfTI, NRRD, MetaImage, RAD-ChestCT's `.npz`, or a DICOM series.
 
     Args:
-        path: the file.
-        metadata: the volume's row of CT-RATE's metadata table, where it has one: `RescaleSlope`, `RescaleIntercept`,
-            `XYSpacing`, `ZSpacing`, `ImageOrientationPatient` are used. Geometry is taken from it where the header has
-            none (spacing 1×1×1, as in the first release); array axes i, j, k then lie along the row cosine, the column
-            cosine and their normal. The rescale is applied where the voxels are no HU yet, never twice.
+        path: the file; for DICOM the folder of the series, or any file of it.
+        metadata: the volume's row of its archive's metadata table, where it has one. Of CT-RATE's, `RescaleSlope`,
+            `RescaleIntercept`, `XYSpacing`, `ZSpacing`, `ImageOrientationPatient` are used: geometry where the header has
+            none (spacing 1×1×1, as in the first release; array axes i, j, k then lie along the row cosine, the column
+            cosine and their normal), the rescale where the voxels are no HU yet, never twice. Of RAD-ChestCT's,
+            `final_spacing` and `orig_orientation`; its voxels are HU already.
+        series: the SeriesInstanceUID, where a DICOM folder holds several usable series.
 
     Returns:
         The volume in HU. A tilted scan is turned by the closest axis permutation and flips, not resampled. `flags`:
-        `rescale:csv` or `rescale:header` (applied already); `geometry:csv` or `geometry:header`; and, where it applies,
-        `rescale:unsure`, `hu:implausible`, `spacing:disagrees`, `orientation:assumed`, `orientation:tilted`.
+        `rescale:csv` or `rescale:header` (applied already); `geometry:csv` or `geometry:header`; and what looks odd, of
+        which `doubts` says what it means.
 
     Raises:
         VolumeError: the file is missing, damaged, no image, not 3-D, has fewer than 8 voxels along an axis, one value only,
-            a value that is no number, an impossible spacing, or no geometry at all.
+            a value that is no number, an impossible spacing, or no geometry at all; the DICOM series is not whole, no CT,
+            or not named among several.
     """
     path = Path(path)
-    stored = read_stored(path)
+    stored = _read(path, series)
     _check_content(path, stored.array)
-    array, flags = _hounsfield(path, stored.array, metadata)
+    rescale = _rescale(path, metadata)
+    array, flags = _hounsfield(stored.array, rescale)
     spacing, directions, geometry_flags = _geometry(path, stored, metadata)
     turned, turned_spacing, tilt = reorient(array, spacing, directions)
     flags += geometry_flags
+    if rescale and "rescale:unsure" not in flags and ("rescale:csv" in flags) != ("geometry:csv" in flags):
+        flags.append("release:mixed")
     if tilt > LARGEST_TILT:
         flags.append("orientation:tilted")
     return Volume(turned, turned_spacing, str(path), tuple(flags))
+
+
+def _read(path: Path, series: str | None) -> Stored:
+    try:
+        dicom = series is not None or path.is_dir() or is_dicom(path)
+    except OSError as error:
+        raise VolumeError(path, f"the file cannot be read ({error.strerror or error}).") from error
+    if dicom:
+        return read_series(path, series)
+    return read_npz(path) if path.suffix.lower() == ".npz" else read_stored(path)
 
 
 def _check_content(path: Path, array: npt.NDArray[Any]) -> None:
@@ -69,29 +87,45 @@ def _check_content(path: Path, array: npt.NDArray[Any]) -> None:
         )
 
 
-def _hounsfield(
-    path: Path, array: npt.NDArray[Any], metadata: Mapping[str, Any] | None
-) -> tuple[npt.NDArray[np.float32], list[str]]:
+def _rescale(path: Path, metadata: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """Slope and intercept of the metadata row; None where it has none, or they would change nothing."""
     slope, intercept = _numbers(path, metadata, "RescaleSlope", 1), _numbers(path, metadata, "RescaleIntercept", 1)
+    if not slope or not intercept or (slope[0], intercept[0]) == (1.0, 0.0):
+        return None
+    if slope[0] <= 0:
+        raise VolumeError(
+            path, f"its metadata row gives RescaleSlope {slope[0]:g}, which cannot be: correct the table."
+        )
+    return slope[0], intercept[0]
+
+
+def _hounsfield(
+    array: npt.NDArray[Any], rescale: tuple[float, float] | None
+) -> tuple[npt.NDArray[np.float32], list[str]]:
     values = hounsfield.sample(array)
     flags = ["rescale:header"]
     converted = np.asarray(array, dtype=np.float32)
-    if slope and intercept:
-        apply, sure = hounsfield.needs_rescale(values, slope[0], intercept[0])
+    if rescale:
+        slope, intercept = np.float32(rescale[0]), np.float32(rescale[1])
+        apply, sure = hounsfield.needs_rescale(values, *rescale)
         if apply:
-            converted = converted * np.float32(slope[0]) + np.float32(intercept[0])
-            values = values * np.float32(slope[0]) + np.float32(intercept[0])
+            converted = converted * slope + intercept
+            values = values * slope + intercept
             flags = ["rescale:csv"]
         if not sure:
             flags.append("rescale:unsure")
     if hounsfield.likeness(values) < hounsfield.PLAUSIBLE:
         flags.append("hu:implausible")
+        if rescale and hounsfield.likeness(hounsfield.taken_back(values, *rescale)) >= hounsfield.PLAUSIBLE:
+            flags.append("rescale:twice")
     return converted, flags
 
 
 def _geometry(
     path: Path, stored: Stored, metadata: Mapping[str, Any] | None
 ) -> tuple[tuple[float, float, float], npt.NDArray[np.float64], list[str]]:
+    if not stored.stated:
+        return _published_geometry(path, stored, metadata)
     in_plane, between = _numbers(path, metadata, "XYSpacing", 2), _numbers(path, metadata, "ZSpacing", 1)
     table = (in_plane[0], in_plane[1], between[0]) if in_plane and between else None
     if table and not all(math.isfinite(s) and s > 0 for s in table):
@@ -112,12 +146,29 @@ def _geometry(
     return stored.spacing, stored.directions, flags
 
 
-def _directions(path: Path, orientation: list[float]) -> npt.NDArray[np.float64]:
+def _published_geometry(
+    path: Path, stored: Stored, metadata: Mapping[str, Any] | None
+) -> tuple[tuple[float, float, float], npt.NDArray[np.float64], list[str]]:
+    """RAD-ChestCT's: the row of its metadata table, without one what holds for the whole archive."""
+    voxel = _numbers(path, metadata, "final_spacing", 1)
+    if voxel is None:
+        return stored.spacing, stored.directions, ["geometry:assumed"]
+    if not (math.isfinite(voxel[0]) and voxel[0] > 0):
+        raise VolumeError(path, f"its metadata row gives final_spacing {voxel[0]:g} mm, which cannot be: correct it.")
+    orientation = _numbers(path, metadata, "orig_orientation", 6) or [1, 0, 0, 0, 1, 0]
+    # Slices were sorted by falling position: against the normal.
+    directions = _directions(path, orientation, "orig_orientation") * [1, 1, -1]
+    return (voxel[0], voxel[0], voxel[0]), directions, ["geometry:csv"]
+
+
+def _directions(
+    path: Path, orientation: list[float], field: str = "ImageOrientationPatient"
+) -> npt.NDArray[np.float64]:
     """DICOM's row and column cosines to the directions (3, 3) of the axes i, j, k, one a column."""
     row, column = np.array(orientation[:3], dtype=np.float64), np.array(orientation[3:], dtype=np.float64)
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if not np.allclose(lengths, 1.0, atol=0.01) or abs(float(row @ column)) > 0.05:
-        raise VolumeError(path, f"its metadata row gives ImageOrientationPatient {orientation}, no pair of directions.")
+        raise VolumeError(path, f"its metadata row gives {field} {orientation}, no pair of directions.")
     return np.stack([row, column, np.cross(row, column)], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Reading CT files into HU and canonical orientation, the common grid, and the stored form."""
+"""Reading image files into canonical orientation, which files are refused, and the stored form."""
 
 from __future__ import annotations
 
@@ -10,41 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import blosc2
-import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brgsa.errors import UserError
-from brgsa.volumes import Geometry, Volume, VolumeError, decode, encode, read_volume, standardize
+from brgsa.volumes import Geometry, VolumeError, decode, encode, read_volume, standardize
+from scans import chest, save_nifti
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0])
-TABLE = {
-    "RescaleSlope": "1",
-    "RescaleIntercept": "-1024",
-    "XYSpacing": "[2.0, 2.0]",
-    "ZSpacing": "4.0",
-    "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
-}
-
-
-def chest(shape: tuple[int, int, int] = (40, 36, 20), seed: int = 0) -> npt.NDArray[np.int16]:
-    """HU (x, y, z): air, a body with two lungs, a spine at its back, a liver at its right and below; with noise."""
-    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
-    hu = np.full(shape, -1000.0)
-    hu[(x / 0.9) ** 2 + (y / 0.7) ** 2 < 1] = 40
-    hu[(((np.abs(x) - 0.4) / 0.3) ** 2 + (y / 0.45) ** 2 < 1) & (z > -0.6)] = -850
-    hu[(np.hypot(x, y - 0.5) < 0.15)] = 700
-    hu[(x < -0.2) & (np.abs(x) < 0.7) & (np.abs(y) < 0.3) & (z < -0.6)] = 110
-    return np.rint(hu + np.random.default_rng(seed).normal(0, 12, shape)).clip(-1024).astype(np.int16)
-
-
-def save_nifti(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64] | None = None) -> Path:
-    nib.save(nib.Nifti1Image(array, np.diag([-2.0, -2.0, 4.0, 1.0]) if affine is None else affine), path)
-    return path
 
 
 # --- orientation ------------------------------------------------------------------------------------------------------
@@ -94,83 +69,6 @@ def test_a_tilted_scan_takes_the_closest_axes_and_says_so(tmp_path: Path) -> Non
 def test_a_trailing_axis_of_one_is_no_fourth_dimension(tmp_path: Path) -> None:
     volume = read_volume(save_nifti(tmp_path / "a.nii.gz", chest()[..., None]))
     np.testing.assert_array_equal(volume.array, chest())
-
-
-# --- Hounsfield units -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("intercept", [-1024, -8192])
-@pytest.mark.parametrize("padded", [False, True])
-def test_both_releases_of_ct_rate_give_the_same_hu(intercept: int, padded: bool, tmp_path: Path) -> None:
-    hu = chest()
-    if padded:  # scanners write one low value outside their round field of view
-        hu[:6], hu[-6:] = -2000, -2000
-    table = {**TABLE, "RescaleIntercept": str(intercept)}
-    first = read_volume(save_nifti(tmp_path / "first.nii.gz", (hu - intercept).astype(np.int16), np.eye(4)), table)
-    fixed = read_volume(save_nifti(tmp_path / "fixed.nii.gz", hu), table)
-    np.testing.assert_array_equal(fixed.array, hu)
-    assert fixed.flags == ("rescale:header", "geometry:header")
-    # A NIfTI of unit matrix has axes to right and anterior; the table says left and posterior, and it is right.
-    np.testing.assert_array_equal(first.array, hu)
-    assert first.spacing == (2.0, 2.0, 4.0)
-    assert first.flags == ("rescale:csv", "geometry:csv")
-
-
-def test_a_scan_with_little_air_is_not_rescaled_twice(tmp_path: Path) -> None:
-    hu = chest()
-    hu[hu < -200] = -100  # fat all around, as in a narrow reconstruction
-    hu[18:22, 14:18] = -900
-    volume = read_volume(save_nifti(tmp_path / "a.nii.gz", hu), TABLE)
-    np.testing.assert_array_equal(volume.array, hu)
-
-
-def test_what_looks_like_no_chest_either_way_is_flagged(tmp_path: Path) -> None:
-    array = np.random.default_rng(0).integers(5000, 9000, (20, 20, 20)).astype(np.int16)
-    path = save_nifti(tmp_path / "a.nii.gz", array)
-    assert set(read_volume(path).flags) == {"rescale:header", "hu:implausible", "geometry:header"}
-    assert "rescale:unsure" in read_volume(path, TABLE).flags
-
-
-def test_the_header_s_own_rescale_is_applied(tmp_path: Path) -> None:
-    image = nib.Nifti1Image(chest(), np.diag([-2.0, -2.0, 4.0, 1.0]))
-    image.header.set_slope_inter(0.5, -100.0)
-    nib.save(image, tmp_path / "a.nii")
-    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").array, chest() * 0.5 - 100)
-
-
-# --- geometry from the table ------------------------------------------------------------------------------------------
-
-
-def test_the_table_s_orientation_turns_the_volume(tmp_path: Path) -> None:
-    # Feet first, prone: rows to the patient's right, columns to anterior.
-    table = {**TABLE, "ImageOrientationPatient": "[-1.0, 0.0, 0.0, 0.0, -1.0, -0.0]"}
-    stored = (chest() + 1024).astype(np.int16)
-    volume = read_volume(save_nifti(tmp_path / "a.nii.gz", stored, np.eye(4)), table)
-    np.testing.assert_array_equal(volume.array, chest()[::-1, ::-1])
-
-
-def test_header_and_table_that_disagree_are_flagged(tmp_path: Path) -> None:
-    path = save_nifti(tmp_path / "a.nii.gz", chest())
-    volume = read_volume(path, {**TABLE, "ZSpacing": "2.5"})
-    assert volume.spacing == (2.0, 2.0, 4.0)
-    assert "spacing:disagrees" in volume.flags
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"XYSpacing": ""}, "XYSpacing"),
-        ({"XYSpacing": "[0.7]"}, "XYSpacing"),
-        ({"ZSpacing": "0"}, "ZSpacing"),
-        ({"ZSpacing": "-1.5"}, "ZSpacing"),
-        ({"RescaleSlope": "one"}, "RescaleSlope"),
-        ({"ImageOrientationPatient": "[0, 0, 0, 0, 1, 0]"}, "ImageOrientationPatient"),
-    ],
-)
-def test_a_broken_row_of_the_table_is_named(change: dict[str, str], words: str, tmp_path: Path) -> None:
-    path = save_nifti(tmp_path / "a.nii.gz", (chest() + 1024).astype(np.int16), np.eye(4))
-    with pytest.raises(VolumeError, match=words):
-        read_volume(path, {**TABLE, **change})
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -261,96 +159,6 @@ def test_a_bad_file_is_refused_in_one_sentence(case: str, tmp_path: Path) -> Non
     assert "\n" not in message
     assert message.endswith(".")
     assert len(message.removeprefix(str(tmp_path))) < 200
-
-
-# --- the common grid --------------------------------------------------------------------------------------------------
-
-
-def itk_linear(volume: Volume, geometry: Geometry) -> npt.NDArray[np.float64]:
-    """SimpleITK's linear resampling onto the grid centred on the scan."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))
-    image.SetSpacing(volume.spacing)
-    middle = (np.array(volume.array.shape) - 1) / 2 * volume.spacing
-    origin = middle - (np.array(geometry.shape) - 1) / 2 * geometry.spacing
-    identity = sitk.Transform(3, sitk.sitkIdentity)
-    grid = (geometry.shape, identity, sitk.sitkLinear, origin.tolist(), geometry.spacing, np.eye(3).ravel().tolist())
-    return sitk.GetArrayFromImage(sitk.Resample(image, *grid, -1000.0)).T.clip(*geometry.clip)
-
-
-@pytest.mark.parametrize(
-    ("spacing", "shape"),
-    [((1.5, 1.5, 3.0), (64, 64, 32)), ((2.7, 3.1, 7.0), (20, 18, 12)), ((0.9, 4.0, 1.3), (31, 40, 17))],
-)
-def test_linear_resampling_is_itk_s(spacing: tuple[float, float, float], shape: tuple[int, int, int]) -> None:
-    volume = Volume(chest().astype(np.float32), (2.0, 1.7, 4.0))
-    geometry = Geometry(spacing=spacing, shape=shape)
-    ours = standardize(volume, geometry)
-    assert ours.dtype == np.int16
-    assert ours.flags.c_contiguous
-    assert np.abs(ours - itk_linear(volume, geometry)).max() <= 1
-
-
-def test_the_same_grid_changes_nothing_and_padding_is_air() -> None:
-    volume = Volume(chest((10, 12, 8)).astype(np.float32), (1.5, 1.5, 3.0))
-    inside = chest((10, 12, 8)).clip(-1000, 1000)
-    np.testing.assert_array_equal(standardize(volume, Geometry(shape=(10, 12, 8))), inside)
-    padded = standardize(volume, Geometry(shape=(14, 12, 12)))
-    np.testing.assert_array_equal(padded[2:12, :, 2:10], inside)
-    assert (padded[:2] == -1000).all()
-    assert (padded[..., -2:] == -1000).all()
-    np.testing.assert_array_equal(standardize(volume, Geometry(shape=(4, 6, 8))), inside[3:7, 3:9])
-    narrow = standardize(volume, Geometry(shape=(14, 12, 8), clip=(-200.0, 300.0)))
-    assert narrow.min() == -200
-    assert narrow[0, 0, 0] == -200
-
-
-def test_antialias_averages_where_plain_interpolation_drops() -> None:
-    fine = np.zeros((48, 48, 48), np.float32)
-    fine[::4] = 800.0  # thin sheets, a quarter of the volume
-    volume = Volume(fine, (1.0, 1.0, 1.0))
-    coarse = {"spacing": (4.0, 4.0, 4.0), "shape": (12, 12, 12)}
-    inside = (slice(2, -2),) * 3
-    plain = standardize(volume, Geometry(**coarse))[inside]
-    smooth = standardize(volume, Geometry(**coarse, antialias=True))[inside]
-    assert np.abs(smooth - 200.0).max() <= 1
-    assert np.abs(plain - 200.0).min() > 100
-    upwards = Geometry(spacing=(0.7, 0.7, 0.7), shape=(24, 24, 24))
-    fine_grid = Geometry(spacing=(0.7, 0.7, 0.7), shape=(24, 24, 24), antialias=True)
-    np.testing.assert_array_equal(standardize(volume, upwards), standardize(volume, fine_grid))
-
-
-sizes, millimetres = st.integers(8, 24), st.floats(0.3, 9.0)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    have=st.tuples(sizes, sizes, sizes),
-    here=st.tuples(millimetres, millimetres, millimetres),
-    want=st.tuples(st.integers(1, 20), sizes, sizes),
-    there=st.tuples(millimetres, millimetres, millimetres),
-    antialias=st.booleans(),
-)
-def test_any_scan_fits_any_grid(have: Any, here: Any, want: Any, there: Any, antialias: bool) -> None:
-    scan = np.full(have, 55.0, np.float32)
-    out = standardize(Volume(scan, here), Geometry(there, want, antialias=antialias))
-    assert out.shape == want
-    assert set(np.unique(out)) <= {-1000, 55}
-    assert out[tuple((n - 1) // 2 for n in want)] == 55
-
-
-def test_geometry_survives_json_and_names_its_mistakes() -> None:
-    geometry = Geometry((1.0, 2.0, 3.0), (4, 5, 6), (-500.0, 500.0), antialias=True)
-    assert Geometry.from_dict(geometry.to_dict()) == geometry
-    with pytest.raises(UserError, match=r"geometry\.spaces is unknown"):
-        Geometry.from_dict({"spaces": [1, 1, 1]})
-    for change, word in (
-        ({"spacing": [0, 1, 1]}, "spacing"),
-        ({"shape": [4, 4]}, "shape"),
-        ({"clip": [1000, -1000]}, "clip"),
-        ({"clip": [-40000, 1000]}, "clip"),
-    ):
-        with pytest.raises(UserError, match=f"geometry.{word}"):
-            Geometry.from_dict(change)
 
 
 # --- the stored form --------------------------------------------------------------------------------------------------

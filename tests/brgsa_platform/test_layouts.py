@@ -53,6 +53,33 @@ def test_ids_default_to_the_file_s_name(tmp_path: Path) -> None:
     ]
 
 
+def test_a_manifest_of_every_kind_of_volume(tmp_path: Path) -> None:
+    header = ("volume", "report", "series", "volume_id")
+    (tmp_path / "1.2.840.9").mkdir()
+    items = manifest(
+        tmp_path,
+        ["study", "x", "1.2.3", "soft"],
+        ["study", "x", "1.2.4", "sharp"],
+        ["deep/trn00001.npz", "x", "", ""],
+        ["one.series", "x", "", ""],
+        ["1.2.840.9", "x", "", ""],
+        ["s3://bucket/deep/two.nii.gz", "x", "", ""],
+        header=header,
+    )
+    assert [(i.volume_id, i.path, i.series) for i in items] == [
+        ("1.2.840.9", str(tmp_path / "1.2.840.9"), None),
+        ("one", str(tmp_path / "one.series"), None),
+        ("sharp", str(tmp_path / "study"), "1.2.4"),
+        ("soft", str(tmp_path / "study"), "1.2.3"),
+        ("trn00001", str(tmp_path / "deep/trn00001.npz"), None),
+        ("two", "s3://bucket/deep/two.nii.gz", None),
+    ]
+    assert items[-1].source == "s3://bucket/deep/two.nii.gz"
+    # Two series of a folder need ids of their own.
+    with pytest.raises(UserError, match=r"more than once \(study\)"):
+        manifest(tmp_path, ["study", "x", "1.2.3"], ["study", "x", "1.2.4"], header=header[:3])
+
+
 def test_splits_follow_the_patient_and_nothing_else(tmp_path: Path) -> None:
     header = ("volume", "report", "patient_id")
     rows: list[list[object]] = [[f"v{i}.nii.gz", "x", f"p{i // 2}"] for i in range(2000)]
@@ -140,6 +167,31 @@ def test_ct_rate_s_tree(tmp_path: Path) -> None:
     assert first.metadata["RescaleIntercept"] == "-1024"
     assert valid.source == "valid_fixed/valid_9/valid_9_b/valid_9_b_1.nii.gz"
     assert {i.split for i in read_layout(root, "ct-rate", 0.999)} == {"validation", "test"}
+
+
+def test_ct_rate_s_reports_may_lie_elsewhere(tmp_path: Path) -> None:
+    root = ct_rate(tmp_path / "a", "train/train_1_a_1.nii.gz", "train/train_1_a_2.nii.gz", "valid/valid_9_b_1.nii.gz")
+    reports = save_table(tmp_path / "r.csv", ("VolumeName", "report"), [["train_1_a_2.nii.gz", "New."]])
+    texts = {i.volume_id: i.report for i in read_layout(root, "ct-rate", 0.0, reports=reports)}
+    old = "Findings: Clear lungs."
+    assert texts == {"train_1_a_1": old, "train_1_a_2": "New.", "valid_9_b_1": old}
+    for table in (root / "dataset" / "radiology_text_reports").iterdir():
+        table.unlink()
+    texts = {i.volume_id: i.report for i in read_layout(root, "ct-rate", 0.0, reports=reports)}
+    assert texts == {"train_1_a_1": "New.", "train_1_a_2": "New.", "valid_9_b_1": ""}
+    labels = save_table(tmp_path / "l.csv", ("VolumeName", "Lung nodule"), [["train_1_a_1.nii.gz", 0]])
+    first, *_ = read_layout(root, "ct-rate", 0.0, reports=reports, labels=labels)
+    assert first.labels == {"Lung nodule": 0, "Pneumothorax": 0}
+
+
+def test_a_volume_without_a_row_of_metadata_has_none(tmp_path: Path) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "train/train_2_a_1.nii.gz")
+    file = root / "dataset" / "metadata" / "a_metadata.csv"
+    pd.read_csv(file)[:1].to_csv(file, index=False)
+    first, second = read_layout(root, "ct-rate", 0.0)
+    assert first.metadata is not None
+    assert set(first.metadata.values()) != {None}
+    assert second.metadata == dict.fromkeys(first.metadata)
 
 
 def test_both_releases_of_one_volume_are_one_too_many(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""A tree of DICOM folders: a volume a series, and keyed hashes in the place of everything that names a patient."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+from brgsa.errors import UserError
+from brgsa.volumes import Series, list_series
+from brgsa_platform.layouts.identity import pseudonym
+from brgsa_platform.layouts.item import Archive, Item, split_of
+from brgsa_platform.progress import progress
+
+FOLDERS_A_WORKER = 32  # fewer do not repay a process's start
+
+
+def dicom(archive: Archive) -> Iterable[Item]:
+    """Every series below a folder, at any depth; several patients and series may share one.
+
+    `volume_id`, `scan_id` and `patient_id` are hashes of SeriesInstanceUID, of AccessionNumber (else StudyInstanceUID) with
+    the patient, and of PatientID (else StudyInstanceUID). `source` is made of the first. No other tag that may identify a
+    patient is kept; `path` and `series` name the files for reading, and never enter the store. A series that is no CT
+    volume has the reason in `refused`. Splits as in a manifest: a tenth of the patients is the test set.
+    """
+    if not archive.key:
+        raise UserError("The layout dicom replaces identifiers by keyed hashes: give it a key (--id-key).")
+    seen: dict[str, tuple[Path, bool]] = {}
+    for folder, series in _all_series(archive.root):
+        relative = folder.relative_to(archive.root).as_posix()
+        first, was_refused = seen.setdefault(series.uid or relative, (folder, bool(series.refused)))
+        if first != folder:
+            if was_refused and series.refused:
+                continue  # a second copy of what is no volume
+            raise UserError(f"A series of {folder} lies in {first} too: keep its slices in one folder, and one copy.")
+        yield _item(archive, folder, relative, series)
+
+
+def _item(archive: Archive, folder: Path, relative: str, series: Series) -> Item:
+    key = archive.key or b""
+    volume = pseudonym(key, "series", series.uid or relative)
+    study = series.study or series.uid or relative
+    patient = pseudonym(key, "patient", series.patient or study)
+    scan = pseudonym(key, "scan", series.patient, series.accession or study)
+    ids = [series.uid, series.study, series.accession, relative, folder.name, volume, scan]
+    ids = [name for name in ids if name]
+    return Item(
+        volume_id=volume,
+        scan_id=scan,
+        patient_id=patient,
+        split=split_of(patient, 0.1, archive.validation_fraction),
+        path=str(folder.absolute()),
+        source=f"dicom/{volume}",
+        report=archive.report_of(*ids),
+        labels=archive.labels_of(*ids),
+        series=series.uid or None,
+        refused=series.refused,
+    )
+
+
+def _all_series(root: Path) -> Iterator[tuple[Path, Series]]:
+    """The series of every folder below `root`, in an order that does not depend on timing."""
+    folders = [path for path, below, files in _walk(root) if files]
+    workers = min(os.cpu_count() or 1, len(folders) // FOLDERS_A_WORKER)
+    with progress(len(folders), "read DICOM headers: folders") as advance:
+        for folder, found in zip(folders, _listed(folders, workers), strict=True):
+            advance()
+            for series in found:
+                yield folder, series
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    for path, below, files in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(path), below, files
+
+
+def _listed(folders: Sequence[Path], workers: int) -> Iterator[tuple[Series, ...]]:
+    if workers <= 1:
+        yield from map(_series_of, folders)
+        return
+    # Processes, for headers are parsed in Python; spawned, for the caller may hold threads (Ray, torch).
+    try:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from pool.map(_series_of, folders, chunksize=4)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process that was reading DICOM headers died, perhaps for want of memory: try again."
+        ) from error
+
+
+def _series_of(folder: Path) -> tuple[Series, ...]:
+    """A folder's series without their slices."""
+    try:
+        return tuple(replace(series, frames=()) for series in list_series(folder))
+    except OSError as error:
+        reason = f"its folder cannot be read ({error.strerror or error}); mend its permissions, or take it away."
+        return (Series("", "", "", "", 0, reason),)

@@ -1,0 +1,194 @@
+"""A tree of DICOM folders: what becomes a volume, what is refused, and that nobody can be named from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brgsa.errors import UserError
+from brgsa.volumes import read_volume
+from brgsa_platform.layouts import Item, identity_key, pseudonym, read_layout
+from scans import chest, save_dicom
+
+KEY = b"a key of thirty-two bytes, or so"
+LOCALIZER = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two patients in one folder, one of them with two kernels and a localizer; a third one's missing slice elsewhere."""
+    root = tmp_path / "archive"
+    mixed = root / "mixed"
+    doe = {"PatientID": "doe", "StudyInstanceUID": "1.1", "AccessionNumber": "acc1"}
+    save_dicom(mixed, chest(), series="1.1.1", **doe)
+    save_dicom(mixed, chest(seed=1), series="1.1.2", **doe)
+    save_dicom(mixed, chest()[:, :, :1], series="1.1.3", ImageType=LOCALIZER, **doe)
+    save_dicom(mixed, chest(seed=2), series="1.2.1", PatientID="roe", StudyInstanceUID="1.2", AccessionNumber="")
+    missing = {"PatientID": "poe", "StudyInstanceUID": "1.3", "AccessionNumber": "acc3"}
+    save_dicom(root / "b" / "study3", chest(), series="1.3.1", **missing)[4].unlink()
+    (root / "b" / "readme.txt").write_text("A study a folder.")
+    return root
+
+
+def listed(root: Path, **tables: Path) -> dict[str, Item]:
+    items = {item.series or item.volume_id: item for item in read_layout(root, "dicom", 0.1, key=KEY, **tables)}
+    return dict(sorted(items.items()))
+
+
+def test_each_series_is_a_volume_or_refused_with_a_reason(tree: Path) -> None:
+    items = listed(tree)
+    assert list(items) == ["1.1.1", "1.1.2", "1.1.3", "1.2.1", "1.3.1"]
+    assert {uid: item.refused.partition(":")[0].partition(",")[0] for uid, item in items.items() if item.refused} == {
+        "1.1.3": "it is a localizer (scout)",
+        "1.3.1": "slices are missing",
+    }
+    for uid, seed in (("1.1.1", 0), ("1.1.2", 1), ("1.2.1", 2)):
+        volume = read_volume(items[uid].path, items[uid].metadata, items[uid].series)
+        np.testing.assert_array_equal(volume.array, chest(seed=seed))
+    assert len({items[uid].scan_id for uid in ("1.1.1", "1.1.2", "1.1.3")}) == 1
+    assert len({item.scan_id for item in items.values()}) == len({item.patient_id for item in items.values()}) == 3
+
+
+def test_identifiers_are_hashed_and_nothing_else_is_kept(tree: Path) -> None:
+    items = listed(tree)
+    assert items["1.1.1"].volume_id == pseudonym(KEY, "series", "1.1.1")
+    assert items["1.1.1"].patient_id == pseudonym(KEY, "patient", "doe")
+    assert items["1.1.1"].scan_id == pseudonym(KEY, "scan", "doe", "acc1")
+    assert items["1.2.1"].scan_id == pseudonym(KEY, "scan", "roe", "1.2"), "without an accession the study counts"
+    for item in items.values():
+        stored = {name: value for name, value in item.to_dict().items() if name not in ("path", "series")}
+        told = json.dumps(stored).lower()
+        assert not [
+            word for word in ("doe", "roe", "poe", "acc", "1.1", "1.3.", "secret", "mixed", "study") if word in told
+        ]
+        assert item.source == f"dicom/{item.volume_id}"
+    again = {item.volume_id for item in read_layout(tree, "dicom", 0.1, key=b"another key of many bytes")}
+    assert not again & {item.volume_id for item in items.values()}
+
+
+@pytest.mark.parametrize(
+    ("column", "ids"),
+    [
+        ("SeriesInstanceUID", {"1.1.1": "A", "1.2.1": "B"}),
+        ("StudyInstanceUID", {"1.1": "A", "1.2": "B"}),
+        ("AccessionNumber", {"acc1": "A"}),
+        ("accession", {"acc1": "A", "acc3": "C"}),
+        ("scan_id", {"study3": "C"}),  # the folder's name
+        ("scan_id", {"b/study3": "C"}),
+    ],
+)
+def test_reports_join_on_what_stands_in_the_header(column: str, ids: dict[str, str], tree: Path) -> None:
+    table = tree.parent / "reports.csv"
+    pd.DataFrame({column: list(ids), "report": list(ids.values())}).to_csv(table, index=False)
+    found = {uid: item.report for uid, item in listed(tree, reports=table).items() if item.report}
+    expected = {
+        "1.1.1": {"1.1.1": "A"},
+        "1.1": {"1.1.1": "A", "1.1.2": "A", "1.1.3": "A"},
+        "acc1": {"1.1.1": "A", "1.1.2": "A", "1.1.3": "A"},
+        "1.2.1": {"1.2.1": "B"},
+        "1.2": {"1.2.1": "B"},
+        "acc3": {"1.3.1": "C"},
+        "study3": {"1.3.1": "C"},
+        "b/study3": {"1.3.1": "C"},
+    }
+    assert found == {uid: text for name in ids for uid, text in expected[name].items()}
+
+
+def test_labels_join_too(tree: Path) -> None:
+    table = tree.parent / "labels.csv"
+    pd.DataFrame({"AccessionNumber": ["acc1"], "Lung nodule": [1], "Empyema": [""]}).to_csv(table, index=False)
+    items = listed(tree, labels=table)
+    assert items["1.1.2"].labels == {"Lung nodule": 1, "Empyema": None}
+    assert items["1.2.1"].labels == {}
+
+
+def test_one_series_in_two_folders_is_refused(tree: Path) -> None:
+    shutil.copytree(tree / "b", tree / "copy")  # refused both times: no harm
+    assert len(listed(tree)) == 5
+    half = tree / "half"
+    half.mkdir()
+    for file in sorted((tree / "mixed").glob("1.1.1-*"))[10:]:
+        file.rename(half / file.name)
+    with pytest.raises(UserError, match=r"A series of .*mixed lies in .*half too: keep its slices in one folder"):
+        listed(tree)
+
+
+def test_folders_that_cannot_be_read_do_not_vanish(tree: Path) -> None:
+    broken = tree / "broken"
+    broken.mkdir()
+    (broken / "1.dcm").write_bytes(b"")
+    (item,) = [item for item in listed(tree).values() if not item.series]
+    assert "no DICOM header" in item.refused
+    (tree / "none").mkdir()
+    with pytest.raises(UserError, match="holds no volumes"):
+        read_layout(tree / "none", "dicom", 0.1, key=KEY)
+    with pytest.raises(UserError, match="give it a key"):
+        read_layout(tree, "dicom", 0.1)
+
+
+def test_several_processes_give_what_one_gives(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = read_layout(tree, "dicom", 0.1, key=KEY)
+    monkeypatch.setattr("brgsa_platform.layouts.dicom.FOLDERS_A_WORKER", 1)
+    assert read_layout(tree, "dicom", 0.1, key=KEY) == one
+
+
+# --- the key ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_made_once_and_is_the_owner_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BRGSA_ID_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = identity_key(None)
+    file = tmp_path / ".config" / "brgsa" / "id-key"
+    assert len(made) == 32
+    assert file.read_bytes() == made == identity_key(None)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in file.parent.iterdir()] == ["id-key"]
+    (tmp_path / "mine").write_bytes(b"sixteen bytes at least")
+    assert identity_key(tmp_path / "mine") == b"sixteen bytes at least"
+    monkeypatch.setenv("BRGSA_ID_KEY", "from the environment")
+    assert identity_key(tmp_path / "mine") == b"from the environment"
+
+
+def test_two_runs_that_start_at_once_have_one_key(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("BRGSA_ID_KEY", None)
+    code = "from brgsa_platform.layouts import identity_key; print(identity_key(None).hex())"
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert len({run.communicate(timeout=60)[0] for run in runs}) == 1
+
+
+def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BRGSA_ID_KEY", raising=False)
+    with pytest.raises(UserError, match=r"key file .*absent cannot be used \(No such file"):
+        identity_key(tmp_path / "absent")
+    (tmp_path / "short").write_bytes(b"1234")
+    with pytest.raises(UserError, match=r"short holds 4 bytes: give a secret of at least 16"):
+        identity_key(tmp_path / "short")
+    monkeypatch.setenv("BRGSA_ID_KEY", "1234")
+    with pytest.raises(UserError, match="BRGSA_ID_KEY holds 4 bytes"):
+        identity_key(None)
+
+
+# --- real series ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_a_real_study_is_two_volumes_of_one_scan(shared_data: Path) -> None:
+    items = read_layout(shared_data / "dicom", "dicom", 0.1, key=KEY)
+    assert len(items) == 2
+    assert [item.refused for item in items] == ["", ""]
+    assert len({item.scan_id for item in items}) == len({item.split for item in items}) == 1
+    assert "Lung_Dx" not in json.dumps([item.to_dict() for item in items])

@@ -1,0 +1,137 @@
+"""Reports and labels from tables beside the archive, joined on ids; and the tables that are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from brgsa.errors import UserError
+from brgsa_platform.layouts import Item, read_layout
+
+ROWS = [{"volume_id": "a", "report": "Clear lungs."}, {"volume_id": "b", "report": "Effusion, left."}]
+EXPECTED = {"a": "Clear lungs.", "b": "Effusion, left.", "c": ""}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Volumes a and c of scan s1, b of s2; no reports."""
+    table = pd.DataFrame({"volume": ["a.nii.gz", "b.nii.gz", "c.npz"], "scan_id": ["s1", "s2", "s1"]})
+    table.to_csv(tmp_path / "scans.csv", index=False)
+    return tmp_path / "scans.csv"
+
+
+def read(manifest: Path, reports: Path | None = None, labels: Path | None = None) -> dict[str, Item]:
+    return {item.volume_id: item for item in read_layout(manifest, "manifest", 0.1, reports=reports, labels=labels)}
+
+
+def texts(manifest: Path, reports: Path) -> dict[str, str]:
+    return {name: item.report for name, item in read(manifest, reports).items()}
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "r.csv": lambda p: pd.DataFrame(ROWS).to_csv(p, index=False),
+    "r.parquet": lambda p: pd.DataFrame(ROWS).to_parquet(p),
+    "r.json": lambda p: p.write_text(json.dumps(ROWS)),
+    "lines.json": lambda p: p.write_text("\n".join(map(json.dumps, ROWS)) + "\n"),
+    "r.jsonl": lambda p: p.write_text("\n".join(map(json.dumps, ROWS))),
+    "object.json": lambda p: p.write_text(json.dumps({row["volume_id"]: row["report"] for row in ROWS})),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_reports_from_every_kind_of_table(name: str, manifest: Path, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name)
+    assert texts(manifest, tmp_path / name) == EXPECTED
+
+
+def save(path: Path, **columns: Any) -> Path:
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def test_reports_join_on_scans_and_on_ct_rate_s_columns(manifest: Path, tmp_path: Path) -> None:
+    by_scan = save(tmp_path / "r.csv", scan_id=["s1", "s2"], report=["One.", "Two."])
+    assert texts(manifest, by_scan) == {"a": "One.", "b": "Two.", "c": "One."}
+    findings = {"Findings_EN": ["Clear.", "Not given."], "Impressions_EN": ["Normal.", "Effusion."]}
+    ct_rate = save(tmp_path / "r.csv", VolumeName=["a.nii.gz", "c.npz"], **findings)
+    assert texts(manifest, ct_rate) == {
+        "a": "Findings: Clear. Impression: Normal.",
+        "b": "",
+        "c": "Impression: Effusion.",
+    }
+    # A volume's own row counts before its scan's.
+    both = save(tmp_path / "r.csv", volume_id=["a", "b"], scan_id=["s1", "s2"], report=["One.", "Two."])
+    assert texts(manifest, both) == {"a": "One.", "b": "Two.", "c": "One."}
+
+
+def test_a_given_table_wins_over_the_manifest(tmp_path: Path) -> None:
+    manifest = save(tmp_path / "m.csv", volume=["a.nii", "b.nii"], report=["Old.", "Kept."], Pneumonia=[0, 0])
+    reports = save(tmp_path / "r.csv", volume_id=["a"], report=["New."])
+    labels = save(tmp_path / "l.csv", volume_id=["a"], Pneumonia=[1], Empyema=[0])
+    items = read(manifest, reports, labels)
+    assert {name: item.report for name, item in items.items()} == {"a": "New.", "b": "Kept."}
+    assert items["a"].labels == {"Pneumonia": 1, "Empyema": 0}
+    assert items["b"].labels == {"Pneumonia": 0}
+
+
+def test_labels_join_on_scans(manifest: Path, tmp_path: Path) -> None:
+    reports = save(tmp_path / "r.csv", scan_id=["s1"], report=["One."])
+    labels = save(tmp_path / "l.csv", scan_id=["s1", "s2"], **{"Lung nodule": ["1", ""]})
+    items = read(manifest, reports, labels)
+    assert {name: item.labels["Lung nodule"] for name, item in items.items()} == {"a": 1, "b": None, "c": 1}
+
+
+SECRET = "Mr Secretname"
+BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "absent": ("r.csv", lambda p: None, "No such file"),
+    "empty": ("r.csv", lambda p: p.write_text(""), "is empty"),
+    "no reports": ("r.csv", lambda p: save(p, volume_id=["a"], words=[SECRET]), "no column 'report'.*volume_id, words"),
+    "no ids": ("r.csv", lambda p: save(p, number=["a"], report=[SECRET]), "no column of ids .*number, report"),
+    "two texts": ("r.csv", lambda p: save(p, volume_id=["a", "a"], report=["x", SECRET]), "its row 2 twice"),
+    "other ids": ("r.csv", lambda p: save(p, volume_id=["z"], report=[SECRET]), "No id of the reports .*r.csv"),
+    "broken json": ("r.json", lambda p: p.write_text('{"a": "' + SECRET), "cannot be read"),
+    "json of numbers": ("r.json", lambda p: p.write_text("[1, 2]"), "cannot be read"),
+    "broken parquet": ("r.parquet", lambda p: p.write_bytes(b"PAR1" + SECRET.encode()), "cannot be read"),
+    "binary": ("r.csv", lambda p: p.write_bytes(b"\xff\xfe\x00\x80,\n"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_reports_that_cannot_be_used(case: str, manifest: Path, tmp_path: Path) -> None:
+    name, write, words = BAD[case]
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=words) as refusal:
+        read(manifest, tmp_path / name)
+    assert name in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert "Secretname" not in str(refusal.value)
+
+
+def test_labels_that_cannot_be_used(manifest: Path, tmp_path: Path) -> None:
+    reports = save(tmp_path / "r.csv", scan_id=["s1"], report=["One."])
+    for columns, words in (
+        (
+            {"volume_id": ["a"], "Broken heart": [1]},
+            r"l\.csv has no column of a known .* it has: volume_id, Broken heart",
+        ),
+        ({"name": ["a"], "Lung nodule": [1]}, "no column of ids"),
+        ({"volume_id": ["a", "b"], "Lung nodule": [1, 2]}, r"'Lung nodule' of row 2 of .*l\.csv is '2'"),
+        ({"volume_id": ["a", "a"], "Lung nodule": [1, 0]}, "its row 2 twice"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read(manifest, reports, save(tmp_path / "l.csv", **columns))
+
+
+@pytest.mark.shared
+def test_the_real_label_table_is_understood(shared_data: Path, tmp_path: Path) -> None:
+    real = shared_data / "ct-rate" / "valid_labels.csv"
+    names = pd.read_csv(real)["VolumeName"].tolist()
+    manifest = save(tmp_path / "m.csv", volume=names, report=["x"] * len(names))
+    items = read(manifest, labels=real)
+    assert len(items) == len(names) == 3039
+    assert all(len(item.labels) == 18 and None not in item.labels.values() for item in items.values())
