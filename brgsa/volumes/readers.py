@@ -101,15 +101,15 @@ def _rescale(path: Path, metadata: Mapping[str, Any] | None) -> tuple[float, flo
 
 def _hounsfield(
     array: npt.NDArray[Any], rescale: tuple[float, float] | None
-) -> tuple[npt.NDArray[np.float32], list[str]]:
+) -> tuple[npt.NDArray[np.int16] | npt.NDArray[np.float32], list[str]]:
     values = hounsfield.sample(array)
     flags = ["rescale:header"]
-    converted = np.asarray(array, dtype=np.float32)
+    applied = (1.0, 0.0)
     if rescale:
         slope, intercept = np.float32(rescale[0]), np.float32(rescale[1])
         apply, sure = hounsfield.needs_rescale(values, *rescale)
         if apply:
-            converted = converted * slope + intercept
+            applied = rescale
             values = values * slope + intercept
             flags = ["rescale:csv"]
         if not sure:
@@ -118,7 +118,20 @@ def _hounsfield(
         flags.append("hu:implausible")
         if rescale and hounsfield.likeness(hounsfield.taken_back(values, *rescale)) >= hounsfield.PLAUSIBLE:
             flags.append("rescale:twice")
-    return converted, flags
+    return _rescaled(array, *applied), flags
+
+
+def _rescaled(
+    array: npt.NDArray[Any], slope: float, intercept: float
+) -> npt.NDArray[np.int16] | npt.NDArray[np.float32]:
+    """Voxels in HU; in 16 bits where they are whole numbers that fit, which halves the work on a large scan."""
+    if array.dtype.kind in "iu" and slope == 1 and float(intercept).is_integer():
+        low, high = int(array.min()) + int(intercept), int(array.max()) + int(intercept)
+        if low >= -32768 and high <= 32767:
+            if array.dtype != np.int16:
+                return (array.astype(np.int32) + int(intercept)).astype(np.int16)
+            return array + np.int16(intercept) if intercept else array
+    return np.asarray(array, dtype=np.float32) * np.float32(slope) + np.float32(intercept)
 
 
 def _geometry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,14 @@ class Volume:
     """A CT volume in Hounsfield units.
 
     Attributes:
-        array: float32 HU (x, y, z) in any memory order: x to the patient's left, y to posterior, z to superior.
+        array: HU (x, y, z), float32 or, where they are whole numbers, int16, in any memory order: x to the patient's left,
+            y to posterior, z to superior.
         spacing: mm between voxel centres along x, y, z.
         source: the file that it was read from.
         flags: what was found on reading, each "topic:finding": where rescale and geometry came from, what looks odd.
     """
 
-    array: npt.NDArray[np.float32]
+    array: npt.NDArray[np.int16] | npt.NDArray[np.float32]
     spacing: tuple[float, float, float]
     source: str = ""
     flags: tuple[str, ...] = ()
@@ -48,8 +50,8 @@ def axis_order(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, int, int
 
 
 def reorient(
-    array: npt.NDArray[np.float32], spacing: tuple[float, ...], directions: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float32], tuple[float, float, float], float]:
+    array: npt.NDArray[Any], spacing: tuple[float, ...], directions: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[Any], tuple[float, float, float], float]:
     """Array (a view) and spacing in canonical order (x to left, y to posterior, z to superior), and the tilt left over.
 
     Arguments as for `axis_order`; `spacing` goes along the array's own axes.

@@ -32,7 +32,15 @@ app.add_typer(store_app, name="store")
 
 class Layout(StrEnum):
     CT_RATE = "ct-rate"
+    RAD_CHESTCT = "rad-chestct"
+    DICOM = "dicom"
     MANIFEST = "manifest"
+
+
+class Interpolation(StrEnum):
+    LINEAR = "linear"
+    NEAREST = "nearest"
+    CUBIC = "cubic"
 
 
 class Protocol(StrEnum):
@@ -66,12 +74,20 @@ def phantom(
 
 @app.command()
 def prepare(
-    source: Annotated[Path, typer.Argument(help="An archive's folder (ct-rate) or a CSV or Parquet file (manifest).")],
+    source: Annotated[Path, typer.Argument(help="An archive's folder, or a manifest: a CSV or Parquet file.")],
     layout: Annotated[Layout, typer.Option(help="How the source is laid out.")],
     out: Annotated[str, typer.Option(help="The store to write or to add to: a folder or an s3:// URL.")],
     spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size x y z in mm.")] = (1.5, 1.5, 3.0),
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels x y z after crop or pad.")] = (256, 256, 128),
+    clip: Annotated[tuple[float, float], typer.Option(help="Lowest and highest HU kept.")] = (-1000.0, 1000.0),
+    interpolation: Annotated[Interpolation, typer.Option(help="Between voxels.")] = Interpolation.LINEAR,
     antialias: Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")] = False,
+    reports: Annotated[Path | None, typer.Option(help="Reports by volume or scan id: CSV, Parquet or JSON.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels by volume or scan id: CSV, Parquet or JSON.")] = None,
+    id_key: Annotated[
+        Path | None,
+        typer.Option(help="dicom: key of the hashes for identifiers; default BRGSA_ID_KEY or ~/.config/brgsa/id-key."),
+    ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of training patients set aside.")] = 0.1,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse volumes whose header, table and voxels disagree.")
@@ -90,7 +106,7 @@ def prepare(
     from brgsa.volumes import Geometry
     from brgsa_platform.prepare import prepare as run
 
-    geometry = Geometry(spacing=spacing, shape=shape, antialias=antialias)
+    geometry = Geometry(spacing, shape, clip, antialias, interpolation.value)
     done = run(
         source,
         layout.value,
@@ -100,6 +116,9 @@ def prepare(
         strict=strict,
         retry_quarantined=retry_quarantined,
         workers=workers,
+        reports=reports,
+        labels=labels,
+        id_key=id_key,
     )
     _say(done.summary())
 
@@ -233,7 +252,9 @@ def evaluate(
 @app.command()
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
-    scan: Annotated[Path, typer.Argument(help="One CT: NIfTI, NRRD or MetaImage, in HU.")],
+    scan: Annotated[
+        Path, typer.Argument(help="One CT in HU: NIfTI, NRRD, MetaImage, .npz, or the folder of a DICOM series.")
+    ],
     prompt: Annotated[list[str] | None, typer.Option(help="A text to score; default every label's prompt.")] = None,
     pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
     metadata: Annotated[

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,7 +53,7 @@ def new_batch(items: Sequence[Item], layout: str, geometry: Geometry, first: int
 
 def digest(item: Item) -> str:
     """Names all that a row is made from, except the scan's own bytes and where the archive lies."""
-    about = {**item.to_dict(), "path": Path(item.path).name}
+    about = {key: value for key, value in item.to_dict().items() if key not in ("path", "series")}
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

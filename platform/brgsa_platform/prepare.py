@@ -23,7 +23,7 @@ from brgsa.errors import UserError
 from brgsa.volumes import Geometry, decode
 from brgsa_platform import catalog, plan, tracking
 from brgsa_platform.folders import Folder, said
-from brgsa_platform.layouts import Item, read_layout
+from brgsa_platform.layouts import Item, identity_key, read_layout
 from brgsa_platform.progress import progress
 from brgsa_platform.session import quiet_data_context, ray_session
 from brgsa_platform.shards import ShardWriter, is_whole
@@ -81,6 +81,9 @@ def prepare(
     strict: bool = False,
     retry_quarantined: bool = False,
     workers: int | None = None,
+    reports: Path | None = None,
+    labels: Path | None = None,
+    id_key: Path | None = None,
 ) -> PrepareResult:
     """Read an archive, bring its volumes to one grid and write them as a store, or add to one what it has not yet.
 
@@ -94,6 +97,8 @@ def prepare(
         strict: refuse volumes whose header, table and voxels disagree, instead of flagging them.
         retry_quarantined: try again what was refused before.
         workers: volumes read at a time, each on a CPU and in memory of its own; default as many as there are CPUs.
+        reports, labels: tables joined on volume or scan ids; see `layouts.read_layout`.
+        id_key: file with the key of the hashes that stand for DICOM's identifiers; see `layouts.identity_key`.
 
     Raises:
         UserError: the archive's tables are wrong, `out` holds a store of other settings or cannot be written, MLflow does
@@ -101,7 +106,8 @@ def prepare(
     """
     store = Folder(out)
     options = Options(geometry or Geometry(), validation_fraction, strict, workers)
-    items = read_layout(Path(source), layout, validation_fraction)
+    key = identity_key(id_key) if layout == "dicom" else None
+    items = read_layout(Path(source), layout, validation_fraction, reports=reports, labels=labels, key=key)
     meta = _existing(store, options.settings())
     known = plan.planned(store, meta)
     refused = [row["volume_id"] for row in catalog.quarantined(store)] if meta.batches else []

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from brgsa.volumes import Geometry, VolumeError, encode, read_volume, standardize
+from brgsa.volumes import Geometry, VolumeError, doubts, encode, read_volume, standardize
 from brgsa_platform.folders import Folder, local_copy, said
 from brgsa_platform.layouts import Item
 from brgsa_platform.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, checksum
@@ -95,16 +95,23 @@ class ShardWriter:
                 journal.finished(item.volume_id)
 
     def _row(self, item: Item) -> pa.Table:
-        if not item.report:
+        if item.refused:
+            raise Refused("list", f"{item.source}: {item.refused}")
+        if not item.report and not item.unreported:
             raise Refused("report", f"{item.source}: it has no report; add one to the table, or leave the volume out.")
         try:
             with local_copy(item.path) as path:
-                volume = read_volume(path, item.metadata)
+                volume = read_volume(path, item.metadata, item.series)
             array = standardize(volume, self.geometry)
         except VolumeError as error:
             raise Refused("read", f"{item.source}: {error.reason}") from error
         except Exception as error:  # one strange file among thousands must not end the run
-            raise Refused("read", f"{item.source}: {type(error).__name__}, {said(error)}") from error
+            # Of a DICOM series, what a library says may name a file, and a file the patient.
+            told = "" if item.series else f", {said(error)}"
+            raise Refused("read", f"{item.source}: {type(error).__name__}{told}") from error
+        doubtful = doubts(volume.flags) if self.strict else []
+        if doubtful:
+            raise Refused("strict", f"{item.source}: {' '.join(doubtful)}")
         row = {
             "volume_id": item.volume_id,
             "scan_id": item.scan_id,
