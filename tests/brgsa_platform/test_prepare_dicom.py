@@ -67,7 +67,7 @@ def test_an_archive_published_without_reports(ray_session: None, tmp_path: Path)
     save_table(
         tmp_path / "CT_Scan_Metadata_Complete_35747.csv",
         ("NoteAcc_DEID", "MRN_DEID", "orig_orientation", "final_spacing"),
-        [["trn00001", "7", "[1, 0, 0, 0, 1, 0]", "[0.8, 0.8, 0.8]"]],
+        [["trn00001", "7", "[1, 0, 0, 0, 1, 0]", 0.8]],
     )
     result = prepare(
         tmp_path, "rad-chestct", tmp_path.parent / "rad-store", geometry=Geometry((1.6, 1.6, 1.6), (24, 24, 16))
