@@ -2,57 +2,136 @@
 
 from __future__ import annotations
 
-import csv
+import json
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 import tune_spaces
 from brgsa.errors import UserError
-from brgsa_platform import checkpoints, tracking
-from brgsa_platform.config import RunConfig, merge, parse_overrides
+from brgsa_platform import checkpoints, study, tracking
+from brgsa_platform.config import RunConfig, load_config, merge
 from brgsa_platform.datasets import split_rows
-from brgsa_platform.progress import progress
-from brgsa_platform.session import cluster_cpus, ray_session
+from brgsa_platform.session import ray_session
+from brgsa_platform.spaces import check_space, drawn_config
 from brgsa_platform.store import Store
-from brgsa_platform.train import check_fit, train
+from brgsa_platform.train import check_fit
+from brgsa_platform.trials import TrialPlan, run_trial, trial_folder
 
-METRIC = "val/auroc"
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from brgsa_platform.searcher import Limits, Search
+
+GOALS = {"auroc": "val/auroc", "common": "val/auroc_common", "rare": "val/auroc_rare"}
+SEARCH_FILE = "search.json"
+MLFLOW_PATIENCE = 300.0  # seconds that a trial waits for an MLflow server that is away
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """What makes a search what it is: kept in its folder, and the same when it is resumed.
+
+    Attributes:
+        spaces: names or paths, as given; `parameters` what they held.
+        data: the store's fingerprint.
+    """
+
+    spaces: list[str]
+    parameters: list[dict[str, Any]]
+    base: dict[str, Any]
+    store: str
+    data: str
+    preset: str | None
+    goals: list[str]
+    sampler: str
+    pruner: str
+    seed: int
+    storage: str | None = None
+    parent_run: str = ""
+
+    def space(self) -> list[tune_spaces.Parameter]:
+        return [
+            tune_spaces.Parameter(
+                **{**p, "choices": tuple(p["choices"]), "when": {k: tuple(v) for k, v in p["when"].items()}}
+            )
+            for p in self.parameters
+        ]
+
+    def over(self) -> str:
+        """The space in words."""
+        return f"{' + '.join(self.spaces)} ({', '.join(p['field'] for p in self.parameters)})"
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A finished search: its folder, the trials' table, the best trial and its preset file."""
+    """A finished search: its folder, MLflow run, the trials' table, the best trial and its preset file."""
 
     out: Path
     run_id: str
     trials: list[dict[str, Any]]
     best: dict[str, Any]
     preset: Path
+    store: str
+    over: str = ""
 
     def summary(self) -> str:
-        drawn = ", ".join(f"{key}={_shown(self.best[key])}" for key in self.best if "." in key)
-        failed = sum(trial["status"] != "complete" for trial in self.trials)
+        drawn = ", ".join(f"{key}={_shown(value)}" for key, value in self.best["values"].items())
+        states = [trial["state"] for trial in self.trials]
+        counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if states.count(s))
         return (
-            f"{self.out}: best of {len(self.trials)} trials ({failed} failed) has validation AUROC {self.best['auroc']:.3f} "
-            f"with {drawn}. Next: brgsa train --preset {self.preset} --data STORE"
+            f"{self.out}: best of {len(self.trials)} trials ({counts}) is trial {self.best['number']}, validation AUROC "
+            f"{self.best['auroc']:.3f}, with {drawn}.{f' Ended: {self.over}.' if self.over else ''} Next: brgsa train "
+            f"--preset {self.preset} --data {self.store}"
         )
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a search goes about it; what may change when it is resumed.
+
+    Attributes:
+        trials: in all; None: no limit. hours: of wall clock, this time. epochs: of all trials together. patience: trials
+            without a better one after which the search ends.
+        concurrent: trials at a time; None: as many as the cluster holds.
+        gpu_share: GPUs of each training process; None: one where the cluster has any.
+        points: fields' values to begin with, before anything is drawn.
+        warm_from: names of searches below the same folder whose trials the sampler learns from.
+    """
+
+    trials: int | None = 16
+    hours: float | None = None
+    epochs: int | None = None
+    patience: int | None = None
+    concurrent: int | None = None
+    gpu_share: float | None = None
+    points: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    warm_from: Sequence[str] = field(default_factory=tuple)
+
+    def limits(self) -> Limits:
+        from brgsa_platform.searcher import Limits
+
+        return Limits(self.trials, None if self.hours is None else 3600 * self.hours, self.epochs, self.patience)
 
 
 def tune(
     store_path: Path | str,
     base: RunConfig,
     spaces: Sequence[str],
+    options: SearchOptions = SearchOptions(),  # noqa: B008
     *,
-    trials: int,
     name: str | None = None,
     out: Path = Path("searches"),
+    goals: Sequence[str] = ("auroc",),
+    sampler: str = "tpe",
+    pruner: str = "none",
     seed: int = 0,
-    concurrent: int | None = None,
+    storage: str | None = None,
     preset: str | None = None,
 ) -> SearchResult:
     """Search `spaces` for the configuration with the best validation AUROC, starting from `base`.
@@ -61,161 +140,293 @@ def tune(
 
     Args:
         name: of the search and its folder below `out`; default from the spaces.
-        concurrent: trials at a time; default half the cluster's CPUs (a trial and its data tasks each take one).
+        goals: "auroc", or two of "auroc", "common", "rare": means over all, the common, the rare abnormalities.
+        sampler, pruner: see `study.SAMPLERS`, `study.PRUNERS`.
+        storage: URL of a database for the study; default a journal file in the search's folder.
 
     Raises:
-        UserError: the space does not fit the configuration or the store, the folder is taken, or no trial completed.
+        UserError: the space does not fit the configuration or the store, the name is taken, the cluster is too small, or no
+            trial completed.
     """
-    if trials < 1:
-        raise UserError(f"--trials must be at least 1, not {trials}.")
     parameters = tune_spaces.load(spaces)
+    _check_options(options, goals)
+    study.check_choice(sampler, pruner, len(goals))
     store = Store.open(store_path)
-    _check_space(parameters, base)
+    check_space(parameters, base)
     _check_comparable(store)
     folder = (out / (name or "+".join(Path(space).stem for space in spaces))).absolute()
+    spec = SearchSpec(
+        spaces=list(spaces),
+        parameters=[json.loads(json.dumps(asdict(p))) for p in parameters],
+        base=base.to_dict(),
+        store=store.path,
+        data=store.fingerprint,
+        preset=preset,
+        goals=[GOALS[goal] for goal in goals],
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        storage=storage,
+    )
+    _claim(folder, spec)
+    return _run(folder, spec, store, options)
+
+
+def resume(
+    name: str, options: SearchOptions = SearchOptions(), *, out: Path = Path("searches"), spaces: Sequence[str] = ()  # noqa: B008
+) -> SearchResult:
+    """Go on with a search whose driver died, or that is to have more trials: finished trials are kept.
+
+    Args:
+        spaces: if given, must be the search's.
+
+    Raises:
+        UserError: there is no such search, it is over another space, or its store has changed.
+    """
+    folder = (out / name).absolute()
+    spec = read_spec(folder)
+    if spec is None:
+        raise UserError(f"There is no search {name} in {out.absolute()}: name one of the folders there.")
+    if spaces and list(spaces) != spec.spaces:
+        raise UserError(
+            f"The search {name} is over {spec.over()}, not over {' + '.join(spaces)}: leave --space out, or choose another "
+            "--name."
+        )
+    _check_options(options, ("auroc",))
+    store = Store.open(spec.store)
+    if store.fingerprint != spec.data:
+        raise UserError(f"{store.path} has changed since the search {name} began: begin another one with another --name.")
+    return _run(folder, spec, store, options)
+
+
+def read_spec(folder: Path) -> SearchSpec | None:
+    """What a folder's search is, None where there is none."""
+    file = folder / SEARCH_FILE
+    if not file.is_file():
+        return None
+    return SearchSpec(**checkpoints.read_json(file))
+
+
+def _check_options(options: SearchOptions, goals: Sequence[str]) -> None:
+    for option, value in (("--trials", options.trials), ("--epochs", options.epochs), ("--patience", options.patience)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} must be at least 1, not {value}.")
+    if options.hours is not None and not options.hours > 0:
+        raise UserError(f"--hours must be above 0, not {options.hours}.")
+    if not any((options.trials, options.hours, options.epochs, options.patience)):
+        raise UserError("A search needs an end: give --trials, --hours, --epochs or --patience.")
+    if options.gpu_share is not None and options.gpu_share < 0:
+        raise UserError(f"--gpus-per-trial must not be negative, as {options.gpu_share} is.")
+    unknown = [goal for goal in goals if goal not in GOALS]
+    if unknown or not 1 <= len(set(goals)) == len(goals) <= 2:
+        raise UserError(f"--goal takes one or two different of {', '.join(GOALS)}, not {', '.join(goals)}.")
+
+
+def _claim(folder: Path, spec: SearchSpec) -> None:
+    """Make the search's folder, or refuse one that is taken."""
+    there = read_spec(folder)
+    if there is not None:
+        raise UserError(
+            f"There is a search {folder.name} in {folder.parent} already, over {there.over()}; this one would be over "
+            f"{spec.over()}: go on with that one with --resume {folder.name}, or choose another --name."
+        )
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UserError(f"There is a search in {folder} already: choose another --name, or remove it.") from None
+        raise UserError(f"{folder} exists and is no search: choose another --name, or remove it.") from None
     except OSError as error:
         raise UserError(
             f"The search folder {folder} cannot be made ({error.strerror}): choose another --out."
         ) from error
 
+
+def _run(folder: Path, spec: SearchSpec, store: Store, options: SearchOptions) -> SearchResult:
+    from brgsa_platform.searcher import Search
+
+    base, parameters = RunConfig.from_tree(spec.base), spec.space()
     with ray_session():
+        plan = TrialPlan.of(base, options.concurrent, _gpu_share(options))
         _summarize_missing(store, parameters)
         check_fit(store, base)
+        found = study.open_study(
+            folder.name,
+            folder,
+            storage=spec.storage,
+            goals=[short(goal) for goal in spec.goals],
+            sampler=study.make_sampler(spec.sampler, spec.seed, parameters),
+            pruner=spec.pruner,
+            epochs=base.train.epochs,
+        )
+        search = Search(
+            found,
+            parameters,
+            tuple(spec.goals),
+            options.limits(),
+            lambda number: study.make_sampler(spec.sampler, spec.seed, parameters, number),
+        )
         with tracking.run(
             "tune",
             name=folder.name,
-            params={"trials": trials, "seed": seed, "base": base.to_dict()},
-            tags={"brgsa.space": ",".join(spaces), "brgsa.preset": preset or "", "brgsa.data": store.fingerprint},
+            params={"sampler": spec.sampler, "pruner": spec.pruner, "seed": spec.seed, "base": spec.base},
+            tags={
+                "brgsa.space": ",".join(spec.spaces),
+                "brgsa.preset": spec.preset or "",
+                "brgsa.data": store.fingerprint,
+            },
+            run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
         ) as run:
-            rows = _search(store, base, parameters, folder, run.run_id, trials, seed, concurrent)
-            complete = [row for row in rows if row["status"] == "complete"]
-            if not complete:
-                raise UserError(f"None of the {trials} trials completed; the first failed with: {rows[0]['reason']}")
-            best = max(complete, key=lambda row: row["auroc"])
-            best_preset = _write(folder, rows, best, base)
-            run.log_metrics({"best/auroc": best["auroc"], "trials": len(rows), "trials/complete": len(complete)})
-            run.log_table("trials.json", {key: [row[key] for row in rows] for key in rows[0]})
-            run.log_artifact(best_preset)
-            run.log_figure(_picture(complete, [p.field for p in parameters], parameters), "slices.png")
-    return SearchResult(folder, run.run_id, rows, best, best_preset)
+            spec = SearchSpec(**{**asdict(spec), "parent_run": run.run_id})
+            checkpoints.write_json(folder / SEARCH_FILE, asdict(spec))
+            if not found.get_trials(deepcopy=False):
+                _enqueue(found, spec, options, folder.parent)
+            try:
+                _search(search, folder, spec, plan, options)
+            finally:
+                _settle(folder, found)
+            return _result(run, folder, spec, search)
 
 
-def _search(
-    store: Store,
-    base: RunConfig,
-    parameters: Sequence[tune_spaces.Parameter],
-    folder: Path,
-    parent_run: str,
-    trials: int,
-    seed: int,
-    concurrent: int | None,
-) -> list[dict[str, Any]]:
+def _gpu_share(options: SearchOptions) -> float:
+    import ray
+
+    if options.gpu_share is not None:
+        return options.gpu_share
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def _enqueue(found: Study, spec: SearchSpec, options: SearchOptions, searches: Path) -> None:
+    """Begin with the points that were given and the base itself, and let the sampler know earlier searches."""
+    parameters = spec.space()
+    for given in options.points:
+        point = study.point_in(parameters, given)
+        if point is None:
+            wanted = ", ".join(f"{key}={value}" for key, value in given.items())
+            raise UserError(f"The point {wanted} lies outside the space, or lacks one of its fields: correct --point.")
+        found.enqueue_trial(point, skip_if_exists=True)
+    base = study.point_in(parameters, tracking.flatten(spec.base))
+    if base is not None and spec.sampler not in ("grid", "qmc"):
+        found.enqueue_trial(base, skip_if_exists=True)  # what is found is then no worse than the base
+    for name in options.warm_from:
+        _learn_from(found, name, searches, spec)
+
+
+def _learn_from(found: Study, name: str, searches: Path, spec: SearchSpec) -> None:
+    """Add another search's completed trials, where they lie in this space."""
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from ray import tune as ray_tune
-    from ray.tune import Callback, RunConfig, TuneConfig, Tuner
-    from ray.tune.search.optuna import OptunaSearch
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    at_once = concurrent or max(1, int(cluster_cpus() // 2))
+    other = read_spec(searches / name)
+    if other is None:
+        raise UserError(f"There is no search {name} in {searches} to start from: correct --warm-from.")
+    if other.data != spec.data or other.goals != spec.goals:
+        raise UserError(f"The search {name} has other data or other goals, so its trials tell nothing here.")
+    known = study.open_study(
+        name,
+        searches / name,
+        storage=other.storage,
+        goals=[short(goal) for goal in other.goals],
+        sampler=study.make_sampler("random", 0, other.space()),
+        pruner="none",
+        epochs=1,
+    )
+    parameters = spec.space()
+    for trial in known.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        point = study.point_in(parameters, {**tracking.flatten(other.base), **trial.params})
+        if point is not None:
+            distributions = study.distributions(parameters, point)
+            attributes = {**trial.user_attrs, "from": name, "epochs": 0}
+            found.add_trial(
+                optuna.create_trial(
+                    params=point, distributions=distributions, values=trial.values, user_attrs=attributes
+                )
+            )
+
+
+def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, options: SearchOptions) -> None:
+    """Run trials until a limit is reached."""
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: Tune's would wait for the trials
+    from ray import tune as ray_tune
+    from ray.tune import RunConfig as TuneRunConfig
+    from ray.tune import TuneConfig, Tuner
+
+    from brgsa_platform.search_watch import Watch
+    from brgsa_platform.searcher import StudyScheduler, StudySearcher
+
+    base = RunConfig.from_tree(spec.base)
+    inside = {"workers": 0} if base.train.workers <= 1 else {}
     settings = {
-        "base": base.to_dict(),
-        "store": store.path,
+        "base": merge(spec.base, {"train": {**inside, "threads": plan.threads}}),
+        "store": spec.store,
         "folder": str(folder),
-        "parent_run": parent_run,
+        "preset": spec.preset,
+        "space": ",".join(spec.spaces),
+        "parent_run": spec.parent_run,
         "uri": tracking.tracking_uri(),
         "experiment": tracking.experiment_name(),
-        "threads": base.train.threads or max(1, (os.cpu_count() or 1) // at_once),
+        "patience": str(MLFLOW_PATIENCE),
+        "gpu_share": plan.gpus or (options.gpu_share if options.gpu_share is not None else None),
     }
-
-    class Watch(Callback):  # type: ignore[misc, unused-ignore]
-        """Draws the search's progress from the results that reach the driver."""
-
-        best = 0.0
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            self.best = max(self.best, result.get(METRIC, 0.0))
-            advance(1, f"best AUROC {self.best:.3f}")
-
-    with progress(trials * base.train.epochs, "search: epochs of all trials") as advance:
-        results = Tuner(
-            ray_tune.with_resources(ray_tune.with_parameters(_trial, settings=settings), {"cpu": 1}),
+    resources: dict[str, float] = {"cpu": plan.cpus, **({"gpu": plan.gpus} if plan.gpus else {})}
+    with Watch(search, base.train.epochs) as watch:
+        Tuner(
+            ray_tune.with_resources(ray_tune.with_parameters(run_trial, settings=settings), resources),
             tune_config=TuneConfig(
-                num_samples=trials,
-                max_concurrent_trials=at_once,
-                search_alg=OptunaSearch(
-                    space={p.field: _distribution(p) for p in parameters},
-                    points_to_evaluate=_base_point(base, parameters),
-                    metric=METRIC,
-                    mode="max",
-                    sampler=optuna.samplers.TPESampler(
-                        seed=seed, multivariate=True, n_startup_trials=min(10, trials // 2)
-                    ),
-                    storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
-                    study_name=folder.name,
-                ),
+                num_samples=-1,
+                max_concurrent_trials=plan.at_once,
+                search_alg=StudySearcher(search),
+                scheduler=StudyScheduler(search),
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
+                reuse_actors=True,
             ),
-            run_config=RunConfig(
-                name="ray", storage_path=str(folder), verbose=0, callbacks=[Watch()], log_to_file=True
+            run_config=TuneRunConfig(
+                name="ray", storage_path=str(folder), verbose=0, callbacks=[watch], log_to_file=True
             ),
         ).fit()
-    return [_row(folder, result, [p.field for p in parameters]) for result in results]
 
 
-def _base_point(base: RunConfig, parameters: Sequence[tune_spaces.Parameter]) -> list[dict[str, Any]] | None:
-    """The base configuration as the first trial, where it lies in the space: what is found is then no worse than it."""
-    values = tracking.flatten(base.to_dict())
-    point = {p.field: values[p.field] for p in parameters}
-    inside = all(
-        point[p.field] in p.choices if p.kind == "categorical" else p.low <= point[p.field] <= p.high
-        for p in parameters
+def _settle(folder: Path, found: Study) -> None:
+    """Give each trial's MLflow run the status that the study gives the trial."""
+    for trial in found.get_trials(deepcopy=False):
+        file = trial_folder(folder, trial.number) / "run.json"
+        if not file.is_file():
+            continue
+        state = trial.state.name.lower().replace("fail", "failed")
+        status = {"complete": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+        tags = {"brgsa.state": "interrupted" if state == "running" else state}
+        if trial.user_attrs.get("reason"):
+            tags["brgsa.reason"] = trial.user_attrs["reason"]
+        tracking.settle(str(checkpoints.read_json(file)["mlflow_run_id"]), status, tags)
+
+
+def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -> SearchResult:
+    from brgsa_platform import search_report
+
+    rows = search_report.trial_rows(search.study)
+    complete = [row for row in rows if row["state"] == "complete"]
+    if not complete:
+        reasons = [row["reason"] for row in rows if row["reason"]] or ["no trial was started"]
+        raise UserError(f"None of the {len(rows)} trials of {folder.name} completed; the first: {reasons[0]}")
+    trials = {trial.number: trial for trial in search.study.get_trials(deepcopy=False)}
+    best = max(complete, key=lambda row: (trials[row["number"]].values[0], -row["number"]))
+    trial = trials[best["number"]]
+    values = study.values_of(trial, spec.space())
+    chosen = {"number": trial.number, "auroc": float(trial.values[0]), "values": values}
+    preset = folder / "best.yaml"
+    aside = folder / f".best.{os.getpid()}"
+    aside.write_text(yaml.safe_dump(drawn_config(RunConfig.from_tree(spec.base), values).to_dict(), sort_keys=False))
+    os.replace(aside, preset)
+    states = [row["state"] for row in rows]
+    run.log_metrics(
+        {
+            "best/auroc": chosen["auroc"],
+            "trials": len(rows),
+            **{f"trials/{state}": states.count(state) for state in ("complete", "pruned", "failed")},
+            "epochs": search.epochs_spent(),
+        }
     )
-    return [point] if inside else None
-
-
-def _trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
-    """One trial, in a process of its own: a training that reports each epoch to Tune."""
-    from ray import tune as ray_tune
-
-    os.environ["MLFLOW_TRACKING_URI"] = settings["uri"]
-    os.environ["MLFLOW_EXPERIMENT_NAME"] = settings["experiment"]
-    trial_id = str(ray_tune.get_context().get_trial_id())
-    # A training in this very process: starting Ray Train's workers would cost each trial 12-20 s more.
-    fixed = {"train": {"workers": 0, "threads": settings["threads"]}}
-    config = drawn_config(RunConfig.from_tree(merge(settings["base"], fixed)), drawn)
-    train(
-        settings["store"],
-        config,
-        out=Path(settings["folder"]) / "trials" / trial_id,
-        parent_run=settings["parent_run"],
-        name=trial_id,
-        on_epoch=ray_tune.report,
-        quiet=True,
-    )
-
-
-def drawn_config(base: RunConfig, drawn: dict[str, Any]) -> RunConfig:
-    """The base configuration with a trial's values in it."""
-    values = parse_overrides(f"{field}={_yaml(value)}" for field, value in drawn.items())
-    return RunConfig.from_tree(merge(base.to_dict(), values), "the search space")
-
-
-def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
-
-
-def _check_space(parameters: Sequence[tune_spaces.Parameter], base: RunConfig) -> None:
-    """Both ends of each range and each choice must be values that the configuration takes."""
-    for parameter in parameters:
-        ends = parameter.choices if parameter.kind == "categorical" else (parameter.low, parameter.high)
-        for value in ends:
-            drawn_config(base, {parameter.field: int(value) if parameter.kind == "int" else value})
+    run.log_artifact(preset)
+    search_report.write_report(folder, search.study)
+    search_report.log_search(run, search.study, folder)
+    return SearchResult(folder, run.run_id, rows, chosen, preset, spec.store, search.over())
 
 
 def _check_comparable(store: Store) -> None:
@@ -242,58 +453,10 @@ def _summarize_missing(store: Store, parameters: Sequence[tune_spaces.Parameter]
         summarize(store.path, missing)
 
 
-def _distribution(parameter: tune_spaces.Parameter) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if parameter.kind == "categorical":
-        return CategoricalDistribution(parameter.choices)
-    assert parameter.low is not None
-    assert parameter.high is not None
-    if parameter.kind == "int":
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
-
-
-def _row(folder: Path, result: Any, drawn: Sequence[str]) -> dict[str, Any]:
-    """A trial's line: its values, the AUROC of its best epoch, whether it completed and otherwise why not."""
-    trial_id = Path(result.path).name
-    row: dict[str, Any] = {"trial": trial_id, **{field: result.config[field] for field in drawn}}
-    if result.error is not None:
-        reason = str(result.error).strip().splitlines()[-1]
-        return {**row, "auroc": float("nan"), "epoch": 0, "status": "failed", "reason": reason}
-    best = checkpoints.read_json(folder / "trials" / trial_id / checkpoints.FOLDER / "best.json")
-    return {**row, "auroc": best["score"], "epoch": best["epoch"], "status": "complete", "reason": ""}
-
-
-def _write(folder: Path, rows: Sequence[dict[str, Any]], best: dict[str, Any], base: RunConfig) -> Path:
-    """trials.csv, and the best configuration as a file that `brgsa train --preset` takes."""
-    aside = folder / f".trials.{os.getpid()}"
-    with aside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(aside, folder / "trials.csv")
-    config = drawn_config(base, {key: value for key, value in best.items() if "." in key})
-    aside.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
-    os.replace(aside, folder / "best.yaml")
-    return folder / "best.yaml"
-
-
-def _picture(rows: Sequence[dict[str, Any]], drawn: Sequence[str], parameters: Sequence[tune_spaces.Parameter]) -> Any:
-    """Validation AUROC over each searched field."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(drawn), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
-    for axis, parameter in zip(axes, parameters, strict=True):
-        axis.scatter([row[parameter.field] for row in rows], [row["auroc"] for row in rows], color="#0072B2")
-        axis.set_xlabel(parameter.field)
-        axis.grid(alpha=0.3)
-        if parameter.log:
-            axis.set_xscale("log")
-    axes[0].set_ylabel("validation AUROC")
-    return figure
+def short(goal: str) -> str:
+    """A goal as tables name it: auroc of val/auroc."""
+    return goal.partition("/")[2]
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) and math.isfinite(value) else str(value)

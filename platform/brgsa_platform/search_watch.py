@@ -1,0 +1,102 @@
+"""What Tune tells of a running search, to the table on the terminal and to the study."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Self
+
+from ray.tune import Callback
+
+from brgsa_platform.search_table import SearchTable, TrialLine, search_table
+from brgsa_platform.searcher import Search
+
+
+class Watch(Callback):
+    """A Tune callback around a search; draws while it is entered.
+
+    Args:
+        epochs: of a whole trial.
+    """
+
+    def __init__(self, search: Search, epochs: int) -> None:
+        self.search = search
+        self.epochs = epochs
+        self._lines: dict[str, TrialLine] = {}
+        self._stack = contextlib.ExitStack()
+        self._table: SearchTable | None = None
+
+    def __enter__(self) -> Self:
+        trials = self.search.limits.trials or 0
+        self._table = self._stack.enter_context(search_table(trials, self.epochs, before=self._before()))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"search": None, "epochs": self.epochs, "_lines": {}, "_stack": None, "_table": None}
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._show(trial)
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        before = self._lines.get(trial.trial_id)
+        value = float(result[self.search.goals[0]])
+        best = value if before is None or before.best is None else max(value, before.best)
+        self._show(trial, epoch=int(result["epoch"]), value=value, best=best)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._ended(trial)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.search.failed(trial.trial_id, reason_of(trial))
+        self._ended(trial)
+
+    def _ended(self, trial: Any) -> None:
+        rows = [t for t in self.search.study.get_trials(deepcopy=False) if t.number == trial.config["number"]]
+        state = rows[0].state.name.lower().replace("fail", "failed") if rows else "failed"
+        self._show(trial, state=state, reason=rows[0].user_attrs.get("reason", "") if rows else "")
+
+    def _show(self, trial: Any, **changed: Any) -> None:
+        known = self._lines.get(trial.trial_id)
+        fields: dict[str, Any] = {} if known is None else dict(vars(known))
+        line = TrialLine(
+            **{
+                **fields,
+                "number": trial.config["number"],
+                "params": trial.config["values"],
+                "epochs": self.epochs,
+                **changed,
+            }
+        )
+        self._lines[trial.trial_id] = line
+        if self._table is not None:
+            self._table.update(line)
+
+    def _before(self) -> list[TrialLine]:
+        ended = [t for t in self.search.study.get_trials(deepcopy=False) if t.state.is_finished()]
+        return [
+            TrialLine(
+                number=t.number,
+                params=t.params,
+                epoch=int(t.user_attrs.get("epochs", 0)),
+                epochs=self.epochs,
+                best=max(t.user_attrs.get("scores", []), default=None),
+                state=t.state.name.lower().replace("fail", "failed"),
+            )
+            for t in ended
+        ]
+
+
+def reason_of(trial: Any) -> str:
+    """Why a trial failed, in one line: what its training refused, or how its process died."""
+    error = trial.get_error()
+    cause = getattr(error, "cause", None) or error
+    text = str(cause).strip()
+    name = type(error).__name__
+    if "OutOfMemory" in name or "OutOfMemory" in text:
+        return "out of memory"
+    if name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError") or "actor died" in text:
+        return "its process was killed"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("brgsa.errors.UserError: ") if lines else name
