@@ -7,13 +7,15 @@ ScaleIntensity, ShiftIntensity, RandGaussianNoise and ScaleIntensityRange one af
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 FULL_SCALE = 1000.0  # HU that become 1.0
+CACHED_VOXELS = 100_000  # of float32 in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,31 @@ class Intensity:
         return cls(drawn[0] * scale, drawn[1] * shift, deviations)
 
 
-def unit_intensities(ct: Tensor, intensity: Intensity | None = None, normal: Tensor | None = None) -> Tensor:
-    """int16 HU (B, X, Y, Z) to float32 (B, 1, X, Y, Z) in [-1, 1], ±1000 HU being the ends; on `ct`'s device.
+def unit_intensities(
+    blocks: Iterable[Tensor], intensity: Intensity | None = None, *, normal: Tensor | None = None, out: Tensor
+) -> Tensor:
+    """int16 HU to float32 in [-1, 1], ±1000 HU being the ends.
 
     Args:
-        normal: standard normal numbers of `ct`'s shape for the noise; default drawn from the default generator.
+        blocks: int16 (n, X, Y, Z) each, together B volumes; on `out`'s device.
+        normal: standard normal numbers (B, X, Y, Z) for the noise; default drawn from the default generator.
+        out: float32 (B, X, Y, Z) to write to: on a CPU, fresh memory costs more than all the arithmetic.
+
+    Returns:
+        `out` as (B, 1, X, Y, Z).
     """
-    factor = offset = deviation = None
+    factor: Tensor | float = 1 / FULL_SCALE
+    offset = deviation = None
     if intensity is not None:
-        factor, offset = ((1 + intensity.scale) / FULL_SCALE).view(-1, 1, 1, 1), _per_volume(intensity.shift)
+        factor, offset = _per_volume(1 + intensity.scale), _per_volume(intensity.shift)
         deviation = None if intensity.noise is None else _per_volume(intensity.noise)
-    step = _compiled() if ct.is_cuda else _in_place
-    return step(ct, factor, offset, deviation, normal).unsqueeze(1)
+    if out.is_cuda:
+        parts = list(blocks)
+        ct = parts[0] if len(parts) == 1 else torch.cat(parts)
+        _compiled()(ct, factor, offset, deviation, normal, out)
+    else:
+        _in_place(blocks, factor, offset, deviation, normal, out)
+    return out.unsqueeze(1)
 
 
 def _per_volume(hu: Tensor) -> Tensor:
@@ -59,31 +74,44 @@ def _per_volume(hu: Tensor) -> Tensor:
 
 
 def _in_place(
-    ct: Tensor, factor: Tensor | None, offset: Tensor | None, deviation: Tensor | None, normal: Tensor | None
-) -> Tensor:
-    # A CPU has no kernel to fuse into; what costs it is fresh memory, of which this takes none beside the result.
-    out = ct.float()
-    out.mul_(1 / FULL_SCALE if factor is None else factor)
-    if offset is not None:
-        out.add_(offset)
-    if deviation is not None:
-        out.addcmul_(torch.randn_like(out) if normal is None else normal, deviation)
-    return out.clamp_(-1.0, 1.0)
+    blocks: Iterable[Tensor],
+    factor: Tensor | float,
+    offset: Tensor | None,
+    deviation: Tensor | None,
+    normal: Tensor | None,
+    out: Tensor,
+) -> None:
+    # A CPU has no kernel to fuse into: simple passes over so few planes that each finds them still in the cache.
+    planes = max(1, CACHED_VOXELS // out[0, 0].numel())
+    for i, ct in enumerate(chain.from_iterable(blocks)):
+        given = None if normal is None else normal[i].split(planes)
+        for k, (values, hu) in enumerate(zip(out[i].split(planes), ct.split(planes), strict=True)):
+            values.copy_(hu).mul_(factor if isinstance(factor, float) else factor[i])
+            if offset is not None:
+                values.add_(offset[i])
+            if deviation is not None:
+                values.addcmul_(torch.randn_like(values) if given is None else given[k], deviation[i])
+            values.clamp_(-1.0, 1.0)
 
 
-def _expression(
-    ct: Tensor, factor: Tensor | None, offset: Tensor | None, deviation: Tensor | None, normal: Tensor | None
-) -> Tensor:
-    out = ct.float() * (1 / FULL_SCALE if factor is None else factor)
+def _fused(
+    ct: Tensor,
+    factor: Tensor | float,
+    offset: Tensor | None,
+    deviation: Tensor | None,
+    normal: Tensor | None,
+    out: Tensor,
+) -> None:
+    values = ct.float() * factor
     if offset is not None:
-        out = out + offset
+        values = values + offset
     if deviation is not None:
-        out = out + (torch.randn_like(out) if normal is None else normal) * deviation
-    return out.clamp(-1.0, 1.0)
+        values = values + (torch.randn_like(values) if normal is None else normal) * deviation
+    out.copy_(values.clamp(-1.0, 1.0))
 
 
 @functools.cache
-def _compiled() -> Callable[..., Tensor]:
-    """`_expression` as one kernel: each voxel is read once and written once, its noise drawn in registers."""
-    compiled: Callable[..., Tensor] = torch.compile(_expression)
+def _compiled() -> Callable[..., None]:
+    """`_fused` as one kernel: each voxel is read once and written once, its noise drawn in registers."""
+    compiled: Callable[..., None] = torch.compile(_fused)
     return compiled

@@ -143,6 +143,7 @@ class Worker:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_type() == torch.float16)
         self.progress = Progress()
         self.reference_scores: dict[str, list[float]] = {}
+        self._floats = torch.empty(0)  # a batch's memory, see `_volumes`
         self._resume()
         # DDP broadcasts rank 0's weights, so all workers start alike.
         self.parallel: nn.Module = self.model
@@ -362,8 +363,12 @@ class Worker:
 
     def _volumes(self, blocks: Sequence[np.ndarray], intensity: Intensity | None = None) -> Tensor:
         """int16 HU blocks, together B volumes, to (B, 1, X, Y, Z) in [-1, 1] on the training device."""
-        parts = [_view(block).to(self.device, non_blocking=True) for block in blocks]
-        return unit_intensities(parts[0] if len(parts) == 1 else torch.cat(parts), intensity)
+        ct = [_view(block).to(self.device, non_blocking=True) for block in blocks]
+        volumes = sum(len(block) for block in blocks)
+        if len(self._floats) < volumes:
+            self._floats = torch.empty((volumes, *self.crop), device=self.device)
+        # Written anew each step: by then the last one's gradients are made.
+        return unit_intensities(ct, intensity, out=self._floats[:volumes])
 
     def _codes(self, codes: np.ndarray) -> Tensor:
         return torch.from_numpy(codes).to(self.device)

@@ -46,7 +46,10 @@ def test_intensities_are_monais(noise: float) -> None:
     scale, shift = np.array([-0.1, 0.0, 0.2], np.float32), np.array([30.0, -20.0, 0.0], np.float32)
     normal = rng.standard_normal(ct.shape).astype(np.float32)
     intensity = Intensity(torch.from_numpy(scale), torch.from_numpy(shift), torch.full((3,), noise) if noise else None)
-    ours = unit_intensities(torch.from_numpy(ct), intensity, torch.from_numpy(normal))
+    out = torch.full(ct.shape, torch.nan)
+    blocks = [torch.from_numpy(ct[:1]), torch.from_numpy(ct[1:])]
+    ours = unit_intensities(blocks, intensity, normal=torch.from_numpy(normal), out=out)
+    assert ours.data_ptr() == out.data_ptr()
     assert ours.shape == (3, 1, 8, 7, 6)
     assert ours.dtype == torch.float32
     for i, hu in enumerate(ct):
@@ -67,10 +70,13 @@ def test_the_compiled_step_is_the_one_in_place() -> None:
     ct = torch.from_numpy(rng.integers(-1024, 3072, (2, 8, 8, 8)).astype(np.int16))
     normal = torch.from_numpy(rng.standard_normal(ct.shape).astype(np.float32))
     for parameters in (
-        (None, None, None, None),
+        (1e-3, None, None, None),
         (torch.full((2, 1, 1, 1), 1.1e-3), torch.full((2, 1, 1, 1), 0.02), torch.full((2, 1, 1, 1), 0.01), normal),
     ):
-        torch.testing.assert_close(_compiled()(ct, *parameters), _in_place(ct, *parameters), rtol=0, atol=1e-6)
+        one, other = torch.empty(ct.shape), torch.empty(ct.shape)
+        _compiled()(ct, *parameters, one)
+        _in_place([ct], *parameters, other)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_the_step_leaves_its_input_alone_and_repeats_with_its_seed() -> None:
@@ -79,7 +85,7 @@ def test_the_step_leaves_its_input_alone_and_repeats_with_its_seed() -> None:
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         intensity = Intensity.draw(1, ct.device, scale=0.1, shift=10.0, noise=5.0)
-        found.append(unit_intensities(ct, intensity))
+        found.append(unit_intensities([ct], intensity, out=torch.empty(ct.shape)))
     np.testing.assert_array_equal(ct[0].numpy(), VOLUME)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from brgsa.errors import UserError
-from brgsa.volumes import decode
+from brgsa.volumes import decode, encode
 from brgsa.volumes.augment import Augmentation, centre_crop
 from brgsa_platform import datasets
 from brgsa_platform.config import DataSection, load_config
@@ -41,6 +43,17 @@ def test_a_cell_is_the_stored_volume(pairs: Path, rows: datasets.Rows) -> None:
         stored = pq.read_table(shard)
         place = stored["volume_id"].to_pylist().index(rows.volume_ids[row])
         assert bytes(datasets.encoded_volume(shard, group)) == stored["ct"][place].as_py()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_dictionary": False}, {"compression": "zstd"}, {"data_page_version": "2.0"}]
+)
+def test_a_cell_is_found_however_parquet_wrote_it(tmp_path: Path, settings: dict[str, Any]) -> None:
+    cells = [encode(np.full((6, 5, 4), value, np.int16)) for value in range(3)]
+    table = pa.table({"report": ["a", "b", "c"], "ct": pa.array(cells, pa.large_binary())})
+    pq.write_table(table, tmp_path / "part.parquet", row_group_size=1, **{"compression": "none", **settings})
+    for group, cell in enumerate(cells):
+        assert bytes(datasets.encoded_volume(str(tmp_path / "part.parquet"), group)) == cell
 
 
 def test_the_stream_is_the_order_cropped_and_augmented(rows: datasets.Rows) -> None:
