@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Of a task's block: large beside the 13 ms that a task costs Ray, and Ray Data neither joins nor cuts what is below 128 MiB.
 BLOCK_BYTES = 96 * 2**20
 # Ray Data plans all tasks of a stream before the first runs, 1 ms each: an archive's 39 epochs would start after minutes.
-TASKS_A_STREAM = 1000
+TASKS_A_STREAM = 500
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def evaluation_batches(
 
 
 def _stream(reader: VolumeReader, batches: Iterable[Part], data: DataSection, world: int) -> Iterator[Batch]:
-    """The batches through Ray Data, one stream after the other, each of so many batches that it is planned in a second."""
+    """The batches through Ray Data, one stream after the other, each of so many batches that it is planned in half a second."""
     per_task = max(1, BLOCK_BYTES // (2 * math.prod(reader.crop)))
     source = iter(batches)
     while cut := [_cut(batch, per_task) for batch in _up_to(TASKS_A_STREAM, source, per_task)]:
