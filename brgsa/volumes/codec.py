@@ -6,8 +6,12 @@ int16 (16.8 MB): 6.1 MB, 11 ms to encode, 6.3 ms to decode; with Zstd 5.5 MB, 82
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+MAGIC = b"\x9e\xa8b2frame\x00"  # how a Blosc2 frame begins; bytes 16 to 24 are its length, big-endian
 
 
 def encode(array: npt.NDArray[np.int16]) -> bytes:
@@ -27,11 +31,28 @@ def encode(array: npt.NDArray[np.int16]) -> bytes:
     return bytes(blosc2.asarray(array, chunks=array.shape, cparams=parameters).to_cframe())
 
 
-def decode(stored: bytes) -> npt.NDArray[np.int16]:
-    """The array that `encode` was given, writable and C-ordered. Uses one thread: data workers run side by side."""
+def decode(stored: Any) -> npt.NDArray[np.int16]:
+    """The array that `encode` was given, writable and C-ordered, from bytes or any buffer of them.
+
+    Uses one thread: data workers run side by side.
+    """
     import blosc2
 
     frame = blosc2.ndarray_from_cframe(stored)
     frame.schunk.dparams = blosc2.DParams(nthreads=1)
-    array: npt.NDArray[np.int16] = frame[:]
+    array: npt.NDArray[np.int16]
+    whole_rows = frame.blocks[1:] == frame.shape[1:] and frame.shape[0] % frame.blocks[0] == 0
+    if frame.schunk.nchunks == 1 and whole_rows:
+        # Its blocks lie one after the other as in the array: decompressed into place, 0.6 of 6.3 ms less than `[:]`.
+        array = np.empty(frame.shape, frame.dtype)
+        frame.schunk.decompress_chunk(0, dst=array)
+    else:
+        array = frame[:]
     return array
+
+
+def span(head: bytes) -> tuple[int, int] | None:
+    """Where, in data that begin with `head`, a stored volume begins and how many bytes it has; None: not within `head`."""
+    start = head.find(MAGIC)
+    length = head[start + 16 : start + 24]
+    return None if start < 0 or len(length) < 8 else (start, int.from_bytes(length, "big"))

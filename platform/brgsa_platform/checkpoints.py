@@ -2,6 +2,7 @@
 
     RUN/run.json                 configuration, store, MLflow run
     RUN/checkpoints/epoch-0003/  one folder a kept epoch (see brgsa.checkpoint)
+    RUN/checkpoints/epoch-0003-step-00000412/  within the epoch after: only the last, to go on from, never the best
     RUN/checkpoints/best.json    the name of the best one and its score
 
 A checkpoint folder appears and goes by a rename, so each one that is there is whole.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,24 +21,41 @@ from typing import Any
 from brgsa.errors import UserError
 
 FOLDER = "checkpoints"
+NAME = re.compile(r"epoch-(?P<epoch>[0-9]+)(-step-(?P<step>[0-9]+))?")
 
 
-def folder_of(run: Path, epoch: int) -> Path:
-    """The checkpoint folder of an epoch (counted from 1)."""
-    return run / FOLDER / f"epoch-{epoch:04d}"
+def folder_of(run: Path, epoch: int, step: int | None = None) -> Path:
+    """The checkpoint folder of an epoch (counted from 1), or of a step of the run within the epoch after it."""
+    within = "" if step is None else f"-step-{step:08d}"
+    return run / FOLDER / f"epoch-{epoch:04d}{within}"
 
 
 def whole(run: Path) -> list[tuple[int, Path]]:
-    """(epoch, folder) of a run's checkpoints, oldest first."""
-    found = [(path.name.removeprefix("epoch-"), path) for path in (run / FOLDER).glob("epoch-*")]
-    # A user's copy of one ("epoch-0003-good") is none of the run's.
-    return sorted((int(epoch), path) for epoch, path in found if epoch.isdecimal())
+    """(epoch, folder) of a run's checkpoints at the end of an epoch, oldest first."""
+    return [(epoch, path) for epoch, step, path in _all(run) if step is None]
 
 
 def latest(run: Path) -> Path | None:
-    """The newest checkpoint, from which a training goes on."""
-    found = whole(run)
-    return found[-1][1] if found else None
+    """The newest checkpoint, at the end of an epoch or within one, from which a training goes on."""
+    found = _all(run)
+    return found[-1][2] if found else None
+
+
+def forget_steps(run: Path) -> None:
+    """Remove the checkpoints within an epoch that a newer one has made needless."""
+    for _, step, path in _all(run)[:-1]:
+        if step is not None:
+            _remove(path)
+
+
+def _all(run: Path) -> list[tuple[int, int | None, Path]]:
+    """(epoch, step or None, folder), oldest first."""
+    found = []
+    for path in (run / FOLDER).glob("epoch-*"):
+        # A user's copy of one ("epoch-0003-good") is none of the run's.
+        if name := NAME.fullmatch(path.name):
+            found.append((int(name["epoch"]), int(name["step"]) if name["step"] else None, path))
+    return sorted(found, key=lambda one: (one[0], one[1] or 0))
 
 
 def resolve(path: Path | str) -> Path:
@@ -56,6 +75,11 @@ def resolve(path: Path | str) -> Path:
                 f"{best} points to {chosen.name}, which is no checkpoint: give the folder of another epoch."
             )
         return chosen
+    newest = latest(path)
+    if newest is not None:
+        raise UserError(
+            f"{path} has not finished an epoch: go on with its `brgsa train`, or give {newest.name} in its {FOLDER} folder."
+        )
     raise UserError(f"{path} is neither a checkpoint nor a run of `brgsa train` with one: give one of those folders.")
 
 
@@ -77,11 +101,14 @@ def keep_best(run: Path, history: list[dict[str, Any]], keep: int) -> None:
     )
     kept = {entry["epoch"] for entry in ranked[:keep]} | {max(there)}
     for epoch in there - kept:
-        gone = folder_of(run, epoch)
-        # A run that goes on clears what a kill leaves of it.
-        aside = gone.with_name(f".{gone.name}.removed")
-        os.replace(gone, aside)
-        shutil.rmtree(aside)
+        _remove(folder_of(run, epoch))
+
+
+def _remove(folder: Path) -> None:
+    # A run that goes on clears what a kill leaves of it.
+    aside = folder.with_name(f".{folder.name}.removed")
+    os.replace(folder, aside)
+    shutil.rmtree(aside)
 
 
 def merit(entry: dict[str, Any]) -> tuple[float, int]:

@@ -17,10 +17,19 @@ from brgsa.config import LossConfig, ModelConfig
 from brgsa.errors import UserError
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Chance = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TransformSpec(BaseModel):
+    """One of MONAI's array transforms: its name, and its arguments beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
 
 
 class DataSection(Section):
@@ -31,15 +40,34 @@ class DataSection(Section):
         shuffle_sentences: put a text's sentences in a new order each epoch.
         sentences: each epoch's text is a random 1 to this many of the sentences; empty: all of them. A text of one
             sentence has the form of a zero-shot prompt, which a small archive needs to learn from.
-        flip: chance of a left-right flip (data workers).
-        noise: standard deviation in HU of Gaussian noise added on the training device.
+        flip: chances of a flip along x (left-right), y and z; one number is x alone.
+        rotate: chance of 1 to 3 quarter turns in plane; the crop must be square there.
+        transforms: MONAI transforms by name with their arguments, on float HU (1, x, y, z), one after the other.
+        scale: intensities are multiplied by 1 + a number from ±scale, one a volume (training device, as are the next two).
+        shift: HU added are from ±shift, one number a volume.
+        noise: standard deviation in HU of Gaussian noise.
+        shuffle_buffer: volumes mixed at a time; a split that fits is permuted as a whole.
+        cpus: CPUs of data tasks, all training workers together; empty: all that training leaves free.
+        object_store_share: share of the object store that batches on their way may fill, all training workers together.
     """
 
     style: str = "positives"
     shuffle_sentences: bool = True
     sentences: int | None = Field(None, ge=1)
-    flip: float = Field(0.0, ge=0, le=1)
+    flip: tuple[Chance, Chance, Chance] = (0.0, 0.0, 0.0)
+    rotate: Chance = 0.0
+    transforms: tuple[TransformSpec, ...] = ()
+    scale: float = Field(0.0, ge=0, lt=1)
+    shift: float = Field(0.0, ge=0)
     noise: float = Field(0.0, ge=0)
+    shuffle_buffer: int = Field(4096, ge=1)
+    cpus: float | None = Field(None, gt=0)
+    object_store_share: float = Field(0.5, gt=0, le=1)
+
+    @field_validator("flip", mode="before")
+    @classmethod
+    def _left_right(cls, value: Any) -> Any:
+        return (value, 0.0, 0.0) if isinstance(value, int | float) else value
 
 
 class OptimSection(Section):
@@ -72,6 +100,7 @@ class TrainSection(Section):
         precision: "16" and "bf16" are autocast on a GPU; a CPU trains in "32".
         threads: CPU threads of a worker; default all of the machine's, shared among its workers.
         keep: best checkpoints kept, beside the last.
+        checkpoint_minutes: longest time between two checkpoints; within an epoch there is one only, the last.
         max_failures: restarts after a lost worker before the run fails.
     """
 
@@ -83,6 +112,7 @@ class TrainSection(Section):
     threads: int | None = Field(None, ge=1)
     seed: int = 0
     keep: int = Field(1, ge=1)
+    checkpoint_minutes: float = Field(10.0, gt=0)
     max_failures: int = Field(2, ge=0)
 
     @model_validator(mode="after")
@@ -107,6 +137,16 @@ class RunConfig(Section):
     data: DataSection = DataSection()
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
+
+    @model_validator(mode="after")
+    def _turns_fit(self) -> RunConfig:
+        x, y, _ = self.model.vision.volume
+        if self.data.rotate and x != y:
+            raise ValueError(
+                f"data.rotate needs a crop that is square in plane and model.vision.volume is {x}×{y} there: set "
+                "data.rotate=0 or make it square"
+            )
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able tree that `from_tree` takes back unchanged."""
@@ -231,7 +271,7 @@ def _explain(error: ValidationError, where: str) -> str:
         known = _known_keys(path[:-1])
         return f"Unknown key {'.'.join(path)} in {where}{_nearest(path[-1], known)}; known here: {', '.join(known)}."
     message = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(path)} in {where}: {message}."
+    return f"{'.'.join(path)} in {where}: {message}." if path else f"In {where}: {message}."
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:

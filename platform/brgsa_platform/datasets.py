@@ -1,16 +1,20 @@
 """Shards to batches: the one place that knows Ray Data's training side.
 
-A training worker runs one Ray Data stream over all its epochs. Which volume comes when is a function of seed, epoch and
-rank alone (a permutation of the whole split for each epoch, cut into global batches), so a run is repeatable, each volume
-comes once an epoch, and a resumed run starts its stream at the row where the last one stood. A store holds one volume a row
-group, so reading in any order costs no more than reading in file order. CPU tasks of Ray Data read, decode, crop and flip;
-rows stay int16 until they are on the training device.
+Which volume comes when is decided beforehand (`order`), so a run is repeatable and a resumed one starts its stream at the very
+step where the last one stood. A store holds one volume a row group: reading in any order costs no more than in file order.
+CPU tasks of Ray Data read, decode, crop and augment; rows stay int16 until they are on the training device.
+
+A volume is copied as often as it must be: out of the shard, out of its decoded form into the task's block, into the object
+store, and from there to the training device. So a task makes one block, no block holds parts of two batches, and a batch
+comes as its blocks, which are views of the object store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,15 +22,18 @@ import numpy.typing as npt
 
 from brgsa.errors import UserError
 from brgsa.volumes import decode
-from brgsa_platform.store import encoded_volume
+from brgsa.volumes.augment import Augmentation, Shape, Volume16, centre_crop
+from brgsa_platform.cells import encoded_volume
+from brgsa_platform.config import DataSection
+from brgsa_platform.order import Ints, epoch_batches
 
 if TYPE_CHECKING:
     from brgsa_platform.store import Store
 
-BLOCK_BYTES = 32 * 2**20  # of a block in the object store: small beside a worker's share, large beside a task's cost
-
-Ints = npt.NDArray[np.int64]
-Shape = tuple[int, int, int]
+# Of a task's block: large beside the 13 ms that a task costs Ray, and Ray Data neither joins nor cuts what is below 128 MiB.
+BLOCK_BYTES = 96 * 2**20
+# Ray Data plans all tasks of a stream before the first runs, 1 ms each: an archive's 39 epochs would start after minutes.
+TASKS_A_STREAM = 500
 
 
 @dataclass(frozen=True)
@@ -82,151 +89,158 @@ def _codes(names: Sequence[str]) -> Ints:
     return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
 
 
-def steps_per_epoch(volumes: int, batch_size: int) -> int:
-    """Whole global batches in an epoch; the rest of the permutation waits for the next one.
-
-    Raises:
-        UserError: the split does not fill one batch.
-    """
-    if volumes < batch_size:
-        raise UserError(
-            f"The training split has {volumes} volumes, fewer than train.batch_size={batch_size}: lower train.batch_size."
-        )
-    return volumes // batch_size
-
-
-def epoch_order(volumes: int, batch_size: int, seed: int, epoch: int) -> Ints:
-    """(steps, batch_size) row numbers of an epoch's global batches."""
-    steps = steps_per_epoch(volumes, batch_size)
-    order = np.random.default_rng([seed, epoch]).permutation(volumes)
-    return order[: steps * batch_size].reshape(steps, batch_size)
-
-
-def worker_order(orders: Sequence[Ints], rank: int, world: int) -> Ints:
-    """The row numbers of one worker over several epochs: its equal part of each global batch."""
-    parts = [np.split(order, world, axis=1)[rank].ravel() for order in orders]
-    return np.concatenate(parts)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What data workers do to a training volume: random crop (always), and a left-right flip by chance."""
-
-    seed: int
-    flip: float = 0.0
-
-
 @dataclass(frozen=True)
 class VolumeReader:
-    """Stream positions to volumes, on a Ray Data CPU task: read, decode, crop.
-
-    Attributes:
-        order: row number at each position of the stream.
-        epochs: epoch at each position; with `augmentation` it seeds the crop, so that a resumed run draws the same.
-        crop: voxels (x, y, z) of a crop; centred without `augmentation`.
-    """
+    """Rows of a split to crops of their volumes, augmented or, without `augmentation`, from the middle."""
 
     shards: Sequence[str]
     shard: Ints = field(repr=False)
     group: Ints = field(repr=False)
-    order: Ints = field(repr=False)
     crop: Shape
     augmentation: Augmentation | None = None
-    epochs: Ints | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, rows: Rows, crop: Shape, augmentation: Augmentation | None = None) -> VolumeReader:
+        return cls(rows.shards, rows.shard, rows.group, crop, augmentation)
+
+    def read(self, rows: Ints, epoch: int) -> Volume16:
+        """int16 HU (n, x, y, z) of n rows; seed, epoch and row decide what augmentation makes of one."""
+        crops = np.empty((len(rows), *self.crop), dtype=np.int16)
+        for crop, row in zip(crops, rows.tolist(), strict=True):
+            volume = decode(encoded_volume(self.shards[self.shard[row]], int(self.group[row])))
+            if self.augmentation is None:
+                crop[...] = centre_crop(volume, self.crop)
+            else:
+                self.augmentation.place(volume, crop, epoch, row)
+        return crops
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task reads: rows, all of one batch, and their epoch."""
+
+    rows: Ints
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Task numbers to blocks, on a Ray Data CPU task."""
+
+    reader: VolumeReader
+    parts: Sequence[Part] = field(repr=False)
 
     def __call__(self, batch: dict[str, Ints]) -> Iterator[dict[str, Any]]:
-        rows: list[int] = []
-        volumes: list[npt.NDArray[np.int16]] = []
-        limit = max(1, BLOCK_BYTES // (2 * int(np.prod(self.crop))))
-        for position in batch["id"]:
-            row = int(self.order[position])
-            volumes.append(self._read(row, int(position)))
-            rows.append(row)
-            if len(rows) == limit:
-                yield {"row": np.array(rows), "ct": np.stack(volumes)}
-                rows, volumes = [], []
-        if rows:
-            yield {"row": np.array(rows), "ct": np.stack(volumes)}
-
-    def _read(self, row: int, position: int) -> npt.NDArray[np.int16]:
-        volume = decode(encoded_volume(self.shards[self.shard[row]], int(self.group[row])))
-        if self.augmentation is None:
-            return centre_crop(volume, self.crop)
-        epoch = 0 if self.epochs is None else int(self.epochs[position])
-        rng = np.random.default_rng([self.augmentation.seed, epoch, row])
-        volume = random_crop(volume, self.crop, rng)
-        return volume[::-1] if rng.random() < self.augmentation.flip else volume
+        for task in batch["id"].tolist():
+            part = self.parts[task]
+            yield {"row": part.rows, "ct": self.reader.read(part.rows, part.epoch)}
 
 
-def centre_crop(volume: npt.NDArray[np.int16], crop: Shape) -> npt.NDArray[np.int16]:
-    """The middle `crop` voxels (x, y, z) of a volume at least that large."""
-    starts = [(have - want) // 2 for have, want in zip(volume.shape, crop, strict=True)]
-    return volume[tuple(slice(s, s + want) for s, want in zip(starts, crop, strict=True))]
+@dataclass(frozen=True)
+class Batch:
+    """A worker's part of a global batch.
 
+    Attributes:
+        rows: (b,) row numbers.
+        blocks: int16 HU, (n, x, y, z) each, together b volumes in the order of `rows`; may be read-only.
+    """
 
-def random_crop(volume: npt.NDArray[np.int16], crop: Shape, rng: np.random.Generator) -> npt.NDArray[np.int16]:
-    """`crop` voxels (x, y, z) at a random place of a volume at least that large."""
-    starts = [int(rng.integers(0, have - want + 1)) for have, want in zip(volume.shape, crop, strict=True)]
-    return volume[tuple(slice(s, s + want) for s, want in zip(starts, crop, strict=True))]
+    rows: Ints
+    blocks: list[Volume16]
+
+    @property
+    def ct(self) -> Volume16:
+        """All volumes (b, x, y, z) in one array; a copy where there are several blocks."""
+        return self.blocks[0] if len(self.blocks) == 1 else np.concatenate(self.blocks)
 
 
 def training_batches(
     rows: Rows,
     crop: Shape,
+    data: DataSection,
     *,
     batch_size: int,
     epochs: range,
     seed: int,
-    flip: float = 0.0,
+    skip: int = 0,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[dict[str, Any]]:
-    """This worker's batches of the given epochs, one after the other; each epoch has `steps_per_epoch` of them.
+) -> Iterator[Batch]:
+    """This worker's batches of the given epochs, one after the other; each epoch has `order.steps_per_epoch` of them.
 
     Args:
         batch_size: global batch; a worker's part is `batch_size // world`.
-
-    Yields:
-        `row` (b,) row numbers and `ct` (b, x, y, z) int16 HU.
+        skip: steps of the first epoch that are done already.
     """
-    orders = [epoch_order(len(rows), batch_size, seed, epoch) for epoch in epochs]
-    per_epoch = orders[0].size // world
-    reader = VolumeReader(
-        shards=rows.shards,
-        shard=rows.shard,
-        group=rows.group,
-        order=worker_order(orders, rank, world),
-        crop=crop,
-        augmentation=Augmentation(seed, flip),
-        epochs=np.repeat(np.array(epochs, dtype=np.int64), per_epoch),
-    )
-    yield from _stream(reader, batch_size // world, world)
+
+    def parts() -> Iterator[Part]:
+        for epoch in epochs:
+            # Made when the stream gets there: an epoch of 50,000 volumes costs 0.1 s, and only its own order is held.
+            batches = epoch_batches(rows.shard, rows.scans, batch_size, seed, epoch, data.shuffle_buffer)
+            for batch in batches[skip if epoch == epochs.start else 0 :]:
+                yield Part(np.split(batch, world)[rank], epoch)
+
+    specs = tuple(spec.model_dump() for spec in data.transforms)
+    reader = VolumeReader.of(rows, crop, Augmentation(seed, data.flip, data.rotate, specs))
+    yield from _stream(reader, parts(), data, world)
 
 
 def evaluation_batches(
-    rows: Rows, crop: Shape, *, batch_size: int, rank: int = 0, world: int = 1
+    rows: Rows, crop: Shape, *, batch_size: int, data: DataSection | None = None, rank: int = 0, world: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Centre crops of a split in store order, worker `rank` of `world` having every world-th; the last batch may be small."""
-    order = np.arange(rank, len(rows), world)
-    if len(order):
-        reader = VolumeReader(shards=rows.shards, shard=rows.shard, group=rows.group, order=order, crop=crop)
-        yield from _stream(reader, batch_size, world)
+    """Centre crops of a split in store order, worker `rank` of `world` having every world-th; the last batch may be small.
+
+    Yields:
+        `row` (b,) row numbers and `ct` (b, x, y, z) int16 HU, which may be read-only.
+    """
+    mine = np.arange(rank, len(rows), world)
+    parts = (Part(mine[start : start + batch_size], 0) for start in range(0, len(mine), batch_size))
+    for batch in _stream(VolumeReader.of(rows, crop), parts, data or DataSection(), world):
+        yield {"row": batch.rows, "ct": batch.ct}
 
 
-def _stream(reader: VolumeReader, batch_size: int, world: int) -> Iterator[dict[str, Any]]:
+def _stream(reader: VolumeReader, batches: Iterable[Part], data: DataSection, world: int) -> Iterator[Batch]:
+    """The batches through Ray Data, one stream after the other, each of so many batches that it is planned in half a second."""
+    per_task = max(1, BLOCK_BYTES // (2 * math.prod(reader.crop)))
+    source = iter(batches)
+    while cut := [_cut(batch, per_task) for batch in _up_to(TASKS_A_STREAM, source, per_task)]:
+        blocks = _blocks(Tasks(reader, [part for parts in cut for part in parts]), data, world)
+        for parts in cut:
+            got = list(islice(blocks, len(parts)))
+            yield Batch(np.concatenate([block["row"] for block in got]), [block["ct"] for block in got])
+
+
+def _cut(batch: Part, per_task: int) -> list[Part]:
+    pieces = np.array_split(batch.rows, -(-len(batch.rows) // per_task))
+    return [Part(rows, batch.epoch) for rows in pieces]
+
+
+def _up_to(tasks: int, batches: Iterator[Part], per_task: int) -> Iterator[Part]:
+    while tasks > 0 and (batch := next(batches, None)) is not None:
+        tasks -= -(-len(batch.rows) // per_task)
+        yield batch
+
+
+def _blocks(tasks: Tasks, data: DataSection, world: int) -> Iterator[dict[str, Any]]:
     import ray
 
-    from brgsa_platform.session import cluster_cpus, quiet_data_context
+    from brgsa_platform.session import quiet_data_context
 
     quiet_data_context()
-    total = len(reader.order)
-    # A task reads at most a batch, and at most a few blocks' worth: the first batch comes soon, memory stays bounded.
-    per_task = max(1, min(batch_size, 4 * BLOCK_BYTES // (2 * int(np.prod(reader.crop)))))
-    dataset = ray.data.range(total, override_num_blocks=-(-total // per_task))
-    dataset = dataset.map_batches(reader, batch_size=None)
+    number = len(tasks.parts)
+    dataset = ray.data.range(number, override_num_blocks=number).map_batches(tasks, batch_size=None)
     options = dataset.context.execution_options
     options.preserve_order = True
-    # Every worker runs a stream: each may use its share of the CPUs that training leaves free.
-    share = max(1.0, (cluster_cpus() - world) / world)
-    options.resource_limits = options.resource_limits.copy(cpu=share)
-    yield from dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
+    # Every training worker runs a stream of its own, so each gets its part of what the streams together may use.
+    options.resource_limits = options.resource_limits.copy(
+        cpu=max(1.0, data_cpus(data, world) / world),
+        object_store_memory=data.object_store_share * ray.cluster_resources().get("object_store_memory", 0) / world,
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+
+
+def data_cpus(data: DataSection, workers: int) -> float:
+    """CPUs that all data tasks together may use: as configured, or what `workers` training workers leave free."""
+    from brgsa_platform.session import cluster_cpus
+
+    return data.cpus or cluster_cpus() - workers

@@ -18,7 +18,8 @@ from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform import checkpoints, datasets
+from brgsa.volumes.augment import centre_crop
+from brgsa_platform import checkpoints
 
 
 class Ranked(NamedTuple):
@@ -118,7 +119,7 @@ def predict(
     scan = read_volume(scan_path, None if metadata is None else _metadata_row(Path(metadata), scan_path.name))
     array = standardize(scan, geometry)
     model = loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    seen = np.ascontiguousarray(datasets.centre_crop(array, model.config.vision.volume))
+    seen = np.ascontiguousarray(centre_crop(array, model.config.vision.volume))
     volume = torch.from_numpy(seen).float().div_(1000.0).clamp_(-1.0, 1.0)[None, None]
     scores = zeroshot.scores(model.encode_volumes(volume), model.encode_texts(texts), pairing)[0].tolist()
 

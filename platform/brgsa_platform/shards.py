@@ -21,8 +21,9 @@ _REFUSED = b"brgsa.quarantine"
 DEATHS = (
     2  # of workers on one volume, after which it is refused: its reader crashes, or it needs more memory than there is
 )
-# Volumes are compressed already.
+# Volumes are compressed already, and no two are alike.
 _COMPRESSION = {name: "none" if name == "ct" else "zstd" for name in SCHEMA.names}
+_OTHERS = [name for name in SCHEMA.names if name != "ct"]
 
 
 class Refused(Exception):
@@ -65,7 +66,9 @@ class ShardWriter:
         try:
             with (
                 self.store.written_aside(f"volumes/{shard}") as aside,
-                pq.ParquetWriter(aside, SCHEMA, compression=_COMPRESSION) as writer,
+                pq.ParquetWriter(
+                    aside, SCHEMA, compression=_COMPRESSION, use_dictionary=_OTHERS, write_statistics=_OTHERS
+                ) as writer,
             ):
                 for row in self._rows(items, refused, journal):
                     writer.write_table(row, row_group_size=1)

@@ -13,7 +13,6 @@ terabytes of shards again.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +26,8 @@ import pyarrow.parquet as pq
 
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry
-from brgsa_platform.folders import Folder, patiently, said
+from brgsa_platform.cells import encoded_volume
+from brgsa_platform.folders import Folder, said
 from brgsa_platform.layouts import LABELS
 
 FORMAT = 2
@@ -240,36 +240,6 @@ class Store:
             return None
         with self.folder.open(name) as file:
             return pq.read_table(file)
-
-
-def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
-    """The `ct` cell of a shard's row group, by the shard's path or URL.
-
-    Raises:
-        UserError: the shard is missing or damaged; names the commands that tell and mend.
-    """
-    try:
-        return _cell(shard, row_group)
-    except (OSError, ValueError, IndexError, pa.ArrowException) as error:
-        _shard.cache_clear()  # a file that was replaced, or a connection that is gone
-        url = shard.rpartition("/volumes/")[0]
-        raise UserError(
-            f"Shard {shard} cannot be read ({said(error)}): `brgsa store verify {url}` tells what is damaged, and running its "
-            "`brgsa prepare` again writes that anew."
-        ) from error
-
-
-def _cell(shard: str, row_group: int) -> pa.Buffer:
-    def read() -> pa.Buffer:
-        return _shard(shard).read_row_group(row_group, columns=["ct"])["ct"][0].as_buffer()
-
-    return patiently(read) if "://" in shard else read()
-
-
-@functools.lru_cache(maxsize=32)
-def _shard(shard: str) -> pq.ParquetFile:
-    url, _, name = shard.rpartition("/")
-    return pq.ParquetFile(Folder(url).open(name))
 
 
 def summary_name(style: str) -> str:

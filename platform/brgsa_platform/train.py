@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from brgsa import zeroshot
 from brgsa.errors import UserError
+from brgsa.volumes import transforms
 from brgsa_platform import checkpoints, tracking
 from brgsa_platform.config import RunConfig
+from brgsa_platform.datasets import data_cpus
+from brgsa_platform.order import steps_per_epoch
 from brgsa_platform.progress import progress
 from brgsa_platform.session import cluster_cpus, ray_session
 from brgsa_platform.store import Store
@@ -26,7 +31,13 @@ if TYPE_CHECKING:
 
 # A resumed run may differ in these and is still the same training.
 FREE_TO_CHANGE = frozenset(
-    {"train.epochs", "train.workers", "train.gpu", "train.threads", "train.keep", "train.max_failures"}
+    {
+        *(
+            f"train.{key}"
+            for key in ("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes")
+        ),
+        *(f"data.{key}" for key in ("cpus", "object_store_share")),
+    }
 )
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
 
@@ -170,23 +181,34 @@ def check_fit(store: Store, config: RunConfig) -> None:
             "one or prepare the store with a larger --shape."
         )
     store.texts(config.data.style)  # refuses a style that has not been computed
-    splits = store.index(["split"])["split"].to_pylist()
-    if splits.count("train") < config.train.batch_size:
-        raise UserError(
-            f"The training split of {store.path} has {splits.count('train')} volumes, fewer than "
-            f"train.batch_size={config.train.batch_size}: lower train.batch_size."
-        )
+    _steps(store, config)  # refuses a split too small for a batch
+    if config.data.transforms:
+        transforms.check([spec.model_dump() for spec in config.data.transforms], crop)
+
+
+def _steps(store: Store, config: RunConfig) -> int:
+    """Steps of an epoch."""
+    index = store.index(["split", "scan_id"])
+    scans = np.array(index["scan_id"].to_pylist())[np.array(index["split"].to_pylist()) == "train"]
+    return steps_per_epoch(scans, config.train.batch_size)
 
 
 def check_resources(config: RunConfig) -> None:
-    """Refuse a run that would wait for ever: each worker needs a CPU (and a GPU), the data tasks one more."""
+    """Refuse a run that would wait for ever: each worker needs a CPU (and a GPU), and another for its data tasks."""
     import ray
 
     workers, cpus = config.train.workers, cluster_cpus()
-    if cpus < workers + 1:
+    # A data task keeps its CPU while its worker waits for another one, whose data must not wait for that same CPU.
+    if cpus < 2 * workers:
         raise UserError(
-            f"train.workers={workers} needs {workers + 1} CPUs (one a worker, one for data) and the cluster has {cpus:.0f}: "
-            "lower train.workers or join a larger cluster with RAY_ADDRESS."
+            f"train.workers={workers} needs {2 * workers} CPUs (one a worker, one for the data of each) and the cluster has "
+            f"{cpus:.0f}: lower train.workers or join a larger cluster with RAY_ADDRESS."
+        )
+    data = data_cpus(config.data, workers)
+    if not workers <= data <= cpus - workers:
+        raise UserError(
+            f"data.cpus={data:g} must be between {workers}, one for each of train.workers, and the {cpus - workers:.0f} CPUs "
+            "that they leave free."
         )
     gpus = ray.cluster_resources().get("GPU", 0)
     if _use_gpu(config) and gpus < workers:
@@ -261,8 +283,7 @@ def _make_tokenizer(out: Path, store: Store, config: RunConfig) -> None:
 @contextlib.contextmanager
 def _watch(out: Path, store: Store, config: RunConfig) -> Iterator[None]:
     """Show the progress that rank 0 writes, from a thread: the driver itself waits in Ray Train."""
-    volumes = store.index(["split"])["split"].to_pylist().count("train")
-    total = config.train.epochs * (volumes // config.train.batch_size)
+    total = config.train.epochs * _steps(store, config)
     stop = threading.Event()
 
     def follow() -> None:

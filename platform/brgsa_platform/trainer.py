@@ -7,12 +7,11 @@ over the global batch), so they also agree on what happens next.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ from torch import Tensor, nn
 from brgsa import checkpoint, losses, metrics, zeroshot
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
-from brgsa.text import TextTower, Tokens
-from brgsa_platform import checkpoints, datasets, tracking
+from brgsa.volumes.intensity import Intensity, unit_intensities
+from brgsa_platform import checkpoints, datasets, order, tracking
 from brgsa_platform.config import RunConfig
 from brgsa_platform.schedule import Schedule, optimizer_of
 from brgsa_platform.store import Store
+from brgsa_platform.texts import Texts, codes_of
 
 SECONDS_BETWEEN_POINTS = 2.0  # step metrics and progress are written at most this often
 
@@ -54,11 +54,30 @@ class Job:
 
 @dataclass
 class Progress:
-    """How far a training is; saved with each checkpoint."""
+    """How far a training is; saved with each checkpoint.
+
+    Attributes:
+        epoch, step: whole epochs, and steps of the run.
+        history: one entry a whole epoch.
+        sums, seconds: of the steps of the epoch that is under way.
+    """
 
     epoch: int = 0
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, found: dict[str, float], seconds: float) -> None:
+        """One more step and what it measured."""
+        self.step += 1
+        self.seconds += seconds
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
+
+    def end_epoch(self, score: float, found: dict[str, float]) -> None:
+        self.epoch += 1
+        self.history.append({"epoch": self.epoch, "score": score, **found})
+        self.sums, self.seconds = {}, 0.0
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -116,13 +135,15 @@ class Worker:
         self.validation = self._validation_rows(store)
         self.texts = Texts(store, self.config, self.rows)
         self.crop = self.config.model.vision.volume
-        self.steps = datasets.steps_per_epoch(len(self.rows), train.batch_size)
+        self.steps = order.steps_per_epoch(self.rows.scans, train.batch_size)
 
         self.model = self._model()
         self.optimizer = optimizer_of(self.config.optim, self.model)
         self.schedule = Schedule(self.config.optim, self.steps * train.epochs)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_type() == torch.float16)
         self.progress = Progress()
         self.reference_scores: dict[str, list[float]] = {}
+        self._floats = torch.empty(0)  # a batch's memory, see `_volumes`
         self._resume()
         # DDP broadcasts rank 0's weights, so all workers start alike.
         self.parallel: nn.Module = self.model
@@ -154,8 +175,9 @@ class Worker:
             return
         checkpoint.load_weights(self.model, newest)
         state = checkpoint.load_training(newest, self.optimizer)
-        self.progress = Progress(state["epoch"], state["step"], state["history"])
-        self.schedule.restore(state["schedule"])
+        self.schedule.restore(state.pop("schedule"))
+        self.scaler.load_state_dict(state.pop("scaler"))
+        self.progress = Progress(**state)
 
     @torch.no_grad()
     def _bank_from_embeddings(self) -> None:
@@ -163,15 +185,18 @@ class Worker:
         found: list[Tensor] = []
         if self.rank == 0:
             wanted = 2 * self.config.model.bank.size
-            for batch in datasets.evaluation_batches(self.rows, self.crop, batch_size=self.config.train.batch_size):
+            for batch in datasets.evaluation_batches(
+                self.rows, self.crop, batch_size=self.config.train.batch_size, data=self.config.data
+            ):
                 tokens = self.texts.tokens(self.model.text, batch["row"]).to(self.device)
-                volumes, texts = self.model(self._volumes(batch["ct"]), tokens)
+                volumes, texts = self.model(self._volumes([batch["ct"]]), tokens)
                 found += [volumes.plain, texts.plain]
                 if sum(len(part) for part in found) >= wanted:
                     break
             self.model.bank.initialise_from(torch.cat(found), self.config.train.seed)
 
     def fit(self) -> None:
+        """Train from where the run stands to its last epoch."""
         train = self.config.train
         epochs = range(self.progress.epoch, train.epochs)
         if not epochs:
@@ -179,31 +204,37 @@ class Worker:
         batches = datasets.training_batches(
             self.rows,
             self.crop,
+            self.config.data,
             batch_size=train.batch_size,
             epochs=epochs,
             seed=train.seed,
-            flip=self.config.data.flip,
+            skip=self.progress.step - self.progress.epoch * self.steps,
             rank=self.rank,
             world=self.world,
         )
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_type() == torch.float16)
+        self._last_checkpoint = time.monotonic()
         for epoch in epochs:
-            started = time.monotonic()
             self.texts.draw(epoch)
-            parts = [self._step(next(batches), scaler) for _ in range(self.steps)]
-            found = {f"train/{k}": float(np.mean([p[k] for p in parts])) for k in parts[0]}
-            found["train/volumes_per_s"] = self.steps * train.batch_size / (time.monotonic() - started)
-            found |= self._validate()
-            self._end_epoch(epoch + 1, found)
+            while self.progress.step < (epoch + 1) * self.steps:
+                started = time.monotonic()
+                found = self._step(next(batches))
+                self.progress.add(found, time.monotonic() - started)
+                self._tell(found["loss"])
+                self._checkpoint_within()
+            self._end_epoch()
 
-    def _step(self, batch: Mapping[str, Any], scaler: torch.amp.GradScaler) -> dict[str, float]:
-        config = self.config
+    def _step(self, batch: datasets.Batch) -> dict[str, float]:
+        config, step = self.config, self.progress.step
+        # Seeded anew, so that a run that goes on in mid-epoch draws the same noise and drops the same units.
+        torch.manual_seed(int(np.random.SeedSequence([config.train.seed, step, self.rank]).generate_state(1)[0]))
         self.parallel.train()
-        rate = self.schedule.apply(self.optimizer, self.progress.step)
-        rows = batch["row"]
+        self.schedule.apply(self.optimizer, step)
+        rows = batch.rows
         tokens = self.texts.tokens(self.model.text, rows).to(self.device)
+        data = config.data
+        intensity = Intensity.draw(len(rows), self.device, scale=data.scale, shift=data.shift, noise=data.noise)
         with self._autocast():
-            volumes, texts = self.parallel(self._volumes(batch["ct"], noise=config.data.noise), tokens)
+            volumes, texts = self.parallel(self._volumes(batch.blocks, intensity), tokens)
         loss = losses.brgsa_loss(
             _float(volumes),
             _float(texts),
@@ -215,17 +246,13 @@ class Worker:
             {"loss": loss.total, "plain": loss.plain, "bridged": loss.bridged, "reconstruction": loss.reconstruction}
         )
         if not np.isfinite(found["loss"]):
-            raise UserError(
-                f"The loss is {found['loss']} at step {self.progress.step}: lower optim.lr or raise loss.temperature."
-            )
+            raise UserError(f"The loss is {found['loss']} at step {step}: lower optim.lr or raise loss.temperature.")
         self.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss.total).backward()
-        scaler.unscale_(self.optimizer)
+        self.scaler.scale(loss.total).backward()
+        self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        scaler.step(self.optimizer)
-        scaler.update()
-        self.progress.step += 1
-        self._tell(found, rate)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return found
 
     def _validate(self) -> dict[str, float]:
@@ -238,10 +265,15 @@ class Worker:
         encoded: list[Embeddings] = []
         batch_size = self.config.train.batch_size
         for batch in datasets.evaluation_batches(
-            rows, self.crop, batch_size=max(1, batch_size // self.world), rank=self.rank, world=self.world
+            rows,
+            self.crop,
+            batch_size=max(1, batch_size // self.world),
+            data=self.config.data,
+            rank=self.rank,
+            world=self.world,
         ):
             with self._autocast():
-                encoded.append(_float(self.model.encode_volumes(self._volumes(batch["ct"]))).cpu())
+                encoded.append(_float(self.model.encode_volumes(self._volumes([batch["ct"]]))).cpu())
             indices += batch["row"].tolist()
         order, volumes = self._gather_embeddings(indices, encoded)
         prompts = zeroshot.prompts(self.labels)
@@ -288,47 +320,55 @@ class Worker:
         parts = [part for part in everyone if part[1] is not None]
         return np.concatenate([p[0] for p in parts]), Embeddings.concatenate([p[1] for p in parts])
 
-    def _end_epoch(self, epoch: int, found: dict[str, float]) -> None:
-        self.progress.epoch = epoch
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        found = {f"train/{name}": total / self.steps for name, total in progress.sums.items()}
+        found["train/volumes_per_s"] = self.steps * self.config.train.batch_size / progress.seconds
+        found |= self._validate()
         self.schedule.after_epoch(found.get("val/loss", found["train/loss"]))
-        score = found.get("val/auroc", -found["train/loss"])
-        self.progress.history.append({"epoch": epoch, "score": score, **found})
+        progress.end_epoch(found.get("val/auroc", -found["train/loss"]), found)
         if self.rank == 0:
             # Persist first, report then: a worker that dies right after a report loses what was not yet polled.
-            folder = checkpoints.folder_of(self.out, epoch)
-            state = {
-                "epoch": epoch,
-                "step": self.progress.step,
-                "history": self.progress.history,
-                "schedule": self.schedule.state(),
-            }
-            run = {**self.job.run, "epoch": epoch, "reference_scores": self.reference_scores}
-            checkpoint.save(folder, self.model, run, training=state, optimizer=self.optimizer)
-            checkpoints.keep_best(self.out, self.progress.history, self.config.train.keep)
+            self._save(checkpoints.folder_of(self.out, progress.epoch), self.reference_scores)
+            checkpoints.keep_best(self.out, progress.history, self.config.train.keep)
             assert self.mlflow is not None
-            self.mlflow.log_metrics(found, step=self.progress.step)
-        self.report({"epoch": epoch, **found})
+            self.mlflow.log_metrics(found, step=progress.step)
+        self.report({"epoch": progress.epoch, **found})
 
-    def _tell(self, found: dict[str, float], rate: float) -> None:
+    def _checkpoint_within(self) -> None:
+        """Rank 0 alone decides by the clock: the others need not know, for all stand at the same step."""
+        due = time.monotonic() - self._last_checkpoint >= 60 * self.config.train.checkpoint_minutes
+        if self.rank == 0 and due and self.progress.step % self.steps:
+            self._save(checkpoints.folder_of(self.out, self.progress.epoch, self.progress.step), {})
+
+    def _save(self, folder: Path, reference_scores: dict[str, list[float]]) -> None:
+        state = {**asdict(self.progress), "schedule": self.schedule.state(), "scaler": self.scaler.state_dict()}
+        run = {**self.job.run, "epoch": self.progress.epoch, "reference_scores": reference_scores}
+        checkpoint.save(folder, self.model, run, training=state, optimizer=self.optimizer)
+        checkpoints.forget_steps(self.out)
+        self._last_checkpoint = time.monotonic()
+
+    def _tell(self, loss: float) -> None:
         if self.rank != 0 or time.monotonic() - self._last_point < SECONDS_BETWEEN_POINTS:
             return
         self._last_point = time.monotonic()
         assert self.mlflow is not None
-        self.mlflow.log_metrics({"step/loss": found["loss"], "step/lr": rate}, step=self.progress.step)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.mlflow.log_metrics({"step/loss": loss, "step/lr": rate}, step=self.progress.step)
         last = self.progress.history[-1] if self.progress.history else {}
         checkpoints.write_json(
             self.out / "progress.json",
-            {"step": self.progress.step, "loss": found["loss"], "auroc": last.get("val/auroc"), "pid": os.getpid()},
+            {"step": self.progress.step, "loss": loss, "auroc": last.get("val/auroc"), "pid": os.getpid()},
         )
 
-    def _volumes(self, ct: np.ndarray, noise: float = 0.0) -> Tensor:
-        """int16 HU (B, X, Y, Z) to (B, 1, X, Y, Z) in [-1, 1] on the training device, with noise of `noise` HU."""
-        # A batch may be a read-only view of the object store.
-        volumes = torch.from_numpy(ct if ct.flags.writeable else ct.copy()).to(self.device, non_blocking=True)
-        scaled = volumes.unsqueeze(1).float().div_(1000.0)
-        if noise:
-            scaled += torch.randn_like(scaled) * (noise / 1000.0)
-        return scaled.clamp_(-1.0, 1.0)
+    def _volumes(self, blocks: Sequence[np.ndarray], intensity: Intensity | None = None) -> Tensor:
+        """int16 HU blocks, together B volumes, to (B, 1, X, Y, Z) in [-1, 1] on the training device."""
+        ct = [_view(block).to(self.device, non_blocking=True) for block in blocks]
+        volumes = sum(len(block) for block in blocks)
+        if len(self._floats) < volumes:
+            self._floats = torch.empty((volumes, *self.crop), device=self.device)
+        # Written anew each step: by then the last one's gradients are made.
+        return unit_intensities(ct, intensity, out=self._floats[:volumes])
 
     def _codes(self, codes: np.ndarray) -> Tensor:
         return torch.from_numpy(codes).to(self.device)
@@ -351,51 +391,13 @@ class Worker:
         return dict(zip(found, values.tolist(), strict=True))
 
 
-class Texts:
-    """The text of each training volume; its sentences drawn and ordered anew each epoch when so configured."""
-
-    def __init__(self, store: Store, config: RunConfig, rows: datasets.Rows) -> None:
-        self.data, self.seed = config.data, config.train.seed
-        self._by_volume = store.texts(config.data.style)
-        self.written = self.of(rows, np.arange(len(rows)))
-        self.current = self.written
-        self.codes = codes_of(self.current)
-
-    def draw(self, epoch: int) -> None:
-        """Make the epoch's texts; they depend on seed and epoch alone, so every worker has the same."""
-        if not self.data.shuffle_sentences and self.data.sentences is None:
-            return
-        rng = np.random.default_rng([self.seed, epoch])
-        self.current = [self._drawn(text, rng) for text in self.written]
-        self.codes = codes_of(self.current)
-
-    def tokens(self, tower: TextTower, rows: np.ndarray) -> Tokens:
-        return tower.tokenize([self.current[row] for row in rows])
-
-    def of(self, rows: datasets.Rows, order: np.ndarray) -> list[str]:
-        """The texts as written of some rows of any split."""
-        return [self._by_volume[rows.volume_ids[i]] for i in order]
-
-    def _drawn(self, text: str, rng: np.random.Generator) -> str:
-        sentences = split_sentences(text)
-        if self.data.shuffle_sentences:
-            rng.shuffle(sentences)
-        if self.data.sentences is not None:
-            sentences = sentences[: rng.integers(1, self.data.sentences + 1)]
-        return " ".join(sentences)
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences of a text, each with its full stop."""
-    return [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
-
-
-def codes_of(texts: Sequence[str]) -> np.ndarray:
-    """int64 code of each text: equal for the same sentences in any order, and on every worker."""
-    digests = (hashlib.blake2b(" ".join(sorted(split_sentences(text))).encode(), digest_size=8) for text in texts)
-    return np.array([int.from_bytes(digest.digest(), "little", signed=True) for digest in digests], dtype=np.int64)
-
-
 def _float(embeddings: Embeddings) -> Embeddings:
     bridged = embeddings.bridged
     return Embeddings(embeddings.plain.float(), None if bridged is None else bridged.float())
+
+
+def _view(block: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # A block is a read-only view of the object store; nobody writes to it.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(block)

@@ -47,3 +47,26 @@ def store(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         csv.writer(file).writerows([["volume", "report", "patient_id", "split", "Pleural effusion"], *rows])
     prepare(folder / "scans.csv", "manifest", folder / "store", geometry=Geometry((4.0, 4.0, 8.0), (20, 20, 10)))
     return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def pairs(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 24 training scans with two reconstructions each, and four validation scans; summaries of them."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    rows = []
+    for scan in range(28):
+        ill = scan % 2
+        for reconstruction in range(2):
+            hu = rng.integers(-1000, 600, (20, 20, 10)).astype(np.int16)
+            hu[: 8 * ill] = 300
+            name = f"s{scan}r{reconstruction}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), folder / name)
+            report = f"There is {'a' if ill else 'no'} pleural effusion. The heart is of size {scan}."
+            split = "train" if scan < 24 else "validation"
+            rows.append([name, report, f"s{scan}", f"p{scan}", split, ill])
+    with (folder / "scans.csv").open("w", newline="") as file:
+        columns = ["volume", "report", "scan_id", "patient_id", "split", "Pleural effusion"]
+        csv.writer(file).writerows([columns, *rows])
+    prepare(folder / "scans.csv", "manifest", folder / "store", geometry=Geometry((4.0, 4.0, 8.0), (20, 20, 10)))
+    return folder / "store"

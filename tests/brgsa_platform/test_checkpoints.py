@@ -162,3 +162,37 @@ def test_json_is_written_aside_and_renamed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
     with pytest.raises(UserError, match=r"gone\.json cannot be read"):
         checkpoints.read_json(tmp_path / "gone.json")
+
+
+def add_step(run: Path, epoch: int, step: int) -> Path:
+    folder = checkpoints.folder_of(run, epoch, step)
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text("{}")
+    checkpoints.forget_steps(run)
+    return folder
+
+
+def test_within_an_epoch_the_last_is_kept_to_go_on_from(tmp_path: Path) -> None:
+    add_step(tmp_path, 0, 3)
+    last = add_step(tmp_path, 0, 10)
+    assert checkpoints.latest(tmp_path) == last
+    assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["epoch-0000-step-00000010"]
+    assert checkpoints.whole(tmp_path) == []
+
+    history = train(tmp_path, [0.5, 0.9], keep=1)
+    checkpoints.forget_steps(tmp_path)
+    assert checkpoints.latest(tmp_path) == checkpoints.folder_of(tmp_path, 2)
+    assert epochs(tmp_path) == [2]
+
+    last = add_step(tmp_path, 2, 41)
+    checkpoints.keep_best(tmp_path, history, keep=1)
+    assert checkpoints.latest(tmp_path) == last
+    assert epochs(tmp_path) == [2]
+    assert checkpoints.resolve(tmp_path) == checkpoints.folder_of(tmp_path, 2)  # never the best
+
+
+def test_a_run_in_its_first_epoch_has_no_best(tmp_path: Path) -> None:
+    last = add_step(tmp_path, 0, 7)
+    with pytest.raises(UserError, match=r"has not finished an epoch: go on .* or give epoch-0000-step-00000007"):
+        checkpoints.resolve(tmp_path)
+    assert checkpoints.resolve(last) == last

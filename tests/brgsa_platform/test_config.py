@@ -48,6 +48,8 @@ def test_the_papers_hyper_parameters() -> None:
     assert (config.optim.clip, config.train.batch_size, config.train.epochs) == (0.25, 64, 39)
     assert (config.train.precision, config.data.style, config.data.sentences) == ("16", "positives", 5)
     assert (config.model.bank.size, config.model.vision.volume) == (2048, (224, 224, 112))
+    data = config.data  # no augmentation but the random crop
+    assert (data.flip, data.rotate, data.transforms, data.scale, data.shift, data.noise) == ((0, 0, 0), 0, (), 0, 0, 0)
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -158,7 +160,14 @@ def test_an_unknown_key_gets_the_nearest_name(override: str, says: str) -> None:
         ("loss.temperature=0", r"loss\.temperature must be above 0"),
         ("loss.same_text=drop", r"loss\.same_text .* 'negatives' or 'ignore'"),
         ("data.sentences=0", r"data\.sentences"),
-        ("data.flip=2", r"data\.flip .* less than or equal to 1"),
+        ("data.flip=2", r"data\.flip\.0 .* less than or equal to 1"),
+        ("data.flip=[0.5, 0.5]", r"data\.flip\.2 in .* Field required"),
+        ("data.rotate=-0.5", r"data\.rotate .* greater than or equal to 0"),
+        ("data.transforms=[{prob: 0.5}]", r"data\.transforms\.0\.name in .* Field required"),
+        ("data.shuffle_buffer=0", r"data\.shuffle_buffer .* greater than or equal to 1"),
+        ("data.cpus=0", r"data\.cpus .* greater than 0"),
+        ("data.object_store_share=1.5", r"data\.object_store_share .* less than or equal to 1"),
+        ("train.checkpoint_minutes=0", r"train\.checkpoint_minutes .* greater than 0"),
         ("optim.lr=0", r"optim\.lr .* greater than 0"),
         ("optim.betas=[0.9, 1]", r"optim\.betas\.1 .* less than 1"),
         ("optim.name=sgd", r"optim\.name .* 'adam' or 'adamw'"),
@@ -174,6 +183,26 @@ def test_an_impossible_value_is_named(override: str, says: str) -> None:
         load_config(overrides=[override])
     assert "the command line" in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_quarter_turns_need_a_square_crop() -> None:
+    with pytest.raises(
+        UserError, match=r"^In .* the command line: data\.rotate needs a crop that is square in plane .* 32×16"
+    ):
+        load_config("paper-smoke", overrides=["data.rotate=0.5", "model.vision.volume=[32, 16, 16]"])
+    assert load_config("paper-smoke", overrides=["data.rotate=0.5"]).data.rotate == 0.5
+
+
+def test_one_flip_is_left_right() -> None:
+    assert load_config(overrides=["data.flip=0.5"]).data.flip == (0.5, 0, 0)
+    assert load_config(overrides=["data.flip=[0.1, 0.2, 0.3]"]).data.flip == (0.1, 0.2, 0.3)
+
+
+def test_transforms_keep_their_arguments() -> None:
+    spec = {"name": "RandGaussianSmooth", "prob": 0.2, "sigma_x": [0.5, 1.0]}
+    config = load_config(base={"data": {"transforms": [spec]}})
+    assert [found.model_dump() for found in config.data.transforms] == [spec]
+    assert RunConfig.from_tree(config.to_dict()) == config
 
 
 def test_values_of_overrides_are_yaml() -> None:

@@ -1,0 +1,344 @@
+"""How fast volumes get from disk into torch batches, beside MONAI, the machine's floor, and the same path without Ray.
+
+    python benchmarks/data_path.py [--volumes N] [--repeats R] [--seconds S] [--json]
+
+CT-like volumes of 256×256×128 (the phantom's, regridded, with scanner noise) are cut to a random 224×224×112 and flipped by
+chance; where a batch ends as float in [-1, 1], intensities are also scaled and shifted. Everything is read from warm caches.
+
+One core: each way makes batches of BATCH volumes in this process, pinned to one core. Two workers: two processes read for a
+third that only receives. Their start, and Ray Data's planning of a stream, do not count: the time runs from the fifth batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from brgsa.volumes import encode
+from brgsa.volumes.augment import Augmentation
+from brgsa.volumes.intensity import Intensity, unit_intensities
+from brgsa_platform.config import DataSection
+from brgsa_platform.datasets import Rows, VolumeReader, encoded_volume, training_batches
+from brgsa_platform.order import epoch_batches
+
+FULL = ((256, 256, 128), (224, 224, 112))
+BATCH = 8
+WORKERS = 2
+FLIP, SCALE, SHIFT, NOISE = 0.5, 0.1, 20.0, 20.0
+AUGMENTATION = Augmentation(seed=0, flip=(FLIP, 0.0, 0.0))
+Batches = Iterator[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The same volumes three times: as NIfTI files, as a shard, and where MONAI may cache."""
+
+    niftis: list[Path]
+    rows: Rows
+    cache: Path
+    shape: tuple[int, int, int]
+    crop: tuple[int, int, int]
+
+    @property
+    def reader(self) -> VolumeReader:
+        return VolumeReader.of(self.rows, self.crop, AUGMENTATION)
+
+
+def make(folder: Path, volumes: int, shape: tuple[int, int, int], crop: tuple[int, int, int]) -> Data:
+    """Write the volumes; each is another patient of the phantom."""
+    import nibabel
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from scipy.ndimage import gaussian_filter, zoom
+
+    from brgsa.phantom import render, sample_cases
+
+    niftis, cells = [], []
+    for number, case in enumerate(sample_cases(volumes, 7)[:volumes]):
+        coarse = render(case)
+        hu = zoom(coarse, [n / o for n, o in zip(shape, coarse.shape, strict=True)], order=1)
+        noise = gaussian_filter(np.random.default_rng(number).standard_normal(shape, dtype=np.float32), 0.6)
+        hu = np.clip(np.rint(hu + 10.0 * noise / noise.std()), -1000, 1000).astype(np.int16)
+        path = folder / f"{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(hu, np.diag([1.5, 1.5, 3.0, 1.0])), path)
+        niftis.append(path)
+        cells.append(encode(hu))
+    shard = folder / "part-00000.parquet"
+    pq.write_table(
+        pa.table({"ct": pa.array(cells, pa.large_binary())}),
+        shard,
+        row_group_size=1,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    numbers = np.arange(volumes)
+    names = [path.name for path in niftis]
+    nothing = np.zeros((volumes, 0), np.float32)
+    rows = Rows(names, numbers, numbers, nothing, [str(shard)], np.zeros_like(numbers), numbers)
+    return Data(niftis, rows, folder / "cache", shape, crop)
+
+
+# One core.
+
+
+def ours_int16(data: Data, epoch: int) -> Batches:
+    """As a training device gets it."""
+    for rows in _batches(data, epoch):
+        yield torch.from_numpy(data.reader.read(rows, epoch)).unsqueeze(1)
+
+
+def ours_float(data: Data, out: torch.Tensor, epoch: int, noise: float = 0.0) -> Batches:
+    """After the fused step, on the CPU, volume by volume; `out` is the same for all batches, as in the training loop."""
+    for rows in _batches(data, epoch):
+        drawn = Intensity.draw(BATCH, out.device, scale=SCALE, shift=SHIFT, noise=noise)
+        blocks = (torch.from_numpy(data.reader.read(rows[i : i + 1], epoch)) for i in range(BATCH))
+        yield unit_intensities(blocks, drawn, out=out)
+
+
+def floor(data: Data, frames: list[bytes], epoch: int) -> Batches:
+    """Decompress a frame in memory into memory that is there, and copy the crop to its place in a batch."""
+    import blosc2
+
+    scratch = np.empty(data.shape, np.int16)
+    for rows in _batches(data, epoch):
+        batch = np.empty((len(rows), *data.crop), np.int16)
+        for slot, row in zip(batch, rows, strict=True):
+            frame = blosc2.ndarray_from_cframe(frames[row])
+            frame.schunk.dparams = blosc2.DParams(nthreads=1)
+            frame.schunk.decompress_chunk(0, dst=scratch)
+            slot[...] = scratch[tuple(slice(0, size) for size in data.crop)]
+        yield torch.from_numpy(batch)
+
+
+def monai_transforms(data: Data, cached: bool, noise: float) -> Any:
+    """MONAI's chain in the order that was fastest: the volume is cropped first, unless a cache holds it scaled."""
+    from monai import transforms as m
+
+    keys = ["image"]
+    load = m.LoadImaged(keys, image_only=True, ensure_channel_first=True)
+    scale = m.ScaleIntensityRanged(keys, -1000, 1000, -1, 1, clip=True)
+    crop = m.RandSpatialCropd(keys, roi_size=data.crop, random_size=False)
+    return m.Compose(
+        [
+            load,
+            *([scale, crop] if cached else [crop, scale]),
+            m.RandFlipd(keys, prob=FLIP, spatial_axis=0),
+            m.RandScaleIntensityd(keys, factors=SCALE, prob=1.0),
+            m.RandShiftIntensityd(keys, offsets=SHIFT / 1000, prob=1.0),
+            *([m.RandGaussianNoised(keys, prob=1.0, std=noise / 1000, sample_std=False)] if noise else []),
+        ]
+    )
+
+
+def monai_batches(dataset: Any) -> Callable[[Data, int], Batches]:
+    from monai.data import DataLoader
+
+    def batches(data: Data, epoch: int) -> Batches:
+        torch.manual_seed(epoch)
+        for batch in DataLoader(dataset, batch_size=BATCH, shuffle=True, drop_last=True, num_workers=0):
+            yield batch["image"]
+
+    return batches
+
+
+def one_core(data: Data, repeats: int) -> dict[str, list[float]]:
+    """Volumes a second of each way in each repeat; the ways take turns, so that a busy machine slows all of them."""
+    from monai.data import Dataset, PersistentDataset, set_track_meta
+
+    set_track_meta(False)  # MONAI is faster without
+    items = [{"image": str(path)} for path in data.niftis]
+    out = torch.empty((BATCH, *data.crop))
+    frames = [bytes(encoded_volume(data.rows.shards[0], group)) for group in range(len(items))]
+
+    def nifti(noise: float) -> Any:
+        return monai_batches(Dataset(items, monai_transforms(data, False, noise)))
+
+    def persistent(noise: float) -> Any:
+        return monai_batches(PersistentDataset(items, monai_transforms(data, True, noise), cache_dir=data.cache))
+
+    ways: dict[str, Callable[[Data, int], Batches]] = {
+        "ours, int16": ours_int16,
+        "ours, float": lambda data, epoch: ours_float(data, out, epoch),
+        "ours, float and noise": lambda data, epoch: ours_float(data, out, epoch, NOISE),
+        "floor": lambda data, epoch: floor(data, frames, epoch),
+        "MONAI NIfTI": nifti(0.0),
+        "MONAI persistent": persistent(0.0),
+        "MONAI NIfTI and noise": nifti(NOISE),
+        "MONAI persistent and noise": persistent(NOISE),
+    }
+    with one_thread():
+        for way in ways.values():
+            _rate(way(data, 0))  # fills caches, MONAI's among them
+        return dict(_in_turns(ways, data, repeats))
+
+
+def _in_turns(ways: dict[str, Any], data: Data, repeats: int) -> Iterator[tuple[str, list[float]]]:
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for epoch in range(1, repeats + 1):
+        for name, way in ways.items():
+            found[name].append(_rate(way(data, epoch)))
+    yield from found.items()
+
+
+def _rate(batches: Batches) -> float:
+    started, volumes = time.perf_counter(), 0
+    for batch in batches:
+        volumes += len(batch)
+    return volumes / (time.perf_counter() - started)
+
+
+def _batches(data: Data, epoch: int) -> np.ndarray:
+    return epoch_batches(data.rows.shard, data.rows.scans, BATCH, 0, epoch, 4096)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """This process on one core."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {max(cores)})
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+# Two workers.
+
+
+class Direct(torch.utils.data.Dataset[torch.Tensor]):
+    """Batches by number, for a DataLoader whose workers hand them over in shared memory."""
+
+    def __init__(self, data: Data, epochs: int) -> None:
+        self.reader = data.reader
+        self.parts = [(epoch, rows) for epoch in range(epochs) for rows in _batches(data, epoch)]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        epoch, rows = self.parts[number]
+        return torch.from_numpy(self.reader.read(rows, epoch))
+
+
+def direct(data: Data, seconds: float) -> float:
+    """A torch DataLoader of two worker processes on the same reader."""
+    epochs = _epochs(data, seconds)
+    loader = torch.utils.data.DataLoader(
+        Direct(data, epochs),
+        batch_size=None,
+        num_workers=WORKERS,
+        prefetch_factor=2,
+        multiprocessing_context="spawn",  # Ray's threads are in this process
+    )
+    return _steady_rate((len(batch) for batch in loader), seconds)
+
+
+def through_ray(data: Data, seconds: float) -> float:
+    """Ray Data with two CPUs for its tasks, to an actor that stands where a training worker stands."""
+    import ray
+
+    epochs = _epochs(data, seconds)
+
+    @ray.remote(num_cpus=1)
+    def worker() -> float:
+        settings = DataSection(flip=AUGMENTATION.flip, cpus=WORKERS)
+        batches = training_batches(data.rows, data.crop, settings, batch_size=BATCH, epochs=range(epochs), seed=0)
+        return _steady_rate((sum(len(torch.from_numpy(block)) for block in b.blocks) for b in batches), seconds)
+
+    return float(ray.get(worker.remote()))
+
+
+def _epochs(data: Data, seconds: float) -> int:
+    return math.ceil(1000 * (seconds + 3) / len(data.rows))  # no machine of two cores reads 1,000 volumes a second
+
+
+def _steady_rate(sizes: Iterator[int], seconds: float) -> float:
+    for _ in range(2 * WORKERS):
+        next(sizes)
+    started, volumes = time.perf_counter(), 0
+    while (passed := time.perf_counter() - started) < seconds:
+        volumes += next(sizes)
+    return volumes / passed
+
+
+def two_workers(data: Data, repeats: int, seconds: float) -> dict[str, list[float]]:
+    """Volumes a second of both in each repeat, in turns."""
+    from brgsa_platform.session import ray_session
+
+    found: dict[str, list[float]] = {"direct": [], "through Ray Data": []}
+    with ray_session(num_cpus=WORKERS + 1):
+        through_ray(data, min(seconds, 1.0))  # starts Ray's processes
+        for _ in range(repeats):
+            found["direct"].append(direct(data, seconds))
+            found["through Ray Data"].append(through_ray(data, seconds))
+    return found
+
+
+def run(
+    volumes: int, repeats: int, seconds: float, shape: tuple[int, int, int], crop: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Print the table, return the figures."""
+    loads = [os.getloadavg()[0]]
+    with tempfile.TemporaryDirectory() as folder:
+        data = make(Path(folder), volumes, shape, crop)
+        stored = np.mean([len(encoded_volume(data.rows.shards[0], row)) for row in range(volumes)])
+        pairs = two_workers(data, repeats, seconds)
+        alone = one_core(data, repeats)
+    loads.append(os.getloadavg()[0])
+    median = {name: float(np.median(rates)) for name, rates in (alone | pairs).items()}
+    print(
+        f"{volumes} volumes of {shape}, {stored / 1e6:.1f} MB stored; load {loads[0]:.1f} before, {loads[1]:.1f} after\n"
+    )
+    print(f"{'volumes/s':32}{'median':>9}{'min':>9}{'max':>9}")
+    for title, rows in (("one core", alone), (f"{WORKERS} workers", pairs)):
+        print(title)
+        for name, rates in rows.items():
+            print(f"  {name:30}{median[name]:9.1f}{min(rates):9.1f}{max(rates):9.1f}")
+    ratios = {
+        "vs_monai_nifti": median["ours, float"] / median["MONAI NIfTI"],
+        "vs_monai_persistent": median["ours, float"] / median["MONAI persistent"],
+        "vs_floor": median["ours, int16"] / median["floor"],
+        "ray_vs_direct": median["through Ray Data"] / median["direct"],
+    }
+    print("\n" + "\n".join(f"{name:32}{ratio:9.2f}" for name, ratio in ratios.items()))
+    figures = {
+        name: {"median": median[name], "min": min(rates), "max": max(rates)} for name, rates in (alone | pairs).items()
+    }
+    return {"benchmark": "data_path", "ratios": ratios, "figures": figures | {"load": loads, "stored_mb": stored / 1e6}}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--volumes", type=int, default=16, help=f"volumes to read, at least {BATCH} (default 16)")
+    parser.add_argument("--repeats", type=int, default=5, help="passes of each way (default 5)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each pass at two workers (default 8)")
+    parser.add_argument("--small", action="store_true", help="tiny volumes: only to see that it runs")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON line at the end")
+    options = parser.parse_args(arguments)
+    if options.volumes < BATCH:
+        parser.error(f"--volumes {options.volumes} does not fill a batch of {BATCH}")
+    shape, crop = ((32, 32, 16), (28, 28, 14)) if options.small else FULL
+    result = run(options.volumes, options.repeats, options.seconds, shape, crop)
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
