@@ -14,10 +14,11 @@ import yaml
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform import checkpoints, tracking
-from brgsa_platform.config import RunConfig, merge, parse_overrides
+from brgsa_platform.config import RunConfig, merge
 from brgsa_platform.datasets import split_rows
 from brgsa_platform.progress import progress
 from brgsa_platform.session import cluster_cpus, ray_session
+from brgsa_platform.spaces import check_space, drawn_config
 from brgsa_platform.store import Store
 from brgsa_platform.train import check_fit, train
 
@@ -70,7 +71,7 @@ def tune(
         raise UserError(f"--trials must be at least 1, not {trials}.")
     parameters = tune_spaces.load(spaces)
     store = Store.open(store_path)
-    _check_space(parameters, base)
+    check_space(parameters, base)
     _check_comparable(store)
     folder = (out / (name or "+".join(Path(space).stem for space in spaces))).absolute()
     try:
@@ -171,12 +172,8 @@ def _search(
 def _base_point(base: RunConfig, parameters: Sequence[tune_spaces.Parameter]) -> list[dict[str, Any]] | None:
     """The base configuration as the first trial, where it lies in the space: what is found is then no worse than it."""
     values = tracking.flatten(base.to_dict())
-    point = {p.field: values[p.field] for p in parameters}
-    inside = all(
-        point[p.field] in p.choices if p.kind == "categorical" else p.low <= point[p.field] <= p.high
-        for p in parameters
-    )
-    return [point] if inside else None
+    point = {p.field: tune_spaces.scalar(values[p.field]) for p in parameters}
+    return [point] if all(p.takes(point[p.field]) for p in parameters) else None
 
 
 def _trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -198,24 +195,6 @@ def _trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
         on_epoch=ray_tune.report,
         quiet=True,
     )
-
-
-def drawn_config(base: RunConfig, drawn: dict[str, Any]) -> RunConfig:
-    """The base configuration with a trial's values in it."""
-    values = parse_overrides(f"{field}={_yaml(value)}" for field, value in drawn.items())
-    return RunConfig.from_tree(merge(base.to_dict(), values), "the search space")
-
-
-def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("...").strip()
-
-
-def _check_space(parameters: Sequence[tune_spaces.Parameter], base: RunConfig) -> None:
-    """Both ends of each range and each choice must be values that the configuration takes."""
-    for parameter in parameters:
-        ends = parameter.choices if parameter.kind == "categorical" else (parameter.low, parameter.high)
-        for value in ends:
-            drawn_config(base, {parameter.field: int(value) if parameter.kind == "int" else value})
 
 
 def _check_comparable(store: Store) -> None:
@@ -245,13 +224,15 @@ def _summarize_missing(store: Store, parameters: Sequence[tune_spaces.Parameter]
 def _distribution(parameter: tune_spaces.Parameter) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if parameter.kind == "categorical":
+    if parameter.choices:
         return CategoricalDistribution(parameter.choices)
     assert parameter.low is not None
     assert parameter.high is not None
     if parameter.kind == "int":
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        return IntDistribution(
+            int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1)
+        )
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
 def _row(folder: Path, result: Any, drawn: Sequence[str]) -> dict[str, Any]:
