@@ -80,28 +80,33 @@ def test_an_editor_finds_keys_with_descriptions(kind: str) -> None:
     assert SCHEMA["definitions"]["when"]["description"]
 
 
-numbers = st.integers(-3, 9) | st.floats(-2, 9, allow_nan=False).map(lambda x: round(x, 2))
-plain = st.none() | st.booleans() | numbers | st.sampled_from(["a", "b"])
-anything = plain | st.lists(plain, max_size=3)
-entries = st.fixed_dictionaries(
-    {"why": st.sampled_from(["because", ""])},
-    optional={
-        "kind": st.sampled_from(["int", "float", "categorical", "other"]),
-        "low": anything,
-        "high": anything,
-        "step": anything,
-        "log": st.booleans() | plain,
-        "choices": st.lists(anything, max_size=3) | plain,
-        "value": anything,
-        "when": st.dictionaries(st.just("optim.name"), anything, max_size=1) | plain,
-    },
+numbers = st.integers(-3, 9) | st.floats(-2, 9).map(lambda x: round(x, 2))
+scalars = st.none() | st.booleans() | numbers | st.sampled_from(["a", "b"])
+anything = scalars | st.lists(scalars, max_size=3)
+conditions = st.dictionaries(st.just("optim.name"), st.sampled_from(["a", ["a"], ["a", "b"], "c"]), min_size=1)
+
+
+def entry(optional: dict[str, st.SearchStrategy[Any]] | None = None, **required: Any) -> st.SearchStrategy[Any]:
+    """Entries that are right in their keys and often in their values."""
+    forms = {key: value if isinstance(value, st.SearchStrategy) else st.just(value) for key, value in required.items()}
+    return st.fixed_dictionaries(
+        {"why": st.just("because"), **forms}, optional={"when": conditions, **(optional or {})}
+    )
+
+
+entries = st.one_of(
+    entry({"log": st.booleans()}, kind="int", low=st.integers(-1, 4), high=st.integers(2, 9)),
+    entry(kind="int", low=st.integers(-1, 2), high=st.integers(3, 9), step=st.integers(0, 2)),
+    entry({"log": st.booleans(), "step": numbers}, kind="float", low=numbers, high=numbers),
+    entry(kind="categorical", choices=st.lists(anything, max_size=3)),
+    entry(value=anything),
 )
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(entry=entries)
-def test_whatever_the_loader_takes_the_schema_takes(tmp_path: Path, entry: dict[str, Any]) -> None:
-    tree = {"optim.name": {"kind": "categorical", "choices": ["a", "b"], "why": "x"}, "data.style": entry}
+@given(drawn=entries)
+def test_whatever_the_loader_takes_the_schema_takes(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    tree = {"optim.name": {"kind": "categorical", "choices": ["a", "b"], "why": "x"}, "data.style": drawn}
     file = tmp_path / "space.yaml"
     file.write_text(yaml.safe_dump(tree))
     try:
