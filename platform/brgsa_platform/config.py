@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
@@ -14,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from brgsa.config import LossConfig, ModelConfig
-from brgsa.errors import UserError
+from brgsa.errors import UserError, nearest
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -210,7 +209,7 @@ def read_preset(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
     elif name.endswith((".yaml", ".yml")):
         tree = _read_yaml(Path(name))
     else:
-        raise UserError(f"There is no preset {name!r}{_nearest(name, preset_names())}: {', '.join(preset_names())}.")
+        raise UserError(f"There is no preset {name!r}{nearest(name, preset_names())}: {', '.join(preset_names())}.")
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -269,7 +268,7 @@ def _explain(error: ValidationError, where: str) -> str:
     path = [str(part) for part in first["loc"]]
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(path[:-1])
-        return f"Unknown key {'.'.join(path)} in {where}{_nearest(path[-1], known)}; known here: {', '.join(known)}."
+        return f"Unknown key {'.'.join(path)} in {where}{nearest(path[-1], known)}; known here: {', '.join(known)}."
     message = first["msg"].removeprefix("Value error, ")
     return f"{'.'.join(path)} in {where}: {message}." if path else f"In {where}: {message}."
 
@@ -283,8 +282,3 @@ def _known_keys(path: Sequence[str]) -> list[str]:
         else:
             node = node.model_fields[part].annotation
     return [f.name for f in fields(node)] if is_dataclass(node) else list(node.model_fields)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,107 @@
+"""What hangs on what: which parameters a draw has, in which order they are drawn, and the draws at a space's edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from brgsa.errors import UserError, nearest
+from tune_spaces.parameter import Parameter
+
+
+def active(parameter: Parameter, drawn: Mapping[str, Any]) -> bool:
+    """Whether a draw has this parameter, given what of it stands already.
+
+    Args:
+        drawn: values by field of the active parameters before this one, in the order that `load` gives. A field that
+            is not drawn meets no condition.
+    """
+    return all(field in drawn and drawn[field] in values for field, values in parameter.when.items())
+
+
+def ordered(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """The parameters as they stand, each after those that its condition names.
+
+    Raises:
+        UserError: a condition names a field that is not there, a value that it cannot take, or goes round in a circle; or
+            conditions exclude each other.
+    """
+    by_field = {parameter.field: parameter for parameter in parameters}
+    done: dict[str, Parameter] = {}
+
+    def visit(parameter: Parameter, below: tuple[str, ...]) -> None:
+        if parameter.field in below:
+            circle = " → ".join([*below[below.index(parameter.field) :], parameter.field])
+            raise UserError(f"The conditions of {parameter.where} go round in a circle ({circle}): take one out.")
+        if parameter.field in done:
+            return
+        for field, values in parameter.when.items():
+            _check_condition(parameter, field, values, by_field)
+            visit(by_field[field], (*below, parameter.field))
+        if not branches(parameter, by_field):
+            raise UserError(f"{parameter.where} is never drawn: the conditions that it hangs on exclude each other.")
+        done[parameter.field] = parameter
+
+    for parameter in parameters:
+        visit(parameter, ())
+    return list(done.values())
+
+
+def _check_condition(
+    parameter: Parameter, field: str, values: tuple[Any, ...], by_field: Mapping[str, Parameter]
+) -> None:
+    parent = by_field.get(field)
+    if parent is None:
+        raise UserError(
+            f"{parameter.where} depends on {field}, which no given space holds{nearest(str(field), list(by_field))}: "
+            "correct its `when`, or add the space that does."
+        )
+    if parent.kind == "float":
+        raise UserError(
+            f"{parameter.where} depends on {field}, a float that is hardly ever drawn twice: make that one categorical."
+        )
+    for value in values:
+        if not parent.takes(value):
+            known = ", ".join(map(str, parent.choices)) or f"{parent.low} to {parent.high}"
+            if parent.step is not None:
+                known += f" in steps of {parent.step}"
+            raise UserError(f"{parameter.where} depends on {field} being {value}, but it can be only {known}.")
+
+
+def branches(parameter: Parameter, by_field: Mapping[str, Parameter]) -> list[dict[str, Any]]:
+    """Each way in which a parameter comes to be drawn: values of all fields that it hangs on, directly or not."""
+    ways: list[dict[str, Any]] = [{}]
+    for field, values in parameter.when.items():
+        above = [{**way, field: value} for way in branches(by_field[field], by_field) for value in values]
+        ways = [{**way, **more} for way in ways for more in above if _agree(way, more)]
+    return ways
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[field] == other[field] for field in one.keys() & other.keys())
+
+
+def corners(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
+    """Draws at the edges of a space, each once: where one is valid they all are, so is (nearly) every draw.
+
+    Each parameter takes each of its `ends` in each branch in which it is drawn, with the others all at their first and all
+    at their last. So both ends of any two ranges meet in every combination, in as many draws as there are ends, not in
+    the product of them all.
+
+    Args:
+        parameters: in the order that `load` gives.
+    """
+    by_field = {parameter.field: parameter for parameter in parameters}
+    seen: list[dict[str, Any]] = []
+    for parameter in parameters:
+        for way in branches(parameter, by_field):
+            for value in parameter.ends:
+                for corner in (0, -1):
+                    wanted = {**way, parameter.field: value}
+                    draw: dict[str, Any] = {}
+                    for other in parameters:
+                        if active(other, draw):
+                            draw[other.field] = wanted.get(other.field, other.ends[corner])
+                    if draw not in seen:
+                        seen.append(draw)
+                        yield draw

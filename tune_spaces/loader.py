@@ -1,0 +1,87 @@
+"""From the names of spaces to the parameters of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from brgsa.errors import UserError, nearest
+from tune_spaces.conditions import ordered
+from tune_spaces.parameter import Parameter, read
+
+MERGE = "tag:yaml.org,2002:merge"
+
+
+def names() -> list[str]:
+    """The spaces that come with the package."""
+    entries = files("tune_spaces").iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
+def load(spaces: Sequence[str]) -> list[Parameter]:
+    """The parameters of one or several spaces, by name or path of a YAML file.
+
+    They stand in the files' order, but each after those that its `when` names: one walk through the list, asking `active` of
+    each, makes a draw.
+
+    Raises:
+        UserError: no such space, a field in two of them, an entry that cannot be drawn, or a condition that cannot be
+            met; names file and field.
+    """
+    found: dict[str, Parameter] = {}
+    for space in spaces:
+        for field, entry in _entries(space).items():
+            parameter = read(space, field, entry)
+            if field in found:
+                raise UserError(_twice(found[field], parameter))
+            found[field] = parameter
+    if not found:
+        raise UserError("No search space was given: name one with --space.")
+    return ordered(list(found.values()))
+
+
+def _twice(one: Parameter, other: Parameter) -> str:
+    if (one.kind == "fixed") != (other.kind == "fixed"):
+        fixed, searched = (one, other) if one.kind == "fixed" else (other, one)
+        return f"{one.field} is fixed in search space {fixed.space} and searched in {searched.space}: take one out."
+    return f"{one.field} stands in two of the spaces, {one.space} and {other.space}: take one out."
+
+
+def _entries(space: str) -> dict[str, dict[str, Any]]:
+    """A space's YAML: field → what stands under it."""
+    try:
+        tree = yaml.load(_text(space), Loader=_NoDuplicates)
+    except yaml.YAMLError as error:
+        raise UserError(f"The search space {space} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(tree, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in tree.items()):
+        raise UserError(f"The search space {space} must map each field (section.key) to its kind and range.")
+    return tree
+
+
+def _text(space: str) -> str:
+    entry = files("tune_spaces") / f"{space}.yaml"
+    if entry.is_file():
+        return entry.read_text(encoding="utf-8")
+    if not space.endswith((".yaml", ".yml")):
+        raise UserError(f"There is no search space {space!r}{nearest(space, names())}: {', '.join(names())}.")
+    try:
+        return Path(space).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The search space {space} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"The search space {space} is not text in UTF-8: save it as such.") from error
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML whose mappings name each key once; SafeLoader would let the last one win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.YAMLError(f"{key} stands there twice, take one out")
+        return super().construct_mapping(node, deep)

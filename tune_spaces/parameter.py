@@ -1,0 +1,170 @@
+"""One searched or fixed field, and how its entry in a space's YAML is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from brgsa.errors import UserError, nearest
+
+RANGE_KEYS = ("low", "high", "log", "step")
+KEYS = {"int": RANGE_KEYS, "float": RANGE_KEYS, "categorical": ("choices",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One field of the configuration and how it is drawn.
+
+    Attributes:
+        field: dotted name, `section.key`.
+        kind: "int", "float", "categorical" or "fixed".
+        why: where its range, choices or value come from.
+        low, high: the range's ends, both included (int and float).
+        log: draw uniformly in the logarithm.
+        step: distance of the values from `low` on; None for every value (int: 1).
+        choices: the values of a categorical; the one value of a fixed field. Each is a `scalar`.
+        when: field → its values under which this one is drawn; all must hold. Empty: always drawn.
+        space: the space it was read from, for messages.
+    """
+
+    field: str
+    kind: str
+    why: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+    when: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    space: str = ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.field} in search space {self.space}"
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Every choice, or both ends of the range: the values at which a check can fail."""
+        return self.choices or (self.low, self.high)
+
+    def takes(self, value: Any) -> bool:
+        """Whether the value can be drawn."""
+        if self.choices:
+            return scalar(value) in self.choices
+        if not _is_number(value) or self.low is None or self.high is None:
+            return False
+        whole = self.kind == "float" or isinstance(value, int)
+        return whole and self.low <= value <= self.high and (self.step is None or _divides(self.step, value - self.low))
+
+
+def scalar(value: Any) -> Any:
+    """The value as it is drawn: a list or mapping as its JSON text, anything else as it is.
+
+    Samplers, their storage, tables and MLflow hold one number or text a field (Optuna's importances fail on a list).
+    """
+    return json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else value
+
+
+def read(space: str, name: str, entry: Mapping[str, Any]) -> Parameter:
+    """The parameter that an entry of a space's YAML describes.
+
+    Raises:
+        UserError: a wrong key, no reason, or nothing that can be drawn; names field and space.
+    """
+    where = f"{name} in search space {space}"
+    kind = _kind(entry, where)
+    keys = [*(("kind", *KEYS[kind]) if kind in KEYS else ("value",)), "why", "when"]
+    for key in entry:
+        if key not in keys:
+            raise UserError(f"Unknown key {key} of {where}{nearest(str(key), keys)}; known here: {', '.join(keys)}.")
+    why = entry.get("why")
+    if not isinstance(why, str) or not why.strip():
+        raise UserError(f"{where} has no `why`: say in a few words where its values come from.")
+    if kind == "fixed":
+        drawn: dict[str, Any] = {"choices": (scalar(entry["value"]),)}
+    else:
+        drawn = _choices(entry, where) if kind == "categorical" else _range(kind, entry, where)
+    return Parameter(field=name, kind=kind, why=why.strip(), when=_when(name, entry, where), space=space, **drawn)
+
+
+def _kind(entry: Mapping[str, Any], where: str) -> str:
+    kind = entry.get("kind")
+    if "value" in entry:
+        if kind is not None:
+            raise UserError(f"{where} has both a kind and a value: take `value` out to search it, `kind` to fix it.")
+        return "fixed"
+    if not isinstance(kind, str) or kind not in KEYS:
+        raise UserError(f"The kind of {where} is {kind!r}: give one of {', '.join(KEYS)}, or a `value` that is fixed.")
+    return kind
+
+
+def _range(kind: str, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    low, high = (_number(kind, entry.get(key), key, where) for key in ("low", "high"))
+    if not low < high:
+        raise UserError(f"The range of {where} is empty: low {low}, high {high}; low must be below high.")
+    log = entry.get("log", False)
+    if not isinstance(log, bool):
+        raise UserError(f"log of {where} is {log!r}: give true or false.")
+    if log and low <= 0:
+        raise UserError(f"{where} is on a log scale: low must be above 0, not {low}.")
+    step = entry.get("step")
+    if step is None:
+        return {"low": low, "high": high, "log": log}
+    step = _number(kind, step, "step", where)
+    if log:
+        raise UserError(f"{where} has a step on a log scale: take `step` or `log` out.")
+    if step <= 0 or not _divides(step, high - low):
+        raise UserError(f"The step {step} of {where} does not lead from low {low} to high {high}: change one of them.")
+    return {"low": low, "high": high, "step": step}
+
+
+def _choices(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    choices = entry.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise UserError(f"{where} has no choices: list them as `choices: [one, another]`.")
+    for position, choice in enumerate(choices):
+        if choice in choices[:position]:
+            raise UserError(f"{where} has the choice {choice!r} twice: take one out.")
+    return {"choices": tuple(map(scalar, choices))}
+
+
+def _when(name: str, entry: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
+    when = entry.get("when", {})
+    if not isinstance(when, dict) or ("when" in entry and not when):
+        raise UserError(f"when of {where} must map a searched field to its value, or a list of values.")
+    conditions = {
+        field: tuple(map(scalar, values)) if isinstance(values, list) else (scalar(values),)
+        for field, values in when.items()
+    }
+    for field, values in conditions.items():
+        if not values:
+            raise UserError(f"{where} is drawn when {field} is one of no values: list some.")
+        if field == name:
+            raise UserError(f"{where} depends on itself: take {field} out of its `when`.")
+    return conditions
+
+
+def _number(kind: str, value: Any, key: str, where: str) -> float:
+    """A finite number, an int for kind int and a float for kind float."""
+    if isinstance(value, str):
+        hint = " (YAML reads an exponent only behind a dot: 1.0e-5)" if "e" in value.lower() else ""
+        raise UserError(f"{key} of {where} is the text {value!r}: give a number{hint}.")
+    if not _is_number(value) or not math.isfinite(value):
+        raise UserError(f"{key} of {where} is {value}: give a number.")
+    if kind == "int" and not isinstance(value, int):
+        raise UserError(f"{key} of {where} is {value}: a field of kind int needs whole numbers.")
+    number: float = value if kind == "int" else float(value)
+    return number
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _divides(step: float, distance: float) -> bool:
+    # In decimals as written: 0.3 is three steps of 0.1, which binary fractions deny.
+    return Decimal(str(round(distance, 12))) % Decimal(str(step)) == 0
