@@ -7,6 +7,7 @@ Nothing here logs report text or patient identifiers.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import subprocess
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "brgsa"
 STORE_FOLDER = "mlruns-brgsa"
+TABLES_TAG = "mlflow.loggedArtifacts"  # where the UI looks for tables
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
 log = logging.getLogger(__name__)
@@ -153,8 +155,17 @@ class Run:
             self._client.set_tag(self.run_id, key, str(value))
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """A table as a JSON artifact that the MLflow UI shows; columns of equal length."""
-        self._client.log_table(self.run_id, data=dict(columns), artifact_file=name)
+        """A table as a JSON artifact that the MLflow UI shows; columns of equal length.
+
+        It takes the place of an earlier one of this name: a run that goes on would get each row twice from MLflow's own
+        `log_table`, which appends.
+        """
+        import pandas as pd
+
+        self._client.log_text(self.run_id, pd.DataFrame(dict(columns)).to_json(orient="split", index=False), name)
+        tables = json.loads(self._client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
+        if (entry := {"path": name, "type": "table"}) not in tables:
+            self._client.set_tag(self.run_id, TABLES_TAG, json.dumps([*tables, entry]))
 
     def log_figure(self, figure: Figure, name: str) -> None:
         self._client.log_figure(self.run_id, figure, name)
