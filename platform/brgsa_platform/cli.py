@@ -201,25 +201,80 @@ def train(
 
 @app.command()
 def tune(
-    data: StorePath,
+    data: Annotated[
+        str | None, typer.Option(help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")
+    ] = None,
     space: Annotated[
-        list[str], typer.Option(help="A search space by name, or the path of a YAML file; several combine.")
-    ],
-    trials: Annotated[int, typer.Option(help="Trials in all.")] = 16,
+        list[str] | None,
+        typer.Option(help="A search space by name, or the path of a YAML file; several combine (docs/spaces.md)."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials in all; default 16 where nothing else ends the search.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="End after so much wall clock.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="End after so many epochs of all trials together.")] = None,
+    patience: Annotated[int | None, typer.Option(help="End after so many trials without a better one.")] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, gp, cmaes, random, qmc, grid or nsga2.")] = "tpe",
+    pruner: Annotated[str, typer.Option(help="asha, median, hyperband or none.")] = "none",
+    goal: Annotated[
+        list[str] | None, typer.Option(help="auroc (default), common or rare; two for a Pareto set.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with the search of this name.")] = None,
+    warm_from: Annotated[list[str] | None, typer.Option(help="Learn from the trials of another search.")] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="Begin with a point: field=value,field=value. May be repeated.")
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     name: Annotated[str | None, typer.Option(help="The search's name, also of its folder.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of searches.")] = Path("searches"),
     seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
     concurrent: Annotated[int | None, typer.Option(help="Trials at a time; default what the cluster holds.")] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="GPUs of each training process; a fraction lets trials share one.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL of the study; default a file in its folder.")
+    ] = None,
     settings: Overrides = None,
 ) -> None:
-    """Search with Tune and Optuna; each trial is a child run of the search in MLflow."""
+    """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
     from brgsa_platform.config import load_config
+    from brgsa_platform.search_points import parse_points
+    from brgsa_platform.tune import SearchOptions
+    from brgsa_platform.tune import resume as go_on
     from brgsa_platform.tune import tune as run
 
-    base = load_config(preset, config, settings or [])
-    done = run(data, base, space, trials=trials, name=name, out=out, seed=seed, concurrent=concurrent, preset=preset)
+    ends = trials or hours or epochs or patience
+    options = SearchOptions(
+        trials=trials if ends or trials == 0 else 16,
+        hours=hours,
+        epochs=epochs,
+        patience=patience,
+        concurrent=concurrent,
+        gpu_share=gpus_per_trial,
+        points=parse_points(point or ()),
+        warm_from=warm_from or (),
+    )
+    if resume:
+        _say(go_on(resume, options, out=out, spaces=space or ()).summary())
+        return
+    if not data or not space:
+        raise UserError("A search needs --data STORE and --space NAME, or --resume NAME to go on with one.")
+    done = run(
+        data,
+        load_config(preset, config, settings or []),
+        space,
+        options,
+        name=name,
+        out=out,
+        goals=goal or ("auroc",),
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        storage=storage,
+        preset=preset,
+    )
     _say(done.summary())
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from brgsa_platform.config import DataSection
 from brgsa_platform.order import Ints, epoch_batches
 
 if TYPE_CHECKING:
+    from brgsa_platform.decoded import Decoded
     from brgsa_platform.store import Store
 
 # Of a task's block: large beside the 13 ms that a task costs Ray, and Ray Data neither joins nor cuts what is below 128 MiB.
@@ -85,6 +87,21 @@ def split_rows(store: Store, split: str) -> Rows:
     )
 
 
+RARE_BELOW = 0.03  # of the training scans
+
+
+def rare_labels(rows: Rows) -> npt.NDArray[np.bool_]:
+    """Which of the labels (P,) are rare: present in less than 3 % of the scans where they are known.
+
+    A scan counts once, however many reconstructions it has.
+    """
+    first = np.unique(rows.scans, return_index=True)[1]
+    labels = rows.labels[first]
+    known = np.maximum(np.sum(~np.isnan(labels), axis=0), 1)
+    rare: npt.NDArray[np.bool_] = np.nansum(labels, axis=0) / known < RARE_BELOW
+    return rare
+
+
 def _codes(names: Sequence[str]) -> Ints:
     return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
 
@@ -98,16 +115,26 @@ class VolumeReader:
     group: Ints = field(repr=False)
     crop: Shape
     augmentation: Augmentation | None = None
+    decoded: Decoded | None = None
 
     @classmethod
-    def of(cls, rows: Rows, crop: Shape, augmentation: Augmentation | None = None) -> VolumeReader:
-        return cls(rows.shards, rows.shard, rows.group, crop, augmentation)
+    def of(
+        cls, rows: Rows, crop: Shape, augmentation: Augmentation | None = None, decoded: Decoded | None = None
+    ) -> VolumeReader:
+        return cls(rows.shards, rows.shard, rows.group, crop, augmentation, decoded)
+
+    def volume(self, row: int) -> Volume16:
+        """int16 HU (x, y, z) of a row, decoded here or beforehand; may be read-only."""
+        shard, group = int(self.shard[row]), int(self.group[row])
+        if self.decoded is not None:
+            return self.decoded.volume(shard, group)
+        return decode(encoded_volume(self.shards[shard], group))
 
     def read(self, rows: Ints, epoch: int) -> Volume16:
         """int16 HU (n, x, y, z) of n rows; seed, epoch and row decide what augmentation makes of one."""
         crops = np.empty((len(rows), *self.crop), dtype=np.int16)
         for crop, row in zip(crops, rows.tolist(), strict=True):
-            volume = decode(encoded_volume(self.shards[self.shard[row]], int(self.group[row])))
+            volume = self.volume(row)
             if self.augmentation is None:
                 crop[...] = centre_crop(volume, self.crop)
             else:
@@ -165,6 +192,7 @@ def training_batches(
     skip: int = 0,
     rank: int = 0,
     world: int = 1,
+    decoded: Decoded | None = None,
 ) -> Iterator[Batch]:
     """This worker's batches of the given epochs, one after the other; each epoch has `order.steps_per_epoch` of them.
 
@@ -181,12 +209,19 @@ def training_batches(
                 yield Part(np.split(batch, world)[rank], epoch)
 
     specs = tuple(spec.model_dump() for spec in data.transforms)
-    reader = VolumeReader.of(rows, crop, Augmentation(seed, data.flip, data.rotate, specs))
+    reader = VolumeReader.of(rows, crop, Augmentation(seed, data.flip, data.rotate, specs), decoded)
     yield from _stream(reader, parts(), data, world)
 
 
 def evaluation_batches(
-    rows: Rows, crop: Shape, *, batch_size: int, data: DataSection | None = None, rank: int = 0, world: int = 1
+    rows: Rows,
+    crop: Shape,
+    *,
+    batch_size: int,
+    data: DataSection | None = None,
+    rank: int = 0,
+    world: int = 1,
+    decoded: Decoded | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Centre crops of a split in store order, worker `rank` of `world` having every world-th; the last batch may be small.
 
@@ -195,12 +230,15 @@ def evaluation_batches(
     """
     mine = np.arange(rank, len(rows), world)
     parts = (Part(mine[start : start + batch_size], 0) for start in range(0, len(mine), batch_size))
-    for batch in _stream(VolumeReader.of(rows, crop), parts, data or DataSection(), world):
+    for batch in _stream(VolumeReader.of(rows, crop, decoded=decoded), parts, data or DataSection(), world):
         yield {"row": batch.rows, "ct": batch.ct}
 
 
 def _stream(reader: VolumeReader, batches: Iterable[Part], data: DataSection, world: int) -> Iterator[Batch]:
     """The batches through Ray Data, one stream after the other, each of so many batches that it is planned in half a second."""
+    if reader.decoded is not None:
+        yield from _direct(reader, batches)
+        return
     per_task = max(1, BLOCK_BYTES // (2 * math.prod(reader.crop)))
     source = iter(batches)
     while cut := [_cut(batch, per_task) for batch in _up_to(TASKS_A_STREAM, source, per_task)]:
@@ -208,6 +246,21 @@ def _stream(reader: VolumeReader, batches: Iterable[Part], data: DataSection, wo
         for parts in cut:
             got = list(islice(blocks, len(parts)))
             yield Batch(np.concatenate([block["row"] for block in got]), [block["ct"] for block in got])
+
+
+def _direct(reader: VolumeReader, batches: Iterable[Part]) -> Iterator[Batch]:
+    """The batches of decoded volumes, made in this process, each while the one before it is at work."""
+
+    def read(part: Part) -> Batch:
+        return Batch(part.rows, [reader.read(part.rows, part.epoch)])
+
+    with ThreadPoolExecutor(1) as pool:
+        source = iter(batches)
+        ahead = [pool.submit(read, part) for part in islice(source, 1)]
+        while ahead:
+            batch = ahead.pop().result()
+            ahead = [pool.submit(read, part) for part in islice(source, 1)]
+            yield batch
 
 
 def _cut(batch: Part, per_task: int) -> list[Part]:

@@ -88,9 +88,8 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
             )
         with _step("6/7 search: bank size, temperature, summary style (Tune, Optuna)", seconds):
             short = load_config("demo", overrides=[f"train.epochs={size.trial_epochs}", f"train.seed={seed}"])
-            found = tune(
-                out / "store", short, [SPACE], trials=size.trials, out=out / "searches", seed=seed, preset="demo"
-            )
+            options = SearchOptions(trials=size.trials)
+            found = tune(out / "store", short, [SPACE], options, out=out / "searches", seed=seed, preset="demo")
             _say(found.summary())
         with _step("7/7 evaluate both on the test split, which neither training nor search has seen", seconds):
             results = {

@@ -31,7 +31,6 @@ from brgsa_platform.store import Store
 
 PROTOCOLS = ("validation", "paper")
 CLUSTERS = ("volume", "scan", "patient")
-RARE_BELOW = 0.03  # share of the training scans
 EXAMPLES = 3  # volumes shown as slices
 
 
@@ -196,12 +195,8 @@ def _validation_rows(
 def _rare_by_prevalence(store: Store, names: Sequence[str]) -> tuple[list[str], list[str]]:
     if "train" not in store.index(["split"])["split"].to_pylist():
         return [], ["The store has no training split to tell rare abnormalities by: all count as common."]
-    rows = datasets.split_rows(store, "train")
-    first = np.unique(rows.scans, return_index=True)[1]  # a scan counts once, however many reconstructions it has
-    labels = rows.labels[first][:, [store.labels.index(name) for name in names]]
-    known = np.maximum(np.sum(~np.isnan(labels), axis=0), 1)
-    share = np.nansum(labels, axis=0) / known
-    return [name for name, part in zip(names, share, strict=True) if part < RARE_BELOW], []
+    rare = dict(zip(store.labels, datasets.rare_labels(datasets.split_rows(store, "train")), strict=True))
+    return [name for name in names if rare[name]], []
 
 
 def _examples(rows: datasets.Rows, columns: Sequence[int]) -> list[int]:

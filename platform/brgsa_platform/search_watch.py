@@ -11,7 +11,7 @@ from brgsa_platform.search_table import SearchTable, TrialLine, search_table
 from brgsa_platform.searcher import Search
 
 
-class Watch(Callback):
+class Watch(Callback):  # type: ignore[misc, unused-ignore]
     """A Tune callback around a search; draws while it is entered.
 
     Args:
@@ -96,7 +96,10 @@ def reason_of(trial: Any) -> str:
     name = type(error).__name__
     if "OutOfMemory" in name or "OutOfMemory" in text:
         return "out of memory"
-    if name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError") or "actor died" in text:
+    if (
+        name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError")
+        or "actor died" in text
+    ):
         return "its process was killed"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("brgsa.errors.UserError: ") if lines else name

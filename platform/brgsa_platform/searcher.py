@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-REASON, EPOCHS, BEST_EPOCH = "reason", "epochs", "best_epoch"  # user attributes of a trial, as `search_report` reads them
+REASON, EPOCHS, BEST_EPOCH = (
+    "reason",
+    "epochs",
+    "best_epoch",
+)  # user attributes of a trial, as `search_report` reads them
 TUNE_ID = "tune"
 
 
@@ -162,7 +166,7 @@ class Search:
         return self.study._storage.get_trial(trial._trial_id)
 
 
-class StudySearcher(Searcher):
+class StudySearcher(Searcher):  # type: ignore[misc, unused-ignore]
     """A `Search` as Tune asks for trials."""
 
     def __init__(self, search: Search) -> None:
@@ -173,9 +177,7 @@ class StudySearcher(Searcher):
         found = self.search.next(trial_id)
         return Searcher.FINISHED if found is None else found
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         # A failure is told by the callback, which knows the reason.
         if not error and trial_id in self.search.running:
             self.search.finished(trial_id)
@@ -187,7 +189,7 @@ class StudySearcher(Searcher):
         """Nothing: the study lies in its storage."""
 
 
-class StudyScheduler(FIFOScheduler):
+class StudyScheduler(FIFOScheduler):  # type: ignore[misc, unused-ignore]
     """Trials stop where the study prunes them, or where the budget ends."""
 
     def __init__(self, search: Search) -> None:
@@ -195,4 +197,4 @@ class StudyScheduler(FIFOScheduler):
         self.search = search
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return TrialScheduler.STOP if self.search.epoch(trial.trial_id, result) else TrialScheduler.CONTINUE
+        return str(TrialScheduler.STOP if self.search.epoch(trial.trial_id, result) else TrialScheduler.CONTINUE)

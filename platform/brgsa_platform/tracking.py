@@ -14,10 +14,10 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 EXPERIMENT = "brgsa"
 STORE_FOLDER = "mlruns-brgsa"
 TABLES_TAG = "mlflow.loggedArtifacts"  # where the UI looks for tables
+PATIENCE = "BRGSA_MLFLOW_PATIENCE_S"
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def tracking_uri() -> str:
@@ -175,7 +178,9 @@ class Run:
 
     def finish(self, status: str) -> None:
         """End the run; status is FINISHED, FAILED or KILLED (a pruned or interrupted run)."""
-        self._client.set_terminated(self.run_id, status)
+        if self._unsent:
+            self.log_metrics({})
+        _patiently(lambda: self._client.set_terminated(self.run_id, status))
 
 
 @contextmanager
@@ -198,25 +203,62 @@ def run(
     Raises:
         UserError: the tracking store cannot be reached.
     """
-    api = client()
-    if run_id is None:
-        run_id = api.create_run(
-            _experiment_id(api), run_name=name or verb, tags={k: str(v) for k, v in _tags(verb, parent, tags).items()}
-        ).info.run_id
-        current = Run(api, run_id)
-        current.log_params(params or {})
-    else:
-        api.update_run(run_id, status="RUNNING")
-        current = Run(api, run_id)
+
+    def begin() -> Run:
+        api = client()
+        if run_id is not None:
+            api.update_run(run_id, status="RUNNING")
+            return Run(api, run_id)
+        about = {k: str(v) for k, v in _tags(verb, parent, tags).items()}
+        made = Run(api, api.create_run(_experiment_id(api), run_name=name or verb, tags=about).info.run_id)
+        made.log_params(params or {})
+        return made
+
+    current = _patiently(begin)
     try:
         yield current
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a trial that Tune stops
         current.finish("KILLED")
         raise
     except BaseException:
         current.finish("FAILED")
         raise
     current.finish("FINISHED")
+
+
+def _patiently(work: Callable[[], T]) -> T:
+    """Do it again while the server is away, for as many seconds as `BRGSA_MLFLOW_PATIENCE_S` says; default not at all.
+
+    A search sets it for its trials: an hour's training is not to be lost to a server that is being restarted.
+    """
+    end = time.monotonic() + float(os.environ.get(PATIENCE, "0"))
+    while True:
+        try:
+            return work()
+        except Exception:
+            if time.monotonic() > end or _is_there():
+                raise
+        time.sleep(1.0)
+
+
+def _is_there() -> bool:
+    try:
+        _check_reachable(tracking_uri())
+    except UserError:
+        return False
+    return True
+
+
+def settle(run_id: str, status: str, tags: Mapping[str, str]) -> None:
+    """Give a run of another process, which may have died, its last status and tags; a server that is away is not waited for."""
+    api = _client(tracking_uri())
+    try:
+        for key, value in tags.items():
+            api.set_tag(run_id, key, value)
+        if str(api.get_run(run_id).info.status) != status:
+            api.set_terminated(run_id, status)
+    except Exception as error:  # the study, not MLflow, is the search's record
+        log.warning("MLflow does not take the status of a run now (%s)", type(error).__name__)
 
 
 def attach(run_id: str, uri: str) -> Run:

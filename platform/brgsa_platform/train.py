@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from brgsa_platform.session import cluster_cpus, ray_session
 from brgsa_platform.store import Store
 
 if TYPE_CHECKING:
+    from brgsa_platform.decoded import Decoded
     from brgsa_platform.trainer import Job
 
 # A resumed run may differ in these and is still the same training.
@@ -70,7 +71,10 @@ def train(
     preset: str | None = None,
     parent_run: str | None = None,
     name: str | None = None,
+    tags: Mapping[str, str] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    gpu_share: float | None = None,
+    decoded: Decoded | None = None,
     quiet: bool = False,
 ) -> TrainResult:
     """Train a model on a store; where `out` holds an unfinished run of the same configuration, go on with it.
@@ -79,7 +83,10 @@ def train(
         out: the run's folder; default `default_out`.
         preset: name for the MLflow tag and the default folder.
         parent_run: MLflow run id of the search that this trial belongs to.
+        tags: more of them for the MLflow run.
         on_epoch: called with each epoch's metrics; needs `train.workers` 0 (a loop in this process).
+        gpu_share: GPUs of each training worker, a fraction too; default one where `train.gpu` says so.
+        decoded: the store's volumes, decoded beforehand.
         quiet: no progress.
 
     Raises:
@@ -98,7 +105,7 @@ def train(
             "trial" if parent_run else "train",
             name=name or out.name,
             params=config.to_dict(),
-            tags={"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name},
+            tags={"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name, **(tags or {})},
             parent=parent_run,
             run_id=run_id,
         ) as run:
@@ -111,9 +118,10 @@ def train(
                 run=checkpoint_record(store, config),
                 tracking_uri=tracking.tracking_uri(),
                 run_id=run.run_id,
+                decoded=decoded,
             )
             with contextlib.nullcontext() if quiet else _watch(out, store, config):
-                history = _fit(out, config, job, on_epoch)
+                history = _fit(out, config, job, on_epoch, gpu_share)
             best = max(history, key=checkpoints.merit)
             if "val/auroc" in best:
                 run.log_metrics({"best/auroc": best["val/auroc"], "best/epoch": best["epoch"]}, step=best["epoch"])
@@ -121,7 +129,9 @@ def train(
     return TrainResult(out, checkpoints.resolve(out), run.run_id, history)
 
 
-def _fit(out: Path, config: RunConfig, job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def _fit(
+    out: Path, config: RunConfig, job: Job, on_epoch: Callable[[dict[str, Any]], None], gpu_share: float | None
+) -> list[dict[str, Any]]:
     """Run the loop where the configuration says: in Ray Train's workers, or in this process."""
     from brgsa_platform.trainer import train_here
 
@@ -130,15 +140,15 @@ def _fit(out: Path, config: RunConfig, job: Job, on_epoch: Callable[[dict[str, A
         done: list[dict[str, Any]] = checkpoints.read_json(newest / "training.json")["history"]
         if len(done) >= config.train.epochs:
             return done
-    returned = _fit_on_workers(out, config, job) if config.train.workers else train_here(job, on_epoch)
+    returned = _fit_on_workers(out, config, job, gpu_share) if config.train.workers else train_here(job, on_epoch)
     if "refused" in returned:
         raise UserError(returned["refused"])
     history: list[dict[str, Any]] = returned["history"]
     return history
 
 
-def _fit_on_workers(out: Path, config: RunConfig, job: Job) -> dict[str, Any]:
-    from ray.train import FailureConfig, ScalingConfig
+def _fit_on_workers(out: Path, config: RunConfig, job: Job, gpu_share: float | None) -> dict[str, Any]:
+    from ray.train import FailureConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
@@ -150,11 +160,30 @@ def _fit_on_workers(out: Path, config: RunConfig, job: Job) -> dict[str, Any]:
     trainer: Any = TorchTrainer(
         train_worker,  # type: ignore[arg-type, unused-ignore]
         train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=config.train.workers, use_gpu=_use_gpu(config)),
-        run_config=RayRunConfig(name="ray", storage_path=str(out), failure_config=failures),
+        scaling_config=_scaling(config, gpu_share),
+        run_config=RayRunConfig(
+            name="ray", storage_path=str(out), failure_config=failures, callbacks=_callbacks_within_a_search()
+        ),
     )
     returned: dict[str, Any] = trainer.fit().return_value
     return returned
+
+
+def _scaling(config: RunConfig, gpu_share: float | None) -> Any:
+    from ray.train import ScalingConfig
+
+    workers = config.train.workers
+    if gpu_share and gpu_share != 1:
+        return ScalingConfig(num_workers=workers, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": gpu_share})
+    return ScalingConfig(num_workers=workers, use_gpu=_use_gpu(config))
+
+
+def _callbacks_within_a_search() -> list[Any]:
+    """What takes the workers' reports on to Tune, where this training is a trial."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray.tune.trainable.trainable_fn_utils import _in_tune_session
+
+    return [TuneReportCallback()] if _in_tune_session() else []
 
 
 def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from brgsa.model import BrgSA, Embeddings
 from brgsa.volumes.intensity import Intensity, unit_intensities
 from brgsa_platform import checkpoints, datasets, order, tracking
 from brgsa_platform.config import RunConfig
+from brgsa_platform.decoded import Decoded
 from brgsa_platform.schedule import Schedule, optimizer_of
 from brgsa_platform.store import Store
 from brgsa_platform.texts import Texts, codes_of
@@ -42,6 +43,7 @@ class Job:
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to.
+        decoded: the store's volumes, where a search has decoded them for all of its trials.
     """
 
     config: dict[str, Any]
@@ -50,6 +52,7 @@ class Job:
     run: dict[str, Any]
     tracking_uri: str
     run_id: str
+    decoded: Decoded | None = None
 
 
 @dataclass
@@ -186,7 +189,11 @@ class Worker:
         if self.rank == 0:
             wanted = 2 * self.config.model.bank.size
             for batch in datasets.evaluation_batches(
-                self.rows, self.crop, batch_size=self.config.train.batch_size, data=self.config.data
+                self.rows,
+                self.crop,
+                batch_size=self.config.train.batch_size,
+                data=self.config.data,
+                decoded=self.job.decoded,
             ):
                 tokens = self.texts.tokens(self.model.text, batch["row"]).to(self.device)
                 volumes, texts = self.model(self._volumes([batch["ct"]]), tokens)
@@ -211,6 +218,7 @@ class Worker:
             skip=self.progress.step - self.progress.epoch * self.steps,
             rank=self.rank,
             world=self.world,
+            decoded=self.job.decoded,
         )
         self._last_checkpoint = time.monotonic()
         for epoch in epochs:
@@ -271,6 +279,7 @@ class Worker:
             data=self.config.data,
             rank=self.rank,
             world=self.world,
+            decoded=self.job.decoded,
         ):
             with self._autocast():
                 encoded.append(_float(self.model.encode_volumes(self._volumes([batch["ct"]]))).cpu())
@@ -280,8 +289,8 @@ class Worker:
         scores = zeroshot.scores(volumes, self.model.encode_texts(prompts).cpu()).numpy()
         labels = rows.labels[order]
         each = {
-            name: metrics.auroc(labels[:, i], scores[:, i])
-            for i, name in enumerate(self.labels)
+            i: metrics.auroc(labels[:, i], scores[:, i])
+            for i in range(len(self.labels))
             if 0 < np.nansum(labels[:, i]) < np.sum(~np.isnan(labels[:, i]))
         }
         written = self.texts.of(rows, order)
@@ -293,8 +302,14 @@ class Worker:
         )
         self.reference_scores = dict(zip(prompts, np.sort(scores.T, axis=1).round(6).tolist(), strict=True))
         found = {"val/loss": self._validation_loss(volumes, texts, rows.scans[order], codes_of(written))}
-        if each:
-            found["val/auroc"] = float(np.mean(list(each.values())))
+        rare = datasets.rare_labels(self.rows)
+        for name, chosen in (
+            ("val/auroc", list(each.values())),
+            ("val/auroc_common", [value for i, value in each.items() if not rare[i]]),
+            ("val/auroc_rare", [value for i, value in each.items() if rare[i]]),
+        ):
+            if chosen:
+                found[name] = float(np.mean(chosen))
         return found
 
     def _validation_loss(self, volumes: Embeddings, texts: Embeddings, scans: np.ndarray, codes: np.ndarray) -> float:

@@ -9,8 +9,10 @@ from typing import Any
 
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
+from brgsa_platform.search_report import trial_name
 from brgsa_platform.session import cluster_cpus
 from brgsa_platform.spaces import drawn_config
+from brgsa_platform.tracking import PATIENCE
 
 DRIVER_CPUS = 0.5  # of a trial that starts workers of its own and only waits for them
 
@@ -55,13 +57,13 @@ class TrialPlan:
             room = min(room, int(gpus / (gpu_share * workers) + 1e-6))
         if room < 1:
             raise UserError(
-                f"A trial with train.workers={base.train.workers} needs {need:g} CPUs and {gpu_share * workers:g} GPUs, and the "
-                f"cluster has {cpus:g} and {gpus:g}: lower train.workers or join a larger cluster with RAY_ADDRESS."
+                f"A trial with train.workers={base.train.workers} needs {need:g} CPUs and {gpu_share * workers:g} GPUs, and "
+                f"the cluster has {cpus:g} and {gpus:g}: lower train.workers or join a larger cluster with RAY_ADDRESS."
             )
         if concurrent is not None and concurrent > room:
             raise UserError(
-                f"--concurrent {concurrent} trials need {concurrent * need:g} CPUs and {concurrent * gpu_share * workers:g} GPUs, "
-                f"and the cluster has {cpus:g} and {gpus:g}: at most {room} fit."
+                f"--concurrent {concurrent} trials need {concurrent * need:g} CPUs and "
+                f"{concurrent * gpu_share * workers:g} GPUs, and the cluster has {cpus:g} and {gpus:g}: at most {room} fit."
             )
         at_once = concurrent or room
         threads = base.train.threads or max(1, (os.cpu_count() or 1) // (at_once * workers))
@@ -81,7 +83,7 @@ def run_trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
 
     os.environ["MLFLOW_TRACKING_URI"] = settings["uri"]
     os.environ["MLFLOW_EXPERIMENT_NAME"] = settings["experiment"]
-    os.environ["MLFLOW_RUN_PATIENCE_S"] = settings["patience"]
+    os.environ[PATIENCE] = settings["patience"]
     base = RunConfig.from_tree(settings["base"])
     train(
         settings["store"],
@@ -93,13 +95,9 @@ def run_trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
         tags={"brgsa.space": settings["space"]},
         on_epoch=ray_tune.report,
         gpu_share=settings["gpu_share"],
+        decoded=settings["decoded"],
         quiet=True,
     )
-
-
-def trial_name(number: int) -> str:
-    """As folders, tables and MLflow name a trial."""
-    return f"trial-{number:04d}"
 
 
 def trial_folder(search: Path, number: int) -> Path:

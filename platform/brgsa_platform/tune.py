@@ -15,8 +15,9 @@ import yaml
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform import checkpoints, study, tracking
-from brgsa_platform.config import RunConfig, load_config, merge
+from brgsa_platform.config import RunConfig, merge
 from brgsa_platform.datasets import split_rows
+from brgsa_platform.decoded import decode_once
 from brgsa_platform.session import ray_session
 from brgsa_platform.spaces import check_space, drawn_config
 from brgsa_platform.store import Store
@@ -123,7 +124,7 @@ def tune(
     store_path: Path | str,
     base: RunConfig,
     spaces: Sequence[str],
-    options: SearchOptions = SearchOptions(),  # noqa: B008
+    options: SearchOptions = SearchOptions(),
     *,
     name: str | None = None,
     out: Path = Path("searches"),
@@ -173,7 +174,7 @@ def tune(
 
 
 def resume(
-    name: str, options: SearchOptions = SearchOptions(), *, out: Path = Path("searches"), spaces: Sequence[str] = ()  # noqa: B008
+    name: str, options: SearchOptions = SearchOptions(), *, out: Path = Path("searches"), spaces: Sequence[str] = ()
 ) -> SearchResult:
     """Go on with a search whose driver died, or that is to have more trials: finished trials are kept.
 
@@ -195,7 +196,9 @@ def resume(
     _check_options(options, ("auroc",))
     store = Store.open(spec.store)
     if store.fingerprint != spec.data:
-        raise UserError(f"{store.path} has changed since the search {name} began: begin another one with another --name.")
+        raise UserError(
+            f"{store.path} has changed since the search {name} began: begin another one with another --name."
+        )
     return _run(folder, spec, store, options)
 
 
@@ -363,7 +366,8 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
         "uri": tracking.tracking_uri(),
         "experiment": tracking.experiment_name(),
         "patience": str(MLFLOW_PATIENCE),
-        "gpu_share": plan.gpus or (options.gpu_share if options.gpu_share is not None else None),
+        "gpu_share": _gpu_share(options) or None,
+        "decoded": decode_once(Store.open(spec.store)),
     }
     resources: dict[str, float] = {"cpu": plan.cpus, **({"gpu": plan.gpus} if plan.gpus else {})}
     with Watch(search, base.train.epochs) as watch:
@@ -409,7 +413,8 @@ def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -
     best = max(complete, key=lambda row: (trials[row["number"]].values[0], -row["number"]))
     trial = trials[best["number"]]
     values = study.values_of(trial, spec.space())
-    chosen = {"number": trial.number, "auroc": float(trial.values[0]), "values": values}
+    auroc = float(trial.values[0])
+    chosen = {"number": trial.number, "auroc": auroc, "values": values}
     preset = folder / "best.yaml"
     aside = folder / f".best.{os.getpid()}"
     aside.write_text(yaml.safe_dump(drawn_config(RunConfig.from_tree(spec.base), values).to_dict(), sort_keys=False))
@@ -417,7 +422,7 @@ def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -
     states = [row["state"] for row in rows]
     run.log_metrics(
         {
-            "best/auroc": chosen["auroc"],
+            "best/auroc": auroc,
             "trials": len(rows),
             **{f"trials/{state}": states.count(state) for state in ("complete", "pruned", "failed")},
             "epochs": search.epochs_spent(),
