@@ -28,7 +28,7 @@ from brgsa_platform.session import ray_session
 from brgsa_platform.store import Store
 from brgsa_platform.summarize import summarize
 from brgsa_platform.train import train
-from brgsa_platform.tune import SearchResult, tune
+from brgsa_platform.tune import SearchOptions, SearchResult, tune
 
 # Six millimetres: what the phantom renders is some voxels large, and an epoch is seconds on two cores.
 GEOMETRY = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
+LENT_BY = "from"  # user attribute of a trial of another search
 REASON, EPOCHS, BEST_EPOCH = (
     "reason",
     "epochs",
@@ -55,6 +56,7 @@ class Search:
     Attributes:
         goals: metrics of an epoch's report, to be maximised; trials count by their best epoch in the first of them.
         sampler: makes the sampler for the trial of a number.
+        epochs: of a whole trial; one that has come so far is not pruned any more.
     """
 
     study: Study
@@ -62,6 +64,7 @@ class Search:
     goals: tuple[str, ...]
     limits: Limits
     sampler: Callable[[int], Any]
+    epochs: int
     started: float = field(default_factory=time.monotonic)
     running: dict[str, Trial] = field(default_factory=dict)
     _left: list[FrozenTrial] = field(default_factory=list)
@@ -77,10 +80,12 @@ class Search:
         if self._left:
             trial = Trial(self.study, self._left.pop(0)._trial_id)
         else:
-            if self.limits.trials is not None and len(self.study.get_trials(deepcopy=False)) >= self.limits.trials:
+            number = self.started_trials()
+            if self.limits.trials is not None and number >= self.limits.trials:
                 return None
-            number = len(self.study.get_trials(deepcopy=False))
             self.study.sampler = self.sampler(number)
+            if studies.exhausted(self.study):
+                return None
             trial = self.study.ask()
         values = studies.draw(trial, self.parameters)
         trial.set_user_attr(TUNE_ID, tune_id)
@@ -100,7 +105,7 @@ class Search:
             trial.set_user_attr("values", [float(result[goal]) for goal in self.goals])
         if len(self.goals) == 1:
             trial.report(score, epoch)
-            if trial.should_prune():
+            if epoch < self.epochs and trial.should_prune():
                 self._stop(trial, "pruned")
                 return True
         out = self._out_of_budget()
@@ -131,6 +136,11 @@ class Search:
     def over(self) -> str:
         """Why no more trials are to be started; "" while they are."""
         return self._out_of_budget() or self._stuck()
+
+    def started_trials(self) -> int:
+        """Trials of this search, whatever became of them; not those that another search lent or that wait in line."""
+        trials = self.study.get_trials(deepcopy=False)
+        return sum(t.state != TrialState.WAITING and LENT_BY not in t.user_attrs for t in trials)
 
     def epochs_spent(self) -> int:
         """Epochs of all trials of the study."""

@@ -7,6 +7,7 @@ resumptions; a trial that was running when the driver died is run again under th
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ def open_study(
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     where: Any = storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     try:
         study = optuna.create_study(
@@ -89,8 +91,27 @@ def make_sampler(kind: str, seed: int, parameters: Sequence[tune_spaces.Paramete
     if kind == "qmc":  # one sequence, of which the study holds the place
         return samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
     if kind == "grid":
-        return samplers.GridSampler({p.field: grid_values(p) for p in parameters if p.kind != "fixed"}, seed=seed)
+        return _grid({p.field: grid_values(p) for p in parameters if p.kind != "fixed"}, seed)
     return samplers.NSGAIISampler(seed=drawn, population_size=20)
+
+
+def _grid(values: Mapping[str, Sequence[Any]], seed: int) -> BaseSampler:
+    from optuna.samplers import GridSampler
+
+    class Grid(GridSampler):
+        """Optuna's, without its call to end an `optimize` loop, which is not ours."""
+
+        def after_trial(self, *arguments: Any) -> None:
+            return None
+
+    return Grid(values, seed=seed)
+
+
+def exhausted(study: Study) -> bool:
+    """Whether a grid has no point left."""
+    from optuna.samplers import GridSampler
+
+    return isinstance(study.sampler, GridSampler) and study.sampler.is_exhausted(study)
 
 
 def make_pruner(kind: str, epochs: int) -> Any:

@@ -266,6 +266,7 @@ def _run(folder: Path, spec: SearchSpec, store: Store, options: SearchOptions) -
             tuple(spec.goals),
             options.limits(),
             lambda number: study.make_sampler(spec.sampler, spec.seed, parameters, number),
+            base.train.epochs,
         )
         with tracking.run(
             "tune",
@@ -419,17 +420,7 @@ def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -
     aside = folder / f".best.{os.getpid()}"
     aside.write_text(yaml.safe_dump(drawn_config(RunConfig.from_tree(spec.base), values).to_dict(), sort_keys=False))
     os.replace(aside, preset)
-    states = [row["state"] for row in rows]
-    run.log_metrics(
-        {
-            "best/auroc": auroc,
-            "trials": len(rows),
-            **{f"trials/{state}": states.count(state) for state in ("complete", "pruned", "failed")},
-            "epochs": search.epochs_spent(),
-        }
-    )
     run.log_artifact(preset)
-    search_report.write_report(folder, search.study)
     search_report.log_search(run, search.study, folder)
     return SearchResult(folder, run.run_id, rows, chosen, preset, spec.store, search.over())
 

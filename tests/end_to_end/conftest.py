@@ -23,8 +23,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlruns-brgsa' / 'mlflow.db'}")
         patch.setenv("OMP_NUM_THREADS", "1")
-        # Two training workers and their data tasks; logical CPUs, so that it runs on two cores.
-        with ray_session(num_cpus=4):
+        # Two training workers, their data tasks and a trial around them; logical CPUs, so that it runs on two cores.
+        with ray_session(num_cpus=5):
             write_tree(folder / "phantom", SCANS, 3, workers=2)
             geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
             prepare(folder / "phantom", "ct-rate", folder / "store", geometry=geometry, validation_fraction=0.25)

@@ -18,7 +18,7 @@ from brgsa_platform.evaluate import evaluate
 from brgsa_platform.predict import predict
 from brgsa_platform.store import Store
 from brgsa_platform.train import TrainResult, train
-from brgsa_platform.tune import SearchResult, tune
+from brgsa_platform.tune import SearchOptions, SearchResult, tune
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -34,7 +34,15 @@ def trained(place: Path) -> TrainResult:
 @pytest.fixture(scope="module")
 def searched(place: Path) -> SearchResult:
     config = load_config("demo-smoke", overrides=["train.threads=1"])
-    return tune(place / "store", config, ["cmki-small"], trials=2, out=place / "searches", preset="demo-smoke", seed=1)
+    return tune(
+        place / "store",
+        config,
+        ["cmki-small"],
+        SearchOptions(trials=2),
+        out=place / "searches",
+        preset="demo-smoke",
+        seed=1,
+    )
 
 
 def test_the_store_holds_each_scan_with_its_labels(place: Path) -> None:
@@ -73,7 +81,7 @@ def test_a_finished_training_is_not_done_again(place: Path, trained: TrainResult
 
 
 def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
-    assert [trial["status"] for trial in searched.trials] == ["complete", "complete"]
+    assert [trial["state"] for trial in searched.trials] == ["complete", "complete"]
     client = tracking.client()
     experiment = client.get_experiment_by_name(tracking.experiment_name())
     children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{searched.run_id}'")
@@ -87,9 +95,9 @@ def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
         "best.yaml",
     }
     best = load_config(str(searched.preset))
-    assert best.model.bank.size == searched.best["model.bank.size"]
+    assert best.model.bank.size == searched.best["values"]["model.bank.size"]
     with (searched.out / "trials.csv").open() as file:
-        assert [row["trial"] for row in csv.DictReader(file)] == [trial["trial"] for trial in searched.trials]
+        assert [int(row["number"]) for row in csv.DictReader(file)] == [0, 1]
 
 
 def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult) -> None:
