@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from brgsa_platform.order import epoch_batches
 FULL = ((256, 256, 128), (224, 224, 112))
 BATCH = 8
 WORKERS = 2
+ENDLESS = 10**6  # epochs: the clock ends a pass
 FLIP, SCALE, SHIFT, NOISE = 0.5, 0.1, 20.0, 20.0
 AUGMENTATION = Augmentation(seed=0, flip=(FLIP, 0.0, 0.0))
 Batches = Iterator[torch.Tensor]
@@ -180,25 +180,23 @@ def one_core(data: Data, repeats: int) -> dict[str, list[float]]:
         "MONAI NIfTI and noise": nifti(NOISE),
         "MONAI persistent and noise": persistent(NOISE),
     }
+    found: dict[str, list[float]] = {name: [] for name in ways}
     with one_thread():
         for way in ways.values():
-            _rate(way(data, 0))  # fills caches, MONAI's among them
-        return dict(_in_turns(ways, data, repeats))
+            _rate(way, data)  # fills caches, MONAI's among them
+        for _ in range(repeats):
+            for name, way in ways.items():
+                found[name].append(_rate(way, data))
+    return found
 
 
-def _in_turns(ways: dict[str, Any], data: Data, repeats: int) -> Iterator[tuple[str, list[float]]]:
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for epoch in range(1, repeats + 1):
-        for name, way in ways.items():
-            found[name].append(_rate(way(data, epoch)))
-    yield from found.items()
-
-
-def _rate(batches: Batches) -> float:
-    started, volumes = time.perf_counter(), 0
-    for batch in batches:
-        volumes += len(batch)
-    return volumes / (time.perf_counter() - started)
+def _rate(way: Callable[[Data, int], Batches], data: Data) -> float:
+    """Whole epochs, for a second at least: a shorter pass measures what else the machine does."""
+    started, volumes, epoch = time.perf_counter(), 0, 0
+    while (passed := time.perf_counter() - started) < 1.0:
+        volumes += sum(len(batch) for batch in way(data, epoch))
+        epoch += 1
+    return volumes / passed
 
 
 def _batches(data: Data, epoch: int) -> np.ndarray:
@@ -224,28 +222,21 @@ def one_thread() -> Iterator[None]:
 class Direct(torch.utils.data.Dataset[torch.Tensor]):
     """Batches by number, for a DataLoader whose workers hand them over in shared memory."""
 
-    def __init__(self, data: Data, epochs: int) -> None:
-        self.reader = data.reader
-        self.parts = [(epoch, rows) for epoch in range(epochs) for rows in _batches(data, epoch)]
+    def __init__(self, data: Data) -> None:
+        self.data, self.reader = data, data.reader
+        self.steps = len(_batches(data, 0))
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return self.steps * ENDLESS
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        epoch, rows = self.parts[number]
-        return torch.from_numpy(self.reader.read(rows, epoch))
+        epoch, step = divmod(number, self.steps)
+        return torch.from_numpy(self.reader.read(_batches(self.data, epoch)[step], epoch))
 
 
 def direct(data: Data, seconds: float) -> float:
     """A torch DataLoader of two worker processes on the same reader."""
-    epochs = _epochs(data, seconds)
-    loader = torch.utils.data.DataLoader(
-        Direct(data, epochs),
-        batch_size=None,
-        num_workers=WORKERS,
-        prefetch_factor=2,
-        multiprocessing_context="spawn",  # Ray's threads are in this process
-    )
+    loader = torch.utils.data.DataLoader(Direct(data), batch_size=None, num_workers=WORKERS, prefetch_factor=2)
     return _steady_rate((len(batch) for batch in loader), seconds)
 
 
@@ -253,19 +244,13 @@ def through_ray(data: Data, seconds: float) -> float:
     """Ray Data with two CPUs for its tasks, to an actor that stands where a training worker stands."""
     import ray
 
-    epochs = _epochs(data, seconds)
-
     @ray.remote(num_cpus=1)
     def worker() -> float:
         settings = DataSection(flip=AUGMENTATION.flip, cpus=WORKERS)
-        batches = training_batches(data.rows, data.crop, settings, batch_size=BATCH, epochs=range(epochs), seed=0)
+        batches = training_batches(data.rows, data.crop, settings, batch_size=BATCH, epochs=range(ENDLESS), seed=0)
         return _steady_rate((sum(len(torch.from_numpy(block)) for block in b.blocks) for b in batches), seconds)
 
     return float(ray.get(worker.remote()))
-
-
-def _epochs(data: Data, seconds: float) -> int:
-    return math.ceil(1000 * (seconds + 3) / len(data.rows))  # no machine of two cores reads 1,000 volumes a second
 
 
 def _steady_rate(sizes: Iterator[int], seconds: float) -> float:

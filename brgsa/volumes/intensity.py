@@ -86,10 +86,10 @@ def _in_place(
     planes = max(1, CACHED_VOXELS // out[0, 0].numel())
     for i, ct in enumerate(chain.from_iterable(blocks)):
         given = None if normal is None else normal[i].split(planes)
+        scale = factor if isinstance(factor, float) else float(factor[i])
+        shift = torch.zeros(()) if offset is None else offset[i].view(())
         for k, (values, hu) in enumerate(zip(out[i].split(planes), ct.split(planes), strict=True)):
-            values.copy_(hu).mul_(factor if isinstance(factor, float) else factor[i])
-            if offset is not None:
-                values.add_(offset[i])
+            torch.add(shift, hu, alpha=scale, out=values)
             if deviation is not None:
                 values.addcmul_(torch.randn_like(values) if given is None else given[k], deviation[i])
             values.clamp_(-1.0, 1.0)

@@ -16,7 +16,8 @@ from brgsa_platform.layouts import LABELS
 from brgsa_platform.shards import read_refused, read_rows
 from brgsa_platform.store import INDEX_FILE, META_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, Meta, fingerprint
 
-READERS = 8  # footers read at a time: an object store answers each in some 50 ms
+# Footers read at a time: an object store answers each in some 50 ms; on a disk more would only take more memory.
+READERS_FAR, READERS_NEAR = 8, 1
 
 INDEX = pa.schema(
     [f for f in SCHEMA if f.name != "ct"] + [pa.field("shard", pa.int32()), pa.field("row_group", pa.int32())]
@@ -69,7 +70,7 @@ def _read(store: Folder, names: Sequence[str], first: int) -> tuple[list[pa.Tabl
             places = [pa.array([number] * len(rows), pa.int32()), pa.array(range(len(rows)), pa.int32())]
             return pa.Table.from_arrays([*rows.columns, *places], schema=INDEX), read_refused(shard)
 
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READERS_FAR if store.remote else READERS_NEAR) as pool:
         found = list(pool.map(one, range(first, len(names))))
     return [rows for rows, _ in found], [row for _, refused in found for row in refused]
 

@@ -24,9 +24,10 @@ from brgsa import checkpoint, losses, metrics, zeroshot
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
 from brgsa.volumes.intensity import Intensity, unit_intensities
-from brgsa_platform import checkpoints, datasets, order, tracking
+from brgsa_platform import checkpoints, datasets, tracking
 from brgsa_platform.config import RunConfig
 from brgsa_platform.decoded import Decoded
+from brgsa_platform.order import steps_per_epoch
 from brgsa_platform.schedule import Schedule, optimizer_of
 from brgsa_platform.store import Store
 from brgsa_platform.texts import Texts, codes_of
@@ -138,7 +139,7 @@ class Worker:
         self.validation = self._validation_rows(store)
         self.texts = Texts(store, self.config, self.rows)
         self.crop = self.config.model.vision.volume
-        self.steps = order.steps_per_epoch(self.rows.scans, train.batch_size)
+        self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
 
         self.model = self._model()
         self.optimizer = optimizer_of(self.config.optim, self.model)
