@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,16 +142,34 @@ def test_best_from_another_folder_leaves_the_places_open(
     assert runs.best_run()["evaluate"] == "brgsa evaluate RUN_FOLDER --data STORE"
 
 
-def test_what_is_not_one_run_is_refused_with_the_candidates(ids: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="no run 'nobody'"):
-        runs.show_run("nobody")
-    with pytest.raises(UserError, match="no run '%'"):
-        runs.show_run("%")
-    first = next(letter for letter in "0123456789abcdef" if sum(i.startswith(letter) for i in ids.values()) > 1)
-    with pytest.raises(UserError) as refused:
-        runs.show_run(first)
-    named = [run_id for run_id in ids.values() if run_id.startswith(first)]
-    assert all(run_id[:8] in str(refused.value) for run_id in named[:5])
+def test_the_commands_of_the_page_run(ids: dict[str, str]) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "search.md"
+    commands = re.findall(r"^\$ brgsa runs ([^#\n]+)", page.read_text(), flags=re.MULTILINE)
+    assert {command.split()[0] for command in commands} == {"list", "show", "compare", "best"}
+    for command in commands:
+        assert brgsa_runs(*command.split()).strip()
+        assert brgsa_runs_json(*command.split())
+
+
+def test_what_is_no_run_is_refused(ids: dict[str, str]) -> None:
+    for text in ("nobody", "%", "", "0" * 40):
+        with pytest.raises(UserError, match=f"no run '{text}'"):
+            runs.show_run(text)
+
+
+def test_the_beginning_of_several_ids_is_refused_with_the_candidates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    by_letter: dict[str, list[str]] = {}
+    while not any(len(alike) == 2 for alike in by_letter.values()):  # after 17 runs at the latest
+        with tracking.run("train") as run:
+            by_letter.setdefault(run.run_id[0], []).append(run.run_id)
+    (letter, alike) = next((letter, alike) for letter, alike in by_letter.items() if len(alike) == 2)
+    with pytest.raises(UserError, match=f"'{letter}' may be any of") as refused:
+        runs.show_run(letter)
+    assert all(run_id[:8] in str(refused.value) for run_id in alike)
+    assert runs.show_run(alike[0][:20])["run_id"] == alike[0]
 
 
 def test_names_with_quotes_and_twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from brgsa_platform import tracking
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-
-from selenium.webdriver.chrome.options import Options  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 SECONDS = 60  # that a page may take on a busy machine
 SIZE = (1400, 900)
@@ -51,12 +47,12 @@ def page(search_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("chromium and chromedriver are absent: apt-get install chromium chromium-driver")
-    options = Options()
+    options = webdriver.ChromeOptions()
     options.binary_location = chromium
     profile = tmp_path_factory.mktemp("profile")
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):
         options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=Service(driver))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         # The window has no bars in headless mode, but Chromium sets their height aside.
         browser.execute_cdp_cmd(
@@ -100,7 +96,8 @@ def test_the_compare_page_shows_parameters_and_parallel_coordinates(page: Page, 
     # MLflow opens a chat beside every page; it is no part of what a search looks like.
     for close in page.driver.find_elements(By.CSS_SELECTOR, '[data-component-id="mlflow.assistant.chat_panel.close"]'):
         close.click()
-    page.wait(lambda: page.script(f"{PLOTS}[0].getBoundingClientRect().width > 500"), "the wide plot")
+        page.open(compare_path(searched.ids, "trial-0000", "trial-0001"))  # a plot keeps the width that it was given
+    page.wait(lambda: page.script(f"{PLOTS}.some(plot => plot.getBoundingClientRect().width > 700)"), "the wide plot")
     picture = tmp_path / "search-compare.png"
     assert page.driver.save_screenshot(str(picture))
     assert picture.stat().st_size > 20_000
