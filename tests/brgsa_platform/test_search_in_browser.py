@@ -42,13 +42,19 @@ class Page:
         return self.driver.execute_script(code)
 
 
-@pytest.fixture(scope="module")
-def page(search_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+@pytest.fixture(scope="session")
+def programs() -> tuple[str, str]:
+    """Chromium and its driver; asked for before a server is started for nothing."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("chromium and chromedriver are absent: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    return chromium, driver
+
+
+@pytest.fixture(scope="module")
+def page(programs: tuple[str, str], search_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    options, driver = webdriver.ChromeOptions(), programs[1]
+    options.binary_location = programs[0]
     profile = tmp_path_factory.mktemp("profile")
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):
         options.add_argument(argument)
@@ -65,7 +71,7 @@ def page(search_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(autouse=True)
-def store(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def store(programs: tuple[str, str], searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", searched.uri)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
 
