@@ -6,12 +6,12 @@ PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup browser clean
 
 demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
 
-test: lint
+test: lint browser
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(READY)
@@ -21,6 +21,12 @@ lint: $(READY)
 	$(VENV)/bin/lint-imports
 
 setup: $(READY)
+
+# Chromium for the tests that look at MLflow's pages; where it cannot be installed they skip and say so.
+browser:
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || true; fi
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from brgsa.errors import UserError
+from brgsa_platform import cli_runs
 
 app = typer.Typer(
     help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
@@ -28,6 +29,7 @@ store_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(store_app, name="store")
+app.add_typer(cli_runs.app, name="runs")
 
 
 class Layout(StrEnum):

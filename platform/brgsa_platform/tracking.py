@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ EXPERIMENT = "brgsa"
 STORE_FOLDER = "mlruns-brgsa"
 TABLES_TAG = "mlflow.loggedArtifacts"  # where the UI looks for tables
 PATIENCE = "BRGSA_MLFLOW_PATIENCE_S"
+PAGE = 200  # runs fetched at a time
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
 log = logging.getLogger(__name__)
@@ -105,9 +107,14 @@ def _check_reachable(uri: str) -> None:
             ) from error
 
 
+def shown_uri() -> str:
+    """The tracking store as it may stand on a screen: without a password."""
+    return _without_credentials(tracking_uri())
+
+
 def _without_credentials(uri: str) -> str:
     parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -274,6 +281,86 @@ def exists(run_id: str) -> bool:
         return str(client().get_run(run_id).info.lifecycle_stage) == "active"
     except MlflowException:
         return False
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as the tracking store tells it; `started` and `ended` are seconds since 1970, a metric is its last value."""
+
+    run_id: str
+    name: str
+    status: str
+    started: float
+    ended: float | None
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+    @property
+    def verb(self) -> str:
+        return self.tags.get("brgsa.verb", "")
+
+    @property
+    def parent(self) -> str | None:
+        return self.tags.get("mlflow.parentRunId")
+
+
+def find(where: str = "", *, order: str = "attributes.start_time DESC", limit: int | None = None) -> list[Record]:
+    """The experiment's runs that MLflow's filter `where` takes, newest first; none where nothing was ever tracked."""
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return []  # a look makes no store
+    api = client()
+    experiment = api.get_experiment_by_name(experiment_name())
+    if experiment is None:
+        return []
+    found: list[Record] = []
+    page = None
+    while limit is None or len(found) < limit:
+        wanted = PAGE if limit is None else min(PAGE, limit - len(found))
+        answer = api.search_runs(
+            [experiment.experiment_id], where, max_results=wanted, order_by=[order], page_token=page
+        )
+        found += [_record(run) for run in answer]
+        page = answer.token
+        if not page:
+            break
+    return found
+
+
+def quoted(text: str) -> str:
+    """A value in a filter of `find`; MLflow has no escape for a quote, so it becomes LIKE's sign for any character."""
+    return "'" + text.replace("'", "_") + "'"
+
+
+def runs_page() -> str:
+    """Where MLflow's UI shows the experiment's runs; its start page is one for traces of language models."""
+    return f"/#/experiments/{_experiment_id(client())}/runs?workflowType=machine_learning"
+
+
+def metric_history(run_id: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of each logged point, in the order of the steps."""
+    points = client().get_metric_history(run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def artifacts(run_id: str) -> list[str]:
+    """Names of a run's files and (ending in /) folders."""
+    return sorted(entry.path + "/" * entry.is_dir for entry in client().list_artifacts(run_id))
+
+
+def _record(run: Any) -> Record:
+    info, data = run.info, run.data
+    return Record(
+        run_id=info.run_id,
+        name=info.run_name or "",
+        status=info.status,
+        started=info.start_time / 1000,
+        ended=info.end_time / 1000 if info.end_time else None,
+        params=dict(data.params),
+        metrics=dict(data.metrics),
+        tags=dict(data.tags),
+    )
 
 
 def _experiment_id(api: MlflowClient) -> str:

@@ -30,8 +30,8 @@ def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
         print(f"The runs are tracked by a server already: {shown}")
         return 0
     _check_free(host, port)
-    tracking.client(store)  # makes the folder of the default store, which the server does not
-    print(f"MLflow shows {store} at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    tracking.client()  # makes the folder of the default store, which the server does not
+    print(f"MLflow shows {store} (Ctrl-C ends it) at http://{host}:{port}{tracking.runs_page()}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     # MLflow's job runner, seven more processes, serves nothing that is shown here.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}

@@ -1,14 +1,22 @@
-"""Ray, a tracking store and a small prepared store for the tests of a module."""
+"""Ray, a tracking store and a small prepared store for the tests of a module; a search in MLflow, and `brgsa ui` on it."""
 
 from __future__ import annotations
 
 import csv
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from searches import make_search
 
 from brgsa.volumes import Geometry
 from brgsa_platform import session
@@ -70,3 +78,56 @@ def pairs(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         csv.writer(file).writerows([columns, *rows])
     prepare(folder / "scans.csv", "manifest", folder / "store", geometry=Geometry((4.0, 4.0, 8.0), (20, 20, 10)))
     return folder / "store"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search in MLflow: its folder, tracking store, and run name → run id."""
+
+    folder: Path
+    uri: str
+    ids: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """What `make_search` logs, in SQLite."""
+    folder = tmp_path_factory.mktemp("searched")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        return Searched(folder, uri, make_search(folder))
+
+
+@pytest.fixture(scope="session")
+def search_server(searched: Searched) -> Iterator[str]:
+    """Address of the server that `brgsa ui` starts on that store."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-c", f"from brgsa_platform.ui import ui; ui(port={port})"]
+    log = (searched.folder / "server.log").open("wb")
+    server = subprocess.Popen(
+        command, cwd=searched.folder, env={**os.environ, "MLFLOW_TRACKING_URI": searched.uri}, stdout=log, stderr=log
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not _answers(address):
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+        log.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
