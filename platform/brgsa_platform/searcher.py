@@ -30,6 +30,11 @@ REASON, EPOCHS, BEST_EPOCH = (
     "best_epoch",
 )  # user attributes of a trial, as `search_report` reads them
 TUNE_ID = "tune"
+PRUNED_FOR = {
+    "SuccessiveHalvingPruner": "not in the best third",
+    "HyperbandPruner": "not in the best third of its bracket",
+    "MedianPruner": "below the median",
+}
 
 
 @dataclass
@@ -68,6 +73,7 @@ class Search:
     started: float = field(default_factory=time.monotonic)
     running: dict[str, Trial] = field(default_factory=dict)
     _left: list[FrozenTrial] = field(default_factory=list)
+    _pruned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         # What a killed driver left running is run again under its number.
@@ -106,7 +112,8 @@ class Search:
         if len(self.goals) == 1:
             trial.report(score, epoch)
             if epoch < self.epochs and trial.should_prune():
-                self._stop(trial, "pruned")
+                self._pruned.add(tune_id)
+                self._stop(trial, f"{PRUNED_FOR.get(type(self.study.pruner).__name__, 'pruned')} at epoch {epoch}")
                 return True
         out = self._out_of_budget()
         if out:
@@ -120,7 +127,7 @@ class Search:
         values = known.user_attrs.get("values")
         if values is None:
             self._fail(trial, "it ended without an epoch")
-        elif known.user_attrs.get(REASON) == "pruned":
+        elif tune_id in self._pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif not all(math.isfinite(value) for value in values):
             self._fail(trial, f"its {self.goals[0]} is {values[0]}")
