@@ -106,8 +106,9 @@ class VolumeReader:
     def read(self, rows: Ints, epoch: int) -> Volume16:
         """int16 HU (n, x, y, z) of n rows; seed, epoch and row decide what augmentation makes of one."""
         crops = np.empty((len(rows), *self.crop), dtype=np.int16)
+        volume: Volume16 | None = None  # decoded into the memory of the one before it
         for crop, row in zip(crops, rows.tolist(), strict=True):
-            volume = decode(encoded_volume(self.shards[self.shard[row]], int(self.group[row])))
+            volume = decode(encoded_volume(self.shards[self.shard[row]], int(self.group[row])), volume)
             if self.augmentation is None:
                 crop[...] = centre_crop(volume, self.crop)
             else:
