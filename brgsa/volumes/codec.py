@@ -31,10 +31,13 @@ def encode(array: npt.NDArray[np.int16]) -> bytes:
     return bytes(blosc2.asarray(array, chunks=array.shape, cparams=parameters).to_cframe())
 
 
-def decode(stored: Any) -> npt.NDArray[np.int16]:
+def decode(stored: Any, out: npt.NDArray[np.int16] | None = None) -> npt.NDArray[np.int16]:
     """The array that `encode` was given, writable and C-ordered, from bytes or any buffer of them.
 
     Uses one thread: data workers run side by side.
+
+    Args:
+        out: an array to decode into, where it has the right shape and type; fresh memory costs a sixth of decoding.
     """
     import blosc2
 
@@ -44,7 +47,8 @@ def decode(stored: Any) -> npt.NDArray[np.int16]:
     whole_rows = frame.blocks[1:] == frame.shape[1:] and frame.shape[0] % frame.blocks[0] == 0
     if frame.schunk.nchunks == 1 and whole_rows:
         # Its blocks lie one after the other as in the array: decompressed into place, 0.6 of 6.3 ms less than `[:]`.
-        array = np.empty(frame.shape, frame.dtype)
+        fits = out is not None and (out.shape, out.dtype) == (frame.shape, frame.dtype) and out.flags.c_contiguous
+        array = out if out is not None and fits else np.empty(frame.shape, frame.dtype)
         frame.schunk.decompress_chunk(0, dst=array)
     else:
         array = frame[:]

@@ -89,7 +89,7 @@ def _in_place(
         scale = factor if isinstance(factor, float) else float(factor[i])
         shift = torch.zeros(()) if offset is None else offset[i].view(())
         for k, (values, hu) in enumerate(zip(out[i].split(planes), ct.split(planes), strict=True)):
-            torch.add(shift, hu, alpha=scale, out=values)
+            torch.add(shift, values.copy_(hu), alpha=scale, out=values)
             if deviation is not None:
                 values.addcmul_(torch.randn_like(values) if given is None else given[k], deviation[i])
             values.clamp_(-1.0, 1.0)

@@ -123,18 +123,19 @@ class VolumeReader:
     ) -> VolumeReader:
         return cls(rows.shards, rows.shard, rows.group, crop, augmentation, decoded)
 
-    def volume(self, row: int) -> Volume16:
-        """int16 HU (x, y, z) of a row, decoded here or beforehand; may be read-only."""
+    def volume(self, row: int, memory: Volume16 | None = None) -> Volume16:
+        """int16 HU (x, y, z) of a row, decoded beforehand (then read-only), or here, into `memory` where it fits."""
         shard, group = int(self.shard[row]), int(self.group[row])
         if self.decoded is not None:
             return self.decoded.volume(shard, group)
-        return decode(encoded_volume(self.shards[shard], group))
+        return decode(encoded_volume(self.shards[shard], group), memory)
 
     def read(self, rows: Ints, epoch: int) -> Volume16:
         """int16 HU (n, x, y, z) of n rows; seed, epoch and row decide what augmentation makes of one."""
         crops = np.empty((len(rows), *self.crop), dtype=np.int16)
+        volume: Volume16 | None = None  # decoded into the memory of the one before it
         for crop, row in zip(crops, rows.tolist(), strict=True):
-            volume = self.volume(row)
+            volume = self.volume(row, volume)
             if self.augmentation is None:
                 crop[...] = centre_crop(volume, self.crop)
             else:

@@ -175,6 +175,8 @@ def test_what_is_stored_comes_back(shape: tuple[int, int, int], seed: int) -> No
     assert back.dtype == np.int16
     assert back.flags.writeable
     np.testing.assert_array_equal(blosc2.ndarray_from_cframe(stored)[:], back)
+    for memory in (np.zeros_like(back), np.zeros((1, 1, 1), np.int16), np.zeros(back.shape, np.int32)):
+        np.testing.assert_array_equal(decode(stored, memory), back)
 
 
 # --- real scans -------------------------------------------------------------------------------------------------------
