@@ -147,7 +147,11 @@ def test_pruners_stop_the_bad_and_keep_the_good(
     trials = search.study.get_trials()
     pruned = [t for t in trials if t.state == TrialState.PRUNED]
     assert len(pruned) >= 8
-    words = {"asha": "not in the best third at epoch", "median": "below the median at epoch", "hyperband": "its bracket at"}
+    words = {
+        "asha": "not in the best third at epoch",
+        "median": "below the median at epoch",
+        "hyperband": "its bracket at",
+    }
     assert all(words[pruner] in t.user_attrs["reason"] and t.user_attrs["epochs"] < 9 for t in pruned)
     best = max(trials, key=lambda t: objective({**t.params}))
     assert best.state == TrialState.COMPLETE
