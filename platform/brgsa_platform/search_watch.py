@@ -24,6 +24,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._lines: dict[str, TrialLine] = {}
         self._stack = contextlib.ExitStack()
         self._table: SearchTable | None = None
+        self._failed: list[Any] = []
 
     def __enter__(self) -> Self:
         trials = self.search.limits.trials or 0
@@ -31,10 +32,12 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         return self
 
     def __exit__(self, *error: object) -> None:
+        for trial in list(self._failed):
+            self._fail(trial)
         self._stack.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"search": None, "epochs": self.epochs, "_lines": {}, "_stack": None, "_table": None}
+        return {"search": None, "epochs": self.epochs, "_lines": {}, "_stack": None, "_table": None, "_failed": []}
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._show(trial)
@@ -49,6 +52,14 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._ended(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._failed.append(trial)  # its error is not told yet
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        for trial in [trial for trial in self._failed if trial.get_error() is not None]:
+            self._fail(trial)
+
+    def _fail(self, trial: Any) -> None:
+        self._failed.remove(trial)
         self.search.failed(trial.trial_id, reason_of(trial))
         self._ended(trial)
 

@@ -224,7 +224,9 @@ def run(
     current = _patiently(begin)
     try:
         yield current
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a trial that Tune stops
+    except SystemExit:  # a trial that Tune stops: its driver says how it ended, and the next one waits for this process
+        raise
+    except KeyboardInterrupt:
         current.finish("KILLED")
         raise
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -154,6 +155,7 @@ def tune(
     study.check_choice(sampler, pruner, len(goals))
     store = Store.open(store_path)
     check_space(parameters, base)
+    _points(parameters, options)
     _check_comparable(store)
     folder = (out / (name or "+".join(Path(space).stem for space in spaces))).absolute()
     spec = SearchSpec(
@@ -301,17 +303,25 @@ def _gpu_share(options: SearchOptions) -> float:
 def _enqueue(found: Study, spec: SearchSpec, options: SearchOptions, searches: Path) -> None:
     """Begin with the points that were given and the base itself, and let the sampler know earlier searches."""
     parameters = spec.space()
-    for given in options.points:
-        point = study.point_in(parameters, given)
-        if point is None:
-            wanted = ", ".join(f"{key}={value}" for key, value in given.items())
-            raise UserError(f"The point {wanted} lies outside the space, or lacks one of its fields: correct --point.")
+    for point in _points(parameters, options):
         found.enqueue_trial(point, skip_if_exists=True)
     base = study.point_in(parameters, tracking.flatten(spec.base))
     if base is not None and spec.sampler not in ("grid", "qmc"):
         found.enqueue_trial(base, skip_if_exists=True)  # what is found is then no worse than the base
     for name in options.warm_from:
         _learn_from(found, name, searches, spec)
+
+
+def _points(parameters: Sequence[tune_spaces.Parameter], options: SearchOptions) -> list[dict[str, Any]]:
+    """The points that were given, as the study takes them."""
+    points = []
+    for given in options.points:
+        point = study.point_in(parameters, given)
+        if point is None:
+            wanted = ", ".join(f"{key}={value}" for key, value in given.items())
+            raise UserError(f"The point {wanted} lies outside the space, or lacks one of its fields: correct --point.")
+        points.append(point)
+    return points
 
 
 def _learn_from(found: Study, name: str, searches: Path, spec: SearchSpec) -> None:
@@ -355,6 +365,8 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
     from brgsa_platform.search_watch import Watch
     from brgsa_platform.searcher import StudyScheduler, StudySearcher
 
+    # A failed trial stands in the table with its reason; Tune's traceback of it is not the user's business.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     base = RunConfig.from_tree(spec.base)
     inside = {"workers": 0} if base.train.workers <= 1 else {}
     settings = {
@@ -380,7 +392,8 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
                 search_alg=StudySearcher(search),
                 scheduler=StudyScheduler(search),
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
-                reuse_actors=True,
+                # The next trial takes over a warm process; one that waits for workers of its own does not let go in time.
+                reuse_actors=base.train.workers <= 1,
             ),
             run_config=TuneRunConfig(
                 name="ray", storage_path=str(folder), verbose=0, callbacks=[watch], log_to_file=True

@@ -82,7 +82,7 @@ def pid_of(folder: Path, number: int, epoch: int) -> int | None:
 @pytest.fixture(scope="module")
 def pruned(place: Path) -> SearchResult:
     """Trials of two workers each under ASHA."""
-    options = SearchOptions(trials=6)
+    options = SearchOptions(trials=4)
     config = smoke("train.workers=2", "train.epochs=3")
     return tune(
         place / "store", config, ["cmki-small"], options, name="two-workers", out=place / "searches", pruner="asha"
@@ -95,7 +95,7 @@ def test_pruned_trials_of_two_workers_leave_nothing_behind(pruned: SearchResult)
 
     states = [row["state"] for row in pruned.trials]
     assert states.count("pruned") >= 1
-    assert states.count("complete") >= 2
+    assert states.count("complete") >= 1
     end = time.monotonic() + 60
     while ray.available_resources().get("CPU", 0) < 5 and time.monotonic() < end:
         time.sleep(0.5)
@@ -127,7 +127,7 @@ def test_two_goals_and_a_search_that_learns_from_another(place: Path) -> None:
     from brgsa_platform.study import make_sampler, open_study
 
     options = SearchOptions(
-        trials=3, points=[{"model.bank.size": 32, "loss.temperature": 0.07, "data.style": "report"}]
+        trials=3, points=[{"model.bank.size": 32, "loss.temperature": 0.07, "data.style": "findings"}]
     )
     out = place / "searches"
     first = tune(
