@@ -30,6 +30,9 @@ store_app = typer.Typer(
 app.add_typer(store_app, name="store")
 
 
+INTERRUPTED = 130  # exit status
+
+
 class Layout(StrEnum):
     CT_RATE = "ct-rate"
     RAD_CHESTCT = "rad-chestct"
@@ -305,11 +308,13 @@ def _short(path: Path) -> Path:
 def main() -> None:
     """Run a verb; exit 2 with one sentence for a user's mistake, 1 for a failure, 130 when interrupted."""
     try:
-        app(standalone_mode=False)
+        # Typer turns Ctrl-C into a status that it returns.
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
     except UserError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on where it stopped", 130)
+        _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
     except Exception as error:
         click_exit = getattr(error, "exit_code", None)
         if click_exit is not None and hasattr(error, "show"):
