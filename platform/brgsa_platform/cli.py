@@ -35,6 +35,9 @@ app.add_typer(cli_runs.app, name="runs")
 INTERRUPTED = 130  # exit status
 
 
+INTERRUPTED = 130  # exit status
+
+
 class Layout(StrEnum):
     CT_RATE = "ct-rate"
     RAD_CHESTCT = "rad-chestct"

@@ -12,7 +12,7 @@ import pytest
 from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform import tracking
-from brgsa_platform.store import Store
+from brgsa_platform.store import Store, summary_name
 from brgsa_platform.summarize import summarize
 
 pytestmark = pytest.mark.ray
@@ -50,7 +50,7 @@ def test_summaries_join_the_store_as_columns(copy: Path) -> None:
 
 def test_a_style_is_computed_once_for_a_summariser_and_rows(copy: Path) -> None:
     summarize(copy, ["positives"])
-    file = Store.open(copy).summary_file("positives")
+    file = copy / summary_name("positives")
     first, when = file.read_bytes(), file.stat().st_mtime_ns
     summarize(copy, ["positives"])
     assert file.stat().st_mtime_ns == when
