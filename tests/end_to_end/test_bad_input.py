@@ -127,7 +127,7 @@ def test_output_folders(place: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     refused(brgsa(*prepare_it, "--out", "mine", cwd=tmp_path), "mine", "another --out")
-    refused(brgsa(*prepare_it, "--out", place / "store", cwd=tmp_path), "another store", "geometry")
+    refused(brgsa(*prepare_it, "--out", place / "store", cwd=tmp_path), "other settings", "geometry")
     refused(brgsa("phantom", "mine", "--scans", 3, cwd=tmp_path), "mine")
     refused(brgsa("demo", "--out", "mine", cwd=tmp_path), "thesis.txt")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
