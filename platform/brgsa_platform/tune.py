@@ -153,6 +153,12 @@ def tune(
     parameters = tune_spaces.load(spaces)
     _check_options(options, goals)
     study.check_choice(sampler, pruner, len(goals))
+    if base.train.workers > 1 and pruner != "none":
+        # Ray Train's workers keep their placement group when Tune stops the trial around them, and the next trial waits for it.
+        raise UserError(
+            f"Trials of train.workers={base.train.workers} cannot be pruned, for Ray keeps a stopped trial's workers: "
+            "use --pruner none, or train.workers=1."
+        )
     store = Store.open(store_path)
     check_space(parameters, base)
     _points(parameters, options)

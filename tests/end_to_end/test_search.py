@@ -81,29 +81,45 @@ def pid_of(folder: Path, number: int, epoch: int) -> int | None:
 
 @pytest.fixture(scope="module")
 def pruned(place: Path) -> SearchResult:
-    """Trials of two workers each under ASHA."""
-    options = SearchOptions(trials=4)
-    config = smoke("train.workers=2", "train.epochs=3")
+    """Trials under ASHA, one at a time."""
+    options = SearchOptions(trials=6, concurrent=1)
+    out = place / "searches"
     return tune(
-        place / "store", config, ["cmki-small"], options, name="two-workers", out=place / "searches", pruner="asha"
+        place / "store", smoke("train.epochs=3"), ["cmki-small"], options, name="pruned", out=out, pruner="asha"
     )
 
 
-def test_pruned_trials_of_two_workers_leave_nothing_behind(pruned: SearchResult) -> None:
+def free_cpus() -> float:
     import ray
-    from ray.util.state import list_actors
+
+    return float(ray.available_resources().get("CPU", 0))
+
+
+def test_pruned_trials_leave_nothing_behind(pruned: SearchResult) -> None:
+    import ray
 
     states = [row["state"] for row in pruned.trials]
     assert states.count("pruned") >= 1
     assert states.count("complete") >= 1
-    end = time.monotonic() + 60
-    while ray.available_resources().get("CPU", 0) < 5 and time.monotonic() < end:
+    end = time.monotonic() + 30
+    while free_cpus() < 5 and time.monotonic() < end:
         time.sleep(0.5)
-    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+    assert free_cpus() == ray.cluster_resources()["CPU"]
     table = ray.util.placement_group_table()
     assert [group for group in table.values() if group["state"] != "REMOVED"] == []
-    alive = [actor.class_name for actor in list_actors(filters=[("state", "=", "ALIVE")])]
-    assert not [name for name in alive if "Train" in name or "Trainable" in name]
+
+
+def test_trials_of_two_workers(place: Path) -> None:
+    config = smoke("train.workers=2", "train.epochs=2")
+    with pytest.raises(UserError, match=r"train\.workers=2 cannot be pruned"):
+        tune(place / "store", config, ["cmki-small"], name="wide", out=place / "searches", pruner="asha")
+    options = SearchOptions(trials=1)
+    found = tune(place / "store", config, ["cmki-small"], options, name="two-workers", out=place / "searches")
+    assert [(row["state"], row["epochs"]) for row in found.trials] == [("complete", 2)]
+    end = time.monotonic() + 60
+    while free_cpus() < 5 and time.monotonic() < end:
+        time.sleep(0.5)
+    assert free_cpus() == 5
 
 
 def test_what_the_search_tells_mlflow(place: Path, pruned: SearchResult) -> None:
@@ -160,8 +176,8 @@ def test_two_goals_and_a_search_that_learns_from_another(place: Path) -> None:
 
 
 def test_a_name_that_is_taken_shows_both_spaces(place: Path, pruned: SearchResult) -> None:
-    with pytest.raises(UserError, match=r"two-workers .*over cmki-small .*would be over cmki .*--resume two-workers"):
-        tune(place / "store", smoke(), ["cmki"], name="two-workers", out=place / "searches")
+    with pytest.raises(UserError, match=r"pruned .*over cmki-small .*would be over cmki .*--resume pruned"):
+        tune(place / "store", smoke(), ["cmki"], name="pruned", out=place / "searches")
 
 
 def test_a_cluster_too_small_is_refused_with_the_numbers(place: Path) -> None:
