@@ -12,7 +12,7 @@ demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
 
 test: lint browser
-	$(VENV)/bin/python -m pytest $(ARGS)
+	PYTHONUTF8=1 $(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

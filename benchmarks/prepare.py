@@ -178,7 +178,7 @@ def child(table: Path, out: Path) -> None:
     from brgsa_platform.session import ray_session
 
     geometry = Geometry((6.0, 6.0, 10.0), (64, 64, 32))
-    rows = table.read_text().splitlines()
+    rows = table.read_text(encoding="utf-8").splitlines()
     warm = table.with_name(f"warm-{table.name}")
     warm.write_text("\n".join([rows[0], *(f"w{i},{rows[1].partition(',')[2]}" for i in range(32))]) + "\n")
     with ray_session():

@@ -160,12 +160,12 @@ def unwrap(model: nn.Module) -> BrgSA:
 
 
 def _write_json(path: Path, tree: dict[str, Any]) -> None:
-    path.write_text(json.dumps(tree, indent=1, default=str) + "\n")
+    path.write_text(json.dumps(tree, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): the checkpoint is damaged, use another.") from error
     if not isinstance(tree, dict):

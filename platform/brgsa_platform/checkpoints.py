@@ -120,7 +120,7 @@ def merit(entry: dict[str, Any]) -> tuple[float, int]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a run's folder."""
     try:
-        tree: dict[str, Any] = json.loads(path.read_text())
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:

@@ -148,7 +148,7 @@ def _percentile(reference: Mapping[str, Sequence[float]], text: str, score: floa
 
 def _metadata_row(table: Path, volume: str) -> dict[str, str]:
     try:
-        with table.open(newline="") as file:
+        with table.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row.get("VolumeName") == volume:
                     return row

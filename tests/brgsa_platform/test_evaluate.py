@@ -124,7 +124,7 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
         "evaluation-test.json",
         "scores-test.parquet",
     ]
-    tree = json.loads(Path(result.files["json"]).read_text())
+    tree = json.loads(Path(result.files["json"]).read_text(encoding="utf-8"))
     api = tracking.client()
     run = api.get_run(result.run_id)
     assert run.info.status == "FINISHED"
@@ -196,7 +196,7 @@ def test_the_same_call_gives_the_same_table(archive: Archive, tmp_path: Path) ->
     texts = []
     for name in ("a", "b"):
         result = evaluate(archive.checkpoint, archive.store, resamples=30, batch_size=4, out=tmp_path / name)
-        texts.append(Path(result.files["csv"]).read_text())
+        texts.append(Path(result.files["csv"]).read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
 
 

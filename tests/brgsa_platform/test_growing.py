@@ -29,7 +29,7 @@ pytestmark = pytest.mark.ray
 
 
 def add_rows(manifest: Path, rows: list[list[object]]) -> None:
-    with manifest.open("a", newline="") as file:
+    with manifest.open("a", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
 
 

@@ -211,7 +211,9 @@ def test_the_search_s_run_holds_tables_pictures_and_counts(tmp_path: Path, monke
     }  # fmt: skip
     names = {artifact.path for artifact in api.list_artifacts(run.run_id)}
     assert {"trials.csv", "slices.png", "parallel.png", "history.png", "importance.csv", "pareto.csv"} <= names
-    table = json.loads(Path(api.download_artifacts(run.run_id, "trials.json", str(tmp_path))).read_text())
+    table = json.loads(
+        Path(api.download_artifacts(run.run_id, "trials.json", str(tmp_path))).read_text(encoding="utf-8")
+    )
     assert len(table["data"]) == 20
     failed = dict(zip(table["columns"], table["data"][9], strict=True))
     assert (failed["state"], failed["val/auroc"], failed["reason"]) == ("failed", None, "out of memory")

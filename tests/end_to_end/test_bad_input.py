@@ -88,7 +88,7 @@ def test_volumes_that_cannot_be_used_are_set_aside(place: Path, tmp_path: Path) 
 
 
 def write_manifest(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("volume", "report")) -> Path:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return path
 

@@ -34,7 +34,7 @@ def save_scan(path: Path, stored: npt.NDArray[Any], bare: bool = False) -> None:
 
 def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return path
 

@@ -60,7 +60,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
-    written = path.read_text()
+    written = path.read_text(encoding="utf-8")
     try:
         held = json.loads(written)
     except json.JSONDecodeError:
