@@ -91,7 +91,7 @@ def _finished(out: Path, scans: int, seed: int) -> PhantomSummary | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     with contextlib.suppress(OSError, ValueError, TypeError):
-        summary = PhantomSummary(**json.loads((out / _SEAL).read_text()))
+        summary = PhantomSummary(**json.loads((out / _SEAL).read_text(encoding="utf-8")))
         if (summary.scans, summary.seed) == (scans, seed):
             return summary
         raise UserError(
