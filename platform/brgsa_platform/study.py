@@ -50,7 +50,7 @@ def open_study(
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    _quiet()
     where: Any = storage or JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     try:
         study = optuna.create_study(
@@ -70,6 +70,13 @@ def open_study(
         ) from error
 
 
+def _quiet() -> None:
+    """Optuna warns of interfaces that may change; its version is pinned."""
+    from optuna.exceptions import ExperimentalWarning
+
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
 def make_sampler(kind: str, seed: int, parameters: Sequence[tune_spaces.Parameter], trial: int = 0) -> BaseSampler:
     """A sampler by name, for the trial of this number.
 
@@ -78,6 +85,7 @@ def make_sampler(kind: str, seed: int, parameters: Sequence[tune_spaces.Paramete
     """
     from optuna import samplers
 
+    _quiet()
     drawn = seed * 1_000_003 + trial
     if kind == "tpe":
         # Constant liar: trials that run side by side are not drawn at the same place.
