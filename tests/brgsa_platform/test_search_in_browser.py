@@ -116,7 +116,13 @@ def test_a_metric_s_link_leads_to_both_trials_curves_over_the_epochs(page: Page,
     (link,) = page.wait(lambda: page.driver.find_elements(By.LINK_TEXT, "val/auroc"), "the metric's link")
     page.script(f"location.href = {json.dumps(link.get_attribute('href'))}")
     shown = f"{PLOTS}.flatMap(plot => plot.data).map(line => [line.name, line.x, line.y])"
-    lines = page.wait(lambda: page.script(shown), "the curves")
+
+    def drawn() -> list[list[Any]]:
+        """Both trials' curves, once their points have come."""
+        found: list[list[Any]] = page.script(shown)
+        return found if len(found) >= 2 and all(x and y for _, x, y in found) else []
+
+    lines = page.wait(drawn, "the curves")
     curves = {name: (list(x), list(y)) for name, x, y in lines}
     assert set(curves) == {"trial-0000", "trial-0001"}
     for name, (epochs, values) in curves.items():
