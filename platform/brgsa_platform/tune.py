@@ -19,7 +19,7 @@ from brgsa_platform import checkpoints, study, tracking
 from brgsa_platform.config import RunConfig, merge
 from brgsa_platform.datasets import split_rows
 from brgsa_platform.decoded import decode_once
-from brgsa_platform.session import ray_session
+from brgsa_platform.session import quiet_environment, ray_session
 from brgsa_platform.spaces import check_space, drawn_config
 from brgsa_platform.store import Store
 from brgsa_platform.train import check_fit
@@ -252,6 +252,7 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
 
 
 def _run(folder: Path, spec: SearchSpec, store: Store, options: SearchOptions) -> SearchResult:
+    quiet_environment()  # before Ray is imported, which reads it then
     from brgsa_platform.searcher import Search
 
     base, parameters = RunConfig.from_tree(spec.base), spec.space()
