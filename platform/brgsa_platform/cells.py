@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,8 +29,7 @@ def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
             return patiently(lambda: _cell(_remote(shard), row_group))
         return _mapped_cell(shard, row_group)
     except (OSError, ValueError, IndexError, pa.ArrowException) as error:
-        _remote.cache_clear()  # the file may have been replaced
-        _mapped.cache_clear()
+        _remote.cache_clear()  # the object may have been replaced
         url = shard.rpartition("/volumes/")[0]
         raise UserError(
             f"Shard {shard} cannot be read ({said(error)}): `brgsa store verify {url}` tells what is damaged, and running its "
@@ -45,7 +45,8 @@ def _mapped_cell(shard: str, row_group: int) -> pa.Buffer:
     """Its page is not compressed again and it is the only value there: what is mapped of the file needs no copy, which would
     cost a fifth as much as decoding. Wherever it does not lie like that, pyarrow reads it.
     """
-    metadata, ct, mapped = _mapped(shard)
+    there = os.stat(shard)
+    metadata, ct, mapped = _mapped(shard, there.st_mtime_ns, there.st_size)
     chunk = metadata.row_group(row_group).column(ct)
     begin = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
     page = mapped.slice(begin, chunk.total_compressed_size)
@@ -57,8 +58,12 @@ def _mapped_cell(shard: str, row_group: int) -> pa.Buffer:
 
 # A shuffle buffer's volumes come from some hundred shards at a time.
 @functools.lru_cache(maxsize=256)
-def _mapped(shard: str) -> tuple[pq.FileMetaData, int, pa.Buffer]:
-    """A shard's metadata, the number of its column `ct`, and the file as a buffer."""
+def _mapped(shard: str, modified: int, size: int) -> tuple[pq.FileMetaData, int, pa.Buffer]:
+    """A shard's metadata, the number of its column `ct`, and the file as a buffer.
+
+    Args:
+        modified, size: of the file; one that `prepare` has written anew is mapped anew.
+    """
     metadata = pq.read_metadata(shard)
     columns = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     return metadata, columns.index("ct"), pa.memory_map(shard).read_buffer()

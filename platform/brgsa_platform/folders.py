@@ -197,10 +197,15 @@ def patiently(work: Callable[[], T]) -> T:
         try:
             return work()
         except OSError as error:
-            if not _AWAY.search(str(error)) or time.monotonic() + pause > end:
+            if not is_away(error) or time.monotonic() + pause > end:
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 5.0)
+
+
+def is_away(error: OSError) -> bool:
+    """Whether an object store was away or busy, and not final in what it said."""
+    return _AWAY.search(str(error)) is not None
 
 
 def said(error: BaseException) -> str:

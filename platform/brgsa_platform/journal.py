@@ -12,7 +12,7 @@ class Entries:
 
     def __init__(self) -> None:
         self._taken: Counter[str] = Counter()
-        self._done = 0
+        self._finished: set[str] = set()
 
     def take_up(self, volume_id: str) -> int:
         before = self._taken[volume_id]
@@ -21,10 +21,10 @@ class Entries:
 
     def finished(self, volume_id: str) -> None:
         del self._taken[volume_id]
-        self._done += 1
+        self._finished.add(volume_id)  # once, though a task that is run again finishes it again
 
     def done(self) -> int:
-        return self._done
+        return len(self._finished)
 
 
 @dataclass(frozen=True)

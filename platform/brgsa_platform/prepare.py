@@ -174,7 +174,9 @@ def _unfinished(store: Folder, meta: Meta, items: Mapping[str, Item]) -> dict[in
 def _finish(store: Folder, meta: Meta, works: Mapping[int, plan.Work], options: Options) -> Meta:
     """Write the shards that these batches lack, and count them."""
     for number, work in works.items():
-        jobs = [name for name in work.batch.shards if not is_whole(store, name, len(work.of(name)))]
+        jobs = [
+            name for name in work.batch.shards if not is_whole(store, name, len(work.of(name)), meta.sizes.get(name))
+        ]
         if jobs:
             with progress(sum(len(work.of(name)) for name in jobs), "prepare: volumes") as advance:
                 _write_shards(

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ray.tune import Callback
 
+from brgsa_platform.search_report import STATES
 from brgsa_platform.search_table import SearchTable, TrialLine, search_table
 from brgsa_platform.searcher import Search
 
@@ -65,7 +66,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
 
     def _ended(self, trial: Any) -> None:
         rows = [t for t in self.search.study.get_trials(deepcopy=False) if t.number == trial.config["number"]]
-        state = rows[0].state.name.lower().replace("fail", "failed") if rows else "failed"
+        state = STATES[rows[0].state.name] if rows else "failed"
         self._show(trial, state=state, reason=rows[0].user_attrs.get("reason", "") if rows else "")
 
     def _show(self, trial: Any, **changed: Any) -> None:
@@ -93,7 +94,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
                 epoch=int(t.user_attrs.get("epochs", 0)),
                 epochs=self.epochs,
                 best=max(t.user_attrs.get("scores", []), default=None),
-                state=t.state.name.lower().replace("fail", "failed"),
+                state=STATES[t.state.name],
             )
             for t in ended
         ]

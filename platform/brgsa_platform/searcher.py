@@ -24,12 +24,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 LENT_BY = "from"  # user attribute of a trial of another search
-REASON, EPOCHS, BEST_EPOCH = (
-    "reason",
-    "epochs",
-    "best_epoch",
-)  # user attributes of a trial, as `search_report` reads them
-TUNE_ID = "tune"
+# User attributes of a trial, as `search_report` reads them.
+REASON, EPOCHS, BEST_EPOCH = "reason", "epochs", "best_epoch"
 PRUNED_FOR = {
     "SuccessiveHalvingPruner": "not in the best third",
     "HyperbandPruner": "not in the best third of its bracket",
@@ -94,7 +90,6 @@ class Search:
                 return None
             trial = self.study.ask()
         values = studies.draw(trial, self.parameters)
-        trial.set_user_attr(TUNE_ID, tune_id)
         self.running[tune_id] = trial
         return {"number": trial.number, "values": values}
 
@@ -103,7 +98,7 @@ class Search:
         trial = self.running[tune_id]
         epoch, score = int(result["epoch"]), float(result[self.goals[0]])
         known = self._frozen(trial)
-        best = max(known.user_attrs.get("scores", [-math.inf]))
+        best = max((s for s in known.user_attrs.get("scores", []) if math.isfinite(s)), default=-math.inf)
         trial.set_user_attr("scores", [*known.user_attrs.get("scores", []), score])
         trial.set_user_attr(EPOCHS, epoch)
         if score > best:

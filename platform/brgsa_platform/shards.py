@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, VolumeError, doubts, encode, read_volume, standardize
-from brgsa_platform.folders import Folder, local_copy, said
+from brgsa_platform.folders import Folder, is_away, local_copy, said
 from brgsa_platform.layouts import Item
 from brgsa_platform.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, checksum
 
@@ -109,6 +109,8 @@ class ShardWriter:
         except VolumeError as error:
             raise Refused("read", f"{item.source}: {error.reason}") from error
         except Exception as error:  # one strange file among thousands must not end the run
+            if isinstance(error, OSError) and is_away(error):
+                raise  # of an archive's object store; the rest of its scans would all be refused
             # Of a DICOM series, what a library says may name a file, and a file the patient.
             told = "" if item.series else f", {said(error)}"
             raise Refused("read", f"{item.source}: {type(error).__name__}{told}") from error
@@ -156,10 +158,15 @@ def read_rows(shard: pq.ParquetFile) -> pa.Table:
     return shard.read(columns=[name for name in SCHEMA.names if name != "ct"])
 
 
-def is_whole(store: Folder, shard: str, volumes: int) -> bool:
-    """Whether a shard is there, can be opened, and accounts for as many volumes as were planned."""
+def is_whole(store: Folder, shard: str, volumes: int, size: int | None) -> bool:
+    """Whether a shard is there, can be opened, and accounts for as many volumes as were planned.
+
+    Args:
+        size: bytes that it had when it was counted; None: it has not been.
+    """
     name = f"volumes/{shard}"
-    if not store.size(name):
+    there = store.size(name)
+    if not there or (size is not None and there != size):
         return False
     try:
         with store.open(name) as file:

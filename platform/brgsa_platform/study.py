@@ -24,7 +24,6 @@ SAMPLERS = ("tpe", "gp", "cmaes", "random", "qmc", "grid", "nsga2")
 PRUNERS = ("asha", "median", "hyperband", "none")
 JOURNAL = "study.journal"
 GRID_POINTS = 5  # of a range, where a grid is asked for
-NO_PRUNING_OF_TWO = "Optuna cannot prune trials of two goals: use --pruner none."
 
 
 def open_study(
@@ -145,7 +144,7 @@ def check_choice(sampler: str, pruner: str, goals: int) -> None:
         if chosen not in known:
             raise UserError(f"There is no {what} {chosen!r}: choose one of {', '.join(known)}.")
     if goals > 1 and pruner != "none":
-        raise UserError(NO_PRUNING_OF_TWO)
+        raise UserError("Optuna cannot prune trials of two goals: use --pruner none.")
     if goals > 1 and sampler == "cmaes":
         raise UserError("The sampler cmaes knows one goal only: use nsga2, tpe, gp, random or qmc for two.")
 

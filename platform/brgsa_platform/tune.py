@@ -15,9 +15,9 @@ import yaml
 
 import tune_spaces
 from brgsa.errors import UserError
-from brgsa_platform import checkpoints, study, tracking
+from brgsa_platform import checkpoints, search_report, study, tracking
 from brgsa_platform.config import RunConfig, merge
-from brgsa_platform.datasets import split_rows
+from brgsa_platform.datasets import rare_labels, split_rows
 from brgsa_platform.decoded import decode_once
 from brgsa_platform.session import quiet_environment, ray_session
 from brgsa_platform.spaces import check_space, drawn_config
@@ -162,7 +162,7 @@ def tune(
     store = Store.open(store_path)
     check_space(parameters, base)
     _points(parameters, options)
-    _check_comparable(store)
+    _check_comparable(store, goals)
     folder = (out / (name or "+".join(Path(space).stem for space in spaces))).absolute()
     spec = SearchSpec(
         spaces=list(spaces),
@@ -281,11 +281,7 @@ def _run(folder: Path, spec: SearchSpec, store: Store, options: SearchOptions) -
             "tune",
             name=folder.name,
             params={"sampler": spec.sampler, "pruner": spec.pruner, "seed": spec.seed, "base": spec.base},
-            tags={
-                "brgsa.space": ",".join(spec.spaces),
-                "brgsa.preset": spec.preset or "",
-                "brgsa.data": store.fingerprint,
-            },
+            tags=search_report.search_tags(spec.preset, store.fingerprint, spec.spaces),
             run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
         ) as run:
             spec = SearchSpec(**{**asdict(spec), "parent_run": run.run_id})
@@ -414,7 +410,7 @@ def _settle(folder: Path, found: Study) -> None:
         file = trial_folder(folder, trial.number) / "run.json"
         if not file.is_file():
             continue
-        state = trial.state.name.lower().replace("fail", "failed")
+        state = search_report.STATES[trial.state.name]
         status = {"complete": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
         tags = {"brgsa.state": "interrupted" if state == "running" else state}
         if trial.user_attrs.get("reason"):
@@ -423,8 +419,6 @@ def _settle(folder: Path, found: Study) -> None:
 
 
 def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -> SearchResult:
-    from brgsa_platform import search_report
-
     rows = search_report.trial_rows(search.study)
     complete = [row for row in rows if row["state"] == "complete"]
     if not complete:
@@ -445,7 +439,7 @@ def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -
     return SearchResult(folder, run.run_id, rows, chosen, preset, spec.store, search.over())
 
 
-def _check_comparable(store: Store) -> None:
+def _check_comparable(store: Store, goals: Sequence[str]) -> None:
     """Trials are compared by validation AUROC; losses of other temperatures or styles say nothing of each other."""
     try:
         labels = split_rows(store, "validation").labels
@@ -453,11 +447,15 @@ def _check_comparable(store: Store) -> None:
         raise UserError(
             f"{store.path} has no validation split to compare trials on: prepare it with a --validation-fraction."
         ) from None
-    if not ((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any():
-        raise UserError(
-            f"{store.path} has no abnormality that is both present and absent in its validation split, so trials cannot be "
-            "compared: add labels, or prepare it with a larger --validation-fraction."
-        )
+    measured = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+    rare = rare_labels(split_rows(store, "train"))
+    for goal in goals:
+        what = "abnormality" if goal == "auroc" else f"{goal} abnormality"
+        if not (measured & {"auroc": True, "common": ~rare, "rare": rare}[goal]).any():
+            raise UserError(
+                f"{store.path} has no {what} that is both present and absent in its validation split, so trials cannot be "
+                "compared: add labels, or prepare it with a larger --validation-fraction."
+            )
 
 
 def _summarize_missing(store: Store, parameters: Sequence[tune_spaces.Parameter]) -> None:

@@ -144,6 +144,12 @@ def test_damage_is_found_and_mended(ray_session: None, tmp_path: Path) -> None:
     prepare(manifest, "manifest", out, geometry=SMALL)  # sees by their sizes that two are not what they were
     assert contents(out) == before
 
+    # Another shard's file in its place: whole by itself, but not of the size that was counted.
+    (out / "volumes" / "part-00004.parquet").write_bytes(before["volumes/part-00000.parquet"])
+    assert len(before["volumes/part-00000.parquet"]) != len(before["volumes/part-00004.parquet"])
+    prepare(manifest, "manifest", out, geometry=SMALL)
+    assert contents(out) == before
+
     flipped = bytearray(before["volumes/part-00002.parquet"])
     flipped[2000] ^= 4  # within the volume: the size stays
     (out / "volumes" / "part-00002.parquet").write_bytes(flipped)

@@ -15,7 +15,9 @@ from objectstore import Door, s3_server
 from brgsa.errors import UserError
 from brgsa_platform import datasets, folders, session
 from brgsa_platform.folders import Folder, patiently
+from brgsa_platform.layouts import read_layout
 from brgsa_platform.prepare import prepare
+from brgsa_platform.shards import ShardWriter
 from brgsa_platform.store import Store
 from brgsa_platform.store_verify import verify
 from brgsa_platform.summarize import summarize
@@ -111,6 +113,20 @@ def test_a_server_that_stays_away_is_named(door: Door, tmp_path: Path, monkeypat
             prepare(manifest, "manifest", "s3://archive/stores/away", geometry=SMALL)
     finally:
         door.unlock()
+
+
+def test_scans_that_are_away_are_not_refused(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "far.csv"
+    table.write_text("volume,report\ns3://archive/scans/s000.nii.gz,There is pleural effusion.\n")
+    items = read_layout(table, "manifest", 0.1)
+    monkeypatch.setattr(folders, "PATIENCE", 0.5)
+    door.lock()
+    try:
+        error = ShardWriter(Folder(tmp_path / "store"), SMALL)("part-00000.parquet", items)
+    finally:
+        door.unlock()
+    assert "NETWORK_CONNECTION" in error
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
 def test_a_bucket_that_is_not_there_is_named(door: Door, tmp_path: Path) -> None:
