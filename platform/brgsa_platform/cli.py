@@ -374,7 +374,10 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        _fail(
+            "interrupted; what is finished is kept, and the same command goes on from there (tune: --resume NAME)",
+            INTERRUPTED,
+        )
     except Exception as error:
         click_exit = getattr(error, "exit_code", None)
         if click_exit is not None and hasattr(error, "show"):
