@@ -375,7 +375,7 @@ def main() -> None:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail(
-            "interrupted; what is finished is kept, and the same command goes on from there (tune: --resume NAME)",
+            "interrupted; what is finished is kept, the same command goes on (tune: --resume NAME)",
             INTERRUPTED,
         )
     except Exception as error:
