@@ -35,9 +35,6 @@ app.add_typer(cli_runs.app, name="runs")
 INTERRUPTED = 130  # exit status
 
 
-INTERRUPTED = 130  # exit status
-
-
 class Layout(StrEnum):
     CT_RATE = "ct-rate"
     RAD_CHESTCT = "rad-chestct"
@@ -228,7 +225,10 @@ def tune(
         list[str] | None, typer.Option(help="auroc (default), common or rare; two for a Pareto set.")
     ] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with the search of this name.")] = None,
-    warm_from: Annotated[list[str] | None, typer.Option(help="Learn from the trials of another search.")] = None,
+    warm_from: Annotated[
+        list[str] | None,
+        typer.Option(help="Learn from another search, a run in MLflow, or all finished trainings there: mlflow."),
+    ] = None,
     point: Annotated[
         list[str] | None, typer.Option(help="Begin with a point: field=value,field=value. May be repeated.")
     ] = None,
@@ -241,6 +241,7 @@ def tune(
     gpus_per_trial: Annotated[
         float | None, typer.Option(help="GPUs of each training process; a fraction lets trials share one.")
     ] = None,
+    checkpoints: Annotated[str, typer.Option(help="Trials whose checkpoint MLflow gets: all, best or none.")] = "all",
     storage: Annotated[
         str | None, typer.Option(help="Database URL of the study; default a file in its folder.")
     ] = None,
@@ -261,6 +262,7 @@ def tune(
         patience=patience,
         concurrent=concurrent,
         gpu_share=gpus_per_trial,
+        checkpoints=checkpoints,
         points=parse_points(point or ()),
         warm_from=warm_from or (),
     )

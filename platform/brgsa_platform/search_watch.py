@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any, Self
 
 from ray.tune import Callback
@@ -10,6 +11,11 @@ from ray.tune import Callback
 from brgsa_platform.search_report import STATES
 from brgsa_platform.search_table import SearchTable, TrialLine, search_table
 from brgsa_platform.searcher import Search
+from brgsa_platform.trials import trial_folder
+from brgsa_platform.worker_groups import Leftovers
+
+# Of Ray's monitor and CUDA; of torch on a CPU; of Python and NumPy.
+OUT_OF_MEMORY = ("OutOfMemory", "can't allocate memory", "MemoryError")
 
 
 class Watch(Callback):  # type: ignore[misc, unused-ignore]
@@ -17,11 +23,14 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
 
     Args:
         epochs: of a whole trial.
+        folder: the search's.
     """
 
-    def __init__(self, search: Search, epochs: int) -> None:
+    def __init__(self, search: Search, epochs: int, folder: Path) -> None:
         self.search = search
         self.epochs = epochs
+        self.folder = folder
+        self._leftovers = Leftovers()
         self._lines: dict[str, TrialLine] = {}
         self._stack = contextlib.ExitStack()
         self._table: SearchTable | None = None
@@ -35,10 +44,11 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
     def __exit__(self, *error: object) -> None:
         for trial in list(self._failed):
             self._fail(trial)
+        self._leftovers.sweep(grace=0)
         self._stack.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"search": None, "epochs": self.epochs, "_lines": {}, "_stack": None, "_table": None, "_failed": []}
+        return {"epochs": self.epochs, "folder": self.folder}  # Tune keeps a copy that nobody reads
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._show(trial)
@@ -58,6 +68,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         for trial in [trial for trial in self._failed if trial.get_error() is not None]:
             self._fail(trial)
+        self._leftovers.sweep()
 
     def _fail(self, trial: Any) -> None:
         self._failed.remove(trial)
@@ -65,6 +76,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._ended(trial)
 
     def _ended(self, trial: Any) -> None:
+        self._leftovers.add(trial_folder(self.folder, trial.config["number"]))
         rows = [t for t in self.search.study.get_trials(deepcopy=False) if t.number == trial.config["number"]]
         state = STATES[rows[0].state.name] if rows else "failed"
         self._show(trial, state=state, reason=rows[0].user_attrs.get("reason", "") if rows else "")
@@ -106,7 +118,7 @@ def reason_of(trial: Any) -> str:
     cause = getattr(error, "cause", None) or error
     text = str(cause).strip()
     name = type(error).__name__
-    if "OutOfMemory" in name or "OutOfMemory" in text:
+    if any(words in f"{name} {text}" for words in OUT_OF_MEMORY):
         return "out of memory"
     if (
         name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError")

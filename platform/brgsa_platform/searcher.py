@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-LENT_BY = "from"  # user attribute of a trial of another search
 # User attributes of a trial, as `search_report` reads them.
 REASON, EPOCHS, BEST_EPOCH = "reason", "epochs", "best_epoch"
 PRUNED_FOR = {
@@ -142,7 +141,7 @@ class Search:
     def started_trials(self) -> int:
         """Trials of this search, whatever became of them; not those that another search lent or that wait in line."""
         trials = self.study.get_trials(deepcopy=False)
-        return sum(t.state != TrialState.WAITING and LENT_BY not in t.user_attrs for t in trials)
+        return sum(t.state != TrialState.WAITING and studies.LENT_BY not in t.user_attrs for t in trials)
 
     def epochs_spent(self) -> int:
         """Epochs of all trials of the study."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "brgsa"
 STORE_FOLDER = "mlruns-brgsa"
 TABLES_TAG = "mlflow.loggedArtifacts"  # where the UI looks for tables
+CHECKPOINT_TAG = "brgsa.checkpoint"
+OF_TRAINING = ("optimizer.pt", "training.json")  # of a checkpoint's files
 PATIENCE = "BRGSA_MLFLOW_PATIENCE_S"
 PAGE = 200  # runs fetched at a time
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
@@ -126,6 +128,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def short(metric: str) -> str:
+    """A metric as tables name it: auroc of val/auroc."""
+    return metric.partition("/")[2]
 
 
 class Run:
@@ -268,6 +275,18 @@ def settle(run_id: str, status: str, tags: Mapping[str, str]) -> None:
             api.set_terminated(run_id, status)
     except Exception as error:  # the study, not MLflow, is the search's record
         log.warning("MLflow does not take the status of a run now (%s)", type(error).__name__)
+
+
+def log_checkpoint(run_id: str, checkpoint: Path) -> None:
+    """Copy a checkpoint's model into a run's artifacts, once; not what only its training needs to go on."""
+    api = client()
+    if api.get_run(run_id).data.tags.get(CHECKPOINT_TAG) == checkpoint.name:
+        return
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name not in OF_TRAINING:
+            below = path.parent.relative_to(checkpoint).as_posix()
+            api.log_artifact(run_id, str(path), "checkpoint" if below == "." else f"checkpoint/{below}")
+    api.set_tag(run_id, CHECKPOINT_TAG, checkpoint.name)
 
 
 def attach(run_id: str, uri: str) -> Run:

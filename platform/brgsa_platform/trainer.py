@@ -24,7 +24,7 @@ from brgsa import checkpoint, losses, metrics, zeroshot
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
 from brgsa.volumes.intensity import Intensity, unit_intensities
-from brgsa_platform import checkpoints, datasets, tracking
+from brgsa_platform import checkpoints, datasets, tracking, worker_groups
 from brgsa_platform.config import RunConfig
 from brgsa_platform.decoded import Decoded
 from brgsa_platform.order import steps_per_epoch
@@ -93,6 +93,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
 
     context = ray.train.get_context()
+    if context.get_world_rank() == 0:
+        worker_groups.remember(Path(settings["job"].out))
     place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), ray.train.report)
     return _train(settings["job"], place)
 

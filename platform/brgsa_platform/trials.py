@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.search_report import trial_name
-from brgsa_platform.session import cluster_cpus
 from brgsa_platform.spaces import drawn_config
 from brgsa_platform.tracking import PATIENCE
 
@@ -33,8 +33,8 @@ class TrialPlan:
     threads: int
 
     @classmethod
-    def of(cls, base: RunConfig, concurrent: int | None, gpu_share: float) -> TrialPlan:
-        """Plan from the session's cluster.
+    def of(cls, base: RunConfig, concurrent: int | None, gpu_share: float, cluster: Mapping[str, float]) -> TrialPlan:
+        """Plan from what the cluster has.
 
         A trial with `train.workers` 0 or 1 trains in its own process; one with more starts them with Ray Train. Each
         training process wants a CPU and one more for its data, so trials never wait for each other's.
@@ -42,16 +42,15 @@ class TrialPlan:
         Args:
             concurrent: wanted; None for as many as there is room for.
             gpu_share: GPUs of each training process; a fraction lets trials share one.
+            cluster: logical CPU and GPU, as Ray counts them.
 
         Raises:
             UserError: the cluster has no room for one trial, or not for as many as were wanted; names the numbers.
         """
-        import ray
-
         workers = max(1, base.train.workers)
         inside = base.train.workers <= 1
         need = 2.0 * workers + (0 if inside else DRIVER_CPUS)
-        cpus, gpus = cluster_cpus(), float(ray.cluster_resources().get("GPU", 0))
+        cpus, gpus = float(cluster.get("CPU", 0)), float(cluster.get("GPU", 0))
         room = int(cpus // need)
         if gpu_share:
             room = min(room, int(gpus / (gpu_share * workers) + 1e-6))

@@ -15,10 +15,11 @@ import yaml
 
 import tune_spaces
 from brgsa.errors import UserError
-from brgsa_platform import checkpoints, search_report, study, tracking
+from brgsa_platform import checkpoints, search_report, study, tracking, warm_start
 from brgsa_platform.config import RunConfig, merge
 from brgsa_platform.datasets import rare_labels, split_rows
 from brgsa_platform.decoded import decode_once
+from brgsa_platform.progress import progress
 from brgsa_platform.session import quiet_environment, ray_session
 from brgsa_platform.spaces import check_space, drawn_config
 from brgsa_platform.store import Store
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from brgsa_platform.searcher import Limits, Search
 
+CHECKPOINTS = ("all", "best", "none")
 GOALS = {"auroc": "val/auroc", "common": "val/auroc_common", "rare": "val/auroc_rare"}
 SEARCH_FILE = "search.json"
 MLFLOW_PATIENCE = 300.0  # seconds that a trial waits for an MLflow server that is away
@@ -102,8 +104,9 @@ class SearchOptions:
             without a better one after which the search ends.
         concurrent: trials at a time; None: as many as the cluster holds.
         gpu_share: GPUs of each training process; None: one where the cluster has any.
+        checkpoints: which trials' best checkpoints MLflow gets a copy of: all, best (that of the best trial) or none.
         points: fields' values to begin with, before anything is drawn.
-        warm_from: names of searches below the same folder whose trials the sampler learns from.
+        warm_from: searches of the same folder or runs in MLflow that the sampler learns from; see `warm_start.learn`.
     """
 
     trials: int | None = 16
@@ -112,6 +115,7 @@ class SearchOptions:
     patience: int | None = None
     concurrent: int | None = None
     gpu_share: float | None = None
+    checkpoints: str = "all"
     points: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     warm_from: Sequence[str] = field(default_factory=tuple)
 
@@ -153,15 +157,9 @@ def tune(
     parameters = tune_spaces.load(spaces)
     _check_options(options, goals)
     study.check_choice(sampler, pruner, len(goals))
-    if base.train.workers > 1 and pruner != "none":
-        # Ray Train's workers keep their placement group when Tune stops the trial around them, and the next trial waits for it.
-        raise UserError(
-            f"Trials of train.workers={base.train.workers} cannot be pruned, for Ray keeps a stopped trial's workers: "
-            "use --pruner none, or train.workers=1."
-        )
     store = Store.open(store_path)
     check_space(parameters, base)
-    _points(parameters, options)
+    warm_start.given_points(parameters, options.points)
     _check_comparable(store, goals)
     folder = (out / (name or "+".join(Path(space).stem for space in spaces))).absolute()
     spec = SearchSpec(
@@ -177,8 +175,9 @@ def tune(
         seed=seed,
         storage=storage,
     )
+    learnt = warm_start.learn(options.warm_from, folder.parent, spec)
     _claim(folder, spec)
-    return _run(folder, spec, store, options)
+    return _run(folder, spec, store, options, learnt)
 
 
 def resume(
@@ -202,6 +201,10 @@ def resume(
             "--name."
         )
     _check_options(options, ("auroc",))
+    if options.points or options.warm_from:
+        raise UserError(
+            f"--point and --warm-from say how a search begins, and {name} has begun: leave them out, or begin another one."
+        )
     store = Store.open(spec.store)
     if store.fingerprint != spec.data:
         raise UserError(
@@ -228,6 +231,8 @@ def _check_options(options: SearchOptions, goals: Sequence[str]) -> None:
         raise UserError("A search needs an end: give --trials, --hours, --epochs or --patience.")
     if options.gpu_share is not None and options.gpu_share < 0:
         raise UserError(f"--gpus-per-trial must not be negative, as {options.gpu_share} is.")
+    if options.checkpoints not in CHECKPOINTS:
+        raise UserError(f"--checkpoints takes one of {', '.join(CHECKPOINTS)}, not {options.checkpoints}.")
     unknown = [goal for goal in goals if goal not in GOALS]
     if unknown or not 1 <= len(set(goals)) == len(goals) <= 2:
         raise UserError(f"--goal takes one or two different of {', '.join(GOALS)}, not {', '.join(goals)}.")
@@ -251,20 +256,24 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
         ) from error
 
 
-def _run(folder: Path, spec: SearchSpec, store: Store, options: SearchOptions) -> SearchResult:
+def _run(
+    folder: Path, spec: SearchSpec, store: Store, options: SearchOptions, learnt: Sequence[warm_start.Known] = ()
+) -> SearchResult:
     quiet_environment()  # before Ray is imported, which reads it then
+    import ray
+
     from brgsa_platform.searcher import Search
 
     base, parameters = RunConfig.from_tree(spec.base), spec.space()
     with ray_session():
-        plan = TrialPlan.of(base, options.concurrent, _gpu_share(options))
+        plan = TrialPlan.of(base, options.concurrent, _gpu_share(options), ray.cluster_resources())
         _summarize_missing(store, parameters)
         check_fit(store, base)
         found = study.open_study(
             folder.name,
             folder,
             storage=spec.storage,
-            goals=[short(goal) for goal in spec.goals],
+            goals=[tracking.short(goal) for goal in spec.goals],
             sampler=study.make_sampler(spec.sampler, spec.seed, parameters),
             pruner=spec.pruner,
             epochs=base.train.epochs,
@@ -287,12 +296,15 @@ def _run(folder: Path, spec: SearchSpec, store: Store, options: SearchOptions) -
             spec = SearchSpec(**{**asdict(spec), "parent_run": run.run_id})
             checkpoints.write_json(folder / SEARCH_FILE, asdict(spec))
             if not found.get_trials(deepcopy=False):
-                _enqueue(found, spec, options, folder.parent)
+                warm_start.begin(found, spec, options.points, learnt)
             try:
                 _search(search, folder, spec, plan, options)
             finally:
                 _settle(folder, found)
-            return _result(run, folder, spec, search)
+            result = _result(run, folder, spec, search)
+            wanted = {"all": [row["number"] for row in result.trials], "best": [result.best["number"]], "none": []}
+            _log_checkpoints(folder, wanted[options.checkpoints])
+            return result
 
 
 def _gpu_share(options: SearchOptions) -> float:
@@ -301,61 +313,6 @@ def _gpu_share(options: SearchOptions) -> float:
     if options.gpu_share is not None:
         return options.gpu_share
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-
-
-def _enqueue(found: Study, spec: SearchSpec, options: SearchOptions, searches: Path) -> None:
-    """Begin with the points that were given and the base itself, and let the sampler know earlier searches."""
-    parameters = spec.space()
-    for point in _points(parameters, options):
-        found.enqueue_trial(point, skip_if_exists=True)
-    base = study.point_in(parameters, tracking.flatten(spec.base))
-    if base is not None and spec.sampler not in ("grid", "qmc"):
-        found.enqueue_trial(base, skip_if_exists=True)  # what is found is then no worse than the base
-    for name in options.warm_from:
-        _learn_from(found, name, searches, spec)
-
-
-def _points(parameters: Sequence[tune_spaces.Parameter], options: SearchOptions) -> list[dict[str, Any]]:
-    """The points that were given, as the study takes them."""
-    points = []
-    for given in options.points:
-        point = study.point_in(parameters, given)
-        if point is None:
-            wanted = ", ".join(f"{key}={value}" for key, value in given.items())
-            raise UserError(f"The point {wanted} lies outside the space, or lacks one of its fields: correct --point.")
-        points.append(point)
-    return points
-
-
-def _learn_from(found: Study, name: str, searches: Path, spec: SearchSpec) -> None:
-    """Add another search's completed trials, where they lie in this space."""
-    import optuna
-
-    other = read_spec(searches / name)
-    if other is None:
-        raise UserError(f"There is no search {name} in {searches} to start from: correct --warm-from.")
-    if other.data != spec.data or other.goals != spec.goals:
-        raise UserError(f"The search {name} has other data or other goals, so its trials tell nothing here.")
-    known = study.open_study(
-        name,
-        searches / name,
-        storage=other.storage,
-        goals=[short(goal) for goal in other.goals],
-        sampler=study.make_sampler("random", 0, other.space()),
-        pruner="none",
-        epochs=1,
-    )
-    parameters = spec.space()
-    for trial in known.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        point = study.point_in(parameters, {**tracking.flatten(other.base), **trial.params})
-        if point is not None:
-            distributions = study.distributions(parameters, point)
-            attributes = {**trial.user_attrs, "from": name, "epochs": 0}
-            found.add_trial(
-                optuna.create_trial(
-                    params=point, distributions=distributions, values=trial.values, user_attrs=attributes
-                )
-            )
 
 
 def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, options: SearchOptions) -> None:
@@ -386,7 +343,7 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
         "decoded": decode_once(Store.open(spec.store)),
     }
     resources: dict[str, float] = {"cpu": plan.cpus, **({"gpu": plan.gpus} if plan.gpus else {})}
-    with Watch(search, base.train.epochs) as watch:
+    with Watch(search, base.train.epochs, folder) as watch:
         Tuner(
             ray_tune.with_resources(ray_tune.with_parameters(run_trial, settings=settings), resources),
             tune_config=TuneConfig(
@@ -418,13 +375,25 @@ def _settle(folder: Path, found: Study) -> None:
         tracking.settle(str(checkpoints.read_json(file)["mlflow_run_id"]), status, tags)
 
 
+def _log_checkpoints(folder: Path, numbers: Sequence[int]) -> None:
+    """Copy these trials' best checkpoints into their MLflow runs; a trial without an epoch has none."""
+    with progress(len(numbers), "log checkpoints") as advance:
+        for number in numbers:
+            trial = trial_folder(folder, number)
+            if checkpoints.whole(trial):
+                run_id = str(checkpoints.read_json(trial / "run.json")["mlflow_run_id"])
+                tracking.log_checkpoint(run_id, checkpoints.resolve(trial))
+            advance(1)
+
+
 def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -> SearchResult:
     rows = search_report.trial_rows(search.study)
+    trials = {trial.number: trial for trial in search.study.get_trials(deepcopy=False)}
+    rows = [row for row in rows if study.LENT_BY not in trials[row["number"]].user_attrs]
     complete = [row for row in rows if row["state"] == "complete"]
     if not complete:
         reasons = [row["reason"] for row in rows if row["reason"]] or ["no trial was started"]
         raise UserError(f"None of the {len(rows)} trials of {folder.name} completed; the first: {reasons[0]}")
-    trials = {trial.number: trial for trial in search.study.get_trials(deepcopy=False)}
     best = max(complete, key=lambda row: (trials[row["number"]].values[0], -row["number"]))
     trial = trials[best["number"]]
     values = study.values_of(trial, spec.space())
@@ -465,11 +434,6 @@ def _summarize_missing(store: Store, parameters: Sequence[tune_spaces.Parameter]
     missing = sorted(wanted - set(store.styles()) - {"report"})
     if missing:
         summarize(store.path, missing)
-
-
-def short(goal: str) -> str:
-    """A goal as tables name it: auroc of val/auroc."""
-    return goal.partition("/")[2]
 
 
 def _shown(value: Any) -> str:
