@@ -11,6 +11,7 @@ from ray.tune import Callback
 from brgsa_platform.search_report import STATES
 from brgsa_platform.search_table import SearchTable, TrialLine, search_table
 from brgsa_platform.searcher import Search
+from brgsa_platform.study import LENT_BY
 from brgsa_platform.trials import trial_folder
 from brgsa_platform.worker_groups import Leftovers
 
@@ -98,7 +99,11 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
             self._table.update(line)
 
     def _before(self) -> list[TrialLine]:
-        ended = [t for t in self.search.study.get_trials(deepcopy=False) if t.state.is_finished()]
+        ended = [
+            trial
+            for trial in self.search.study.get_trials(deepcopy=False)
+            if trial.state.is_finished() and LENT_BY not in trial.user_attrs
+        ]
         return [
             TrialLine(
                 number=t.number,
