@@ -50,21 +50,32 @@ def search_table(
     objective: str = "AUROC",
     maximize: bool = True,
     before: Iterable[TrialLine] = (),
+    limit_epochs: int | None = None,
+    limit_seconds: float | None = None,
     console: Console | None = None,
 ) -> Iterator[SearchTable]:
     """Show a search while it runs; yields the table to `update`.
 
     Args:
-        trials: in all.
+        trials: in all; 0 where something else ends the search.
         epochs: that a trial runs at most.
         before: trials of an earlier start of this search; they count, but tell nothing of today's speed.
+        limit_epochs, limit_seconds: of all trials together, and of wall clock from now; what else ends the search.
         console: where to draw; default standard error.
     """
     from rich.console import Console
     from rich.live import Live
 
     console = console or Console(file=sys.stderr)
-    table = SearchTable(trials, epochs, objective=objective, maximize=maximize, before=before)
+    table = SearchTable(
+        trials,
+        epochs,
+        objective=objective,
+        maximize=maximize,
+        before=before,
+        limit_epochs=limit_epochs,
+        limit_seconds=limit_seconds,
+    )
     if console.is_terminal:
         with Live(table, console=console, refresh_per_second=2, vertical_overflow="crop"):
             yield table
@@ -82,9 +93,18 @@ class SearchTable:
     """The search's trials as they are known now; rendered anew each time that the terminal asks."""
 
     def __init__(
-        self, trials: int, epochs: int, *, objective: str, maximize: bool, before: Iterable[TrialLine] = ()
+        self,
+        trials: int,
+        epochs: int,
+        *,
+        objective: str,
+        maximize: bool,
+        before: Iterable[TrialLine] = (),
+        limit_epochs: int | None = None,
+        limit_seconds: float | None = None,
     ) -> None:
         self.trials, self.epochs, self.objective, self.maximize = trials, epochs, objective, maximize
+        self.limit_epochs, self.limit_seconds = limit_epochs, limit_seconds
         self.lines = {line.number: line for line in before}  # in the order in which they were last heard of
         self.spent_before = self._spent()
         self.started = time.monotonic()
@@ -102,7 +122,7 @@ class SearchTable:
         count = Counter(line.state for line in self.lines.values())
         ended = sum(count[state] for state in ENDED)
         states = [f"{count[state]} {state}" for state in ("running", "pruned", "failed") if count[state]]
-        text = f"search: {ended} of {self.trials} trials done"
+        text = f"search: {ended} of {self.trials} trials done" if self.trials else f"search: {ended} trials done"
         text += f" ({', '.join(states)})" if states else ""
         best = self.best()
         if best is not None:
@@ -123,19 +143,23 @@ class SearchTable:
         return None
 
     def seconds_left(self) -> float | None:
-        """From today's epochs a second and the epochs that remain; None before the first epoch.
+        """From today's epochs a second and the epochs that remain; None before the first epoch, or where no limit tells.
 
         A trial to come is taken to run as many epochs as those that ended did: pruning makes them fewer.
         """
-        done = self._spent() - self.spent_before
+        done, passed = self._spent() - self.spent_before, time.monotonic() - self.started
+        ends = [] if self.limit_seconds is None else [self.limit_seconds - passed]
         if done <= 0:
             return None
-        lines = self.lines.values()
-        ended = [line.epoch for line in lines if line.state in ("complete", "pruned")]
-        usual = sum(ended) / len(ended) if ended else self.epochs
-        running = sum(max(0.0, usual - line.epoch) for line in lines if line.state == "running")
-        to_come = max(0, self.trials - len(self.lines)) * usual
-        return (running + to_come) * (time.monotonic() - self.started) / done
+        if self.limit_epochs is not None:
+            ends.append((self.limit_epochs - self._spent()) * passed / done)
+        if self.trials:
+            lines = self.lines.values()
+            ended = [line.epoch for line in lines if line.state in ("complete", "pruned")]
+            usual = sum(ended) / len(ended) if ended else self.epochs
+            running = sum(max(0.0, usual - line.epoch) for line in lines if line.state == "running")
+            ends.append((running + max(0, self.trials - len(self.lines)) * usual) * passed / done)
+        return max(0.0, min(ends)) if ends else None
 
     def __rich__(self) -> RenderableType:
         from rich import box

@@ -38,8 +38,15 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._failed: list[Any] = []
 
     def __enter__(self) -> Self:
-        trials = self.search.limits.trials or 0
-        self._table = self._stack.enter_context(search_table(trials, self.epochs, before=self._before()))
+        limits = self.search.limits
+        table = search_table(
+            limits.trials or 0,
+            self.epochs,
+            before=self._before(),
+            limit_epochs=limits.epochs,
+            limit_seconds=limits.seconds,
+        )
+        self._table = self._stack.enter_context(table)
         return self
 
     def __exit__(self, *error: object) -> None:

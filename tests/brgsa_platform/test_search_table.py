@@ -98,6 +98,24 @@ def test_time_left_follows_today_s_speed_and_what_pruning_saves(monkeypatch: pyt
         assert table.headline() == table.summary()
 
 
+def test_time_left_follows_the_limit_that_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    quiet = Console(file=io.StringIO(), width=80)
+    with search_table(0, 10, limit_epochs=20, limit_seconds=500.0, console=quiet) as table:
+        now += 30
+        table.update(TrialLine(0, PARAMS, 3, 10, 0.7, 0.7))
+        assert table.seconds_left() == pytest.approx(10 * 17)  # not the 470 s to the end of the time
+        table.update(TrialLine(0, PARAMS, 10, 10, 0.7, 0.7, "complete"))
+        now += 465
+        assert table.seconds_left() == pytest.approx(5)
+        assert table.headline().startswith("search: 1 trials done, best AUROC 0.700")
+    with search_table(0, 10, console=quiet) as table:  # ends when the best has not moved: nobody knows when
+        now += 30
+        table.update(TrialLine(0, PARAMS, 3, 10, 0.7, 0.7))
+        assert table.seconds_left() is None
+
+
 def test_names_lose_their_section_where_they_stay_apart() -> None:
     assert short_names(["model.bank.size", "loss.weight", "optim.weight", "seed"]) == {
         "model.bank.size": "bank.size",
