@@ -69,7 +69,10 @@ def resolve(path: Path | str) -> Path:
         return path
     best = path / FOLDER / "best.json"
     if best.is_file():
-        chosen = path / FOLDER / str(read_json(best).get("checkpoint"))
+        name = str(read_json(best).get("checkpoint"))
+        if not NAME.fullmatch(name):  # a run from elsewhere must not choose what is read
+            raise UserError(f"{best} points to {name}, which is no checkpoint's name: give the folder of an epoch.")
+        chosen = path / FOLDER / name
         if not (chosen / "model.json").is_file():
             raise UserError(
                 f"{best} points to {chosen.name}, which is no checkpoint: give the folder of another epoch."

@@ -93,6 +93,12 @@ def prepare(
         Path | None,
         typer.Option(help="dicom: key of the hashes for identifiers; default BRGSA_ID_KEY or ~/.config/brgsa/id-key."),
     ] = None,
+    root: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="manifest: folder or s3:// URL that it may lead to, besides its own folder. May be repeated."
+        ),
+    ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of training patients set aside.")] = 0.1,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse volumes whose header, table and voxels disagree.")
@@ -124,6 +130,7 @@ def prepare(
         reports=reports,
         labels=labels,
         id_key=id_key,
+        roots=root or (),
     )
     _say(done.summary())
 

@@ -84,6 +84,7 @@ def prepare(
     reports: Path | None = None,
     labels: Path | None = None,
     id_key: Path | None = None,
+    roots: Sequence[str] = (),
 ) -> PrepareResult:
     """Read an archive, bring its volumes to one grid and write them as a store, or add to one what it has not yet.
 
@@ -99,6 +100,7 @@ def prepare(
         workers: volumes read at a time, each on a CPU and in memory of its own; default as many as there are CPUs.
         reports, labels: tables joined on volume or scan ids; see `layouts.read_layout`.
         id_key: file with the key of the hashes that stand for DICOM's identifiers; see `layouts.identity_key`.
+        roots: folders or URLs beside a manifest's own folder that its paths may lead to.
 
     Raises:
         UserError: the archive's tables are wrong, `out` holds a store of other settings or cannot be written, MLflow does
@@ -107,7 +109,7 @@ def prepare(
     store = Folder(out)
     options = Options(geometry or Geometry(), validation_fraction, strict, workers)
     key = identity_key(id_key) if layout == "dicom" else None
-    items = read_layout(Path(source), layout, validation_fraction, reports=reports, labels=labels, key=key)
+    items = read_layout(Path(source), layout, validation_fraction, reports=reports, labels=labels, key=key, roots=roots)
     meta = _existing(store, options.settings())
     known = plan.planned(store, meta)
     refused = [row["volume_id"] for row in catalog.quarantined(store)] if meta.batches else []

@@ -21,7 +21,8 @@ def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) ->
 
 
 def manifest(path: Path, *rows: list[object], header: tuple[str, ...] = MANIFEST, fraction: float = 0.1) -> list[Item]:
-    return read_layout(save_table(path / "scans.csv", header, list(rows)), "manifest", fraction)
+    table = save_table(path / "scans.csv", header, list(rows))
+    return read_layout(table, "manifest", fraction, roots=["/far", "s3://bucket/"])
 
 
 def test_a_manifest_s_rows(tmp_path: Path) -> None:
@@ -41,6 +42,24 @@ def test_a_manifest_s_rows(tmp_path: Path) -> None:
     assert items[0].labels == {"Lung nodule": 0, "Pneumothorax": 1}
     assert items[1].labels == {"Lung nodule": 1, "Pneumothorax": None}
     assert items[0].metadata is None
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        "../secret.nii.gz",
+        "b/../../secret.nii.gz",
+        "/etc/passwd",
+        "/far/../etc/passwd",
+        "/farther/one.nrrd",
+        "s3://bucket-of-others/one.nii.gz",
+        "s3://bucket/../others/one.nii.gz",
+        "file:///etc/passwd",
+    ],
+)
+def test_a_manifest_does_not_lead_out_of_its_folder_and_roots(tmp_path: Path, volume: str) -> None:
+    with pytest.raises(UserError, match=r"leads out of its own folder in row 2: name the folder .* with --root"):
+        manifest(tmp_path, ["in.nii.gz", "x"], [volume, "x"], header=("volume", "report"))
 
 
 def test_ids_default_to_the_file_s_name(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_scans_are_read_from_a_bucket(door: Door, tmp_path: Path) -> None:
     table = tmp_path / "far.csv"
     rows = [f"s3://archive/scans/s{i:03d}.nii.gz,There is pleural effusion.\n" for i in (0, 1, 2, 9)]
     table.write_text("volume,report\n" + "".join(rows))
-    result = prepare(table, "manifest", tmp_path / "store", geometry=SMALL)
+    result = prepare(table, "manifest", tmp_path / "store", geometry=SMALL, roots=["s3://archive"])
     assert (sum(result.volumes.values()), result.quarantined) == (3, 1)
 
 
@@ -118,7 +118,7 @@ def test_a_server_that_stays_away_is_named(door: Door, tmp_path: Path, monkeypat
 def test_scans_that_are_away_are_not_refused(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "far.csv"
     table.write_text("volume,report\ns3://archive/scans/s000.nii.gz,There is pleural effusion.\n")
-    items = read_layout(table, "manifest", 0.1)
+    items = read_layout(table, "manifest", 0.1, roots=["s3://archive"])
     monkeypatch.setattr(folders, "PATIENCE", 0.5)
     door.lock()
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from brgsa.errors import UserError
@@ -30,6 +31,7 @@ def read_layout(
     reports: Path | None = None,
     labels: Path | None = None,
     key: bytes | None = None,
+    roots: Sequence[str] = (),
 ) -> list[Item]:
     """The volumes of an archive, sorted by id.
 
@@ -39,6 +41,7 @@ def read_layout(
             `tables.read_reports` and `tables.read_labels` for their columns. For DICOM the ids are SeriesInstanceUID,
             StudyInstanceUID, AccessionNumber, or the name of the series's folder.
         key: for `dicom`, of the hashes that replace identifiers; see `identity_key`.
+        roots: for `manifest`, folders or URLs beside its own folder that its paths may lead to.
 
     Raises:
         UserError: the archive or its tables cannot be read, ids repeat, a patient stands in two splits, or a table that was
@@ -56,6 +59,7 @@ def read_layout(
         reports=read_reports(reports) if reports else None,
         labels=read_labels(labels) if labels else None,
         key=key,
+        roots=[root if "://" in root else os.path.abspath(root) for root in roots],
     )
     items = sorted(LAYOUTS[layout](archive), key=lambda item: item.volume_id)
     if not items:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Archive:
         validation_fraction: share of the training patients that is set aside.
         reports, labels: of the tables given beside the archive, by volume or scan id; None where none was given.
         key: of the hashes that replace identifiers.
+        roots: absolute paths or URLs, beside its own folder, that a manifest may lead to.
     """
 
     root: Path
@@ -62,6 +63,7 @@ class Archive:
     reports: Mapping[str, str] | None = None
     labels: Mapping[str, Mapping[str, int | None]] | None = None
     key: bytes | None = None
+    roots: Sequence[str] = ()
 
     def report_of(self, *ids: str) -> str:
         """The given table's report by the first of `ids` that it has; empty where it has none."""
