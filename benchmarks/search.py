@@ -200,8 +200,8 @@ def draw(curves: dict[str, list[Curve]], file: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scans", type=int, default=400)
-    parser.add_argument("--budget", type=int, default=60, help="epochs of each search")
+    parser.add_argument("--scans", type=int, default=240)
+    parser.add_argument("--budget", type=int, default=45, help="epochs of each search")
     parser.add_argument("--seeds", type=int, default=3, help="0: the cost of a trial only")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", action="store_true")

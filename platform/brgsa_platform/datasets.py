@@ -278,9 +278,9 @@ def _up_to(tasks: int, batches: Iterator[Part], per_task: int) -> Iterator[Part]
 def _blocks(tasks: Tasks, data: DataSection, world: int) -> Iterator[dict[str, Any]]:
     import ray
 
-    from brgsa_platform.session import quiet_data_context
+    from brgsa_platform.session import set_data_context
 
-    quiet_data_context()
+    set_data_context()
     number = len(tasks.parts)
     dataset = ray.data.range(number, override_num_blocks=number).map_batches(tasks, batch_size=None)
     options = dataset.context.execution_options
@@ -294,7 +294,7 @@ def _blocks(tasks: Tasks, data: DataSection, world: int) -> Iterator[dict[str, A
 
 
 def data_cpus(data: DataSection, workers: int) -> float:
-    """CPUs that all data tasks together may use: as configured, or what `workers` training workers leave free."""
-    from brgsa_platform.session import cluster_cpus
+    """CPUs that all data tasks together may use: as configured, or the data nodes', or what `workers` workers leave free."""
+    from brgsa_platform.session import cluster_cpus, nodes_for
 
-    return data.cpus or cluster_cpus() - workers
+    return data.cpus or (cluster_cpus("data") if nodes_for("data") else cluster_cpus() - workers)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from brgsa.volumes import decode
 from brgsa_platform.cells import encoded_volume
 from brgsa_platform.progress import progress
+from brgsa_platform.session import nodes_for
 from brgsa_platform.store import Store
 
 OBJECT_STORE_SHARE = 0.5  # that decoded volumes may fill; the rest is for what trains
@@ -70,7 +71,7 @@ def decode_once(store: Store) -> Decoded | None:
         for shard, groups in by_shard.items()
         for start in range(0, len(groups), a_block)
     ]
-    decode_part = ray.remote(num_cpus=1)(_decode_part)
+    decode_part = ray.remote(num_cpus=1, label_selector=nodes_for("data"))(_decode_part)
     shards = store.shards()
     blocks = [decode_part.remote(shards[shard], groups) for shard, groups in parts]
     with progress(len(wanted), "decode volumes once for all trials") as advance:

@@ -25,7 +25,7 @@ from brgsa_platform import catalog, plan, tracking
 from brgsa_platform.folders import Folder, said
 from brgsa_platform.layouts import Item, identity_key, read_layout
 from brgsa_platform.progress import progress
-from brgsa_platform.session import quiet_data_context, ray_session
+from brgsa_platform.session import ray_session, set_data_context
 from brgsa_platform.shards import ShardWriter, is_whole
 from brgsa_platform.store import INDEX_FILE, META_FILE, QUARANTINE_FILE, Meta, Store, read_meta, settings_hash
 
@@ -197,7 +197,7 @@ def _write_shards(
 
     from brgsa_platform.journal import SharedJournal
 
-    quiet_data_context()
+    set_data_context()
     journal = SharedJournal.start()
     # Once in the object store, as text: tasks take their rows out of it without a copy of the rest.
     items = ray.put(pa.array([json.dumps(item.to_dict(), default=str) for item in work.items], pa.large_string()))

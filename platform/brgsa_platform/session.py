@@ -25,6 +25,9 @@ QUIET_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+ROLE_LABEL = "brgsa.io/role"
+ROLES = "BRGSA_NODE_ROLES"
+
 
 def quiet_environment() -> None:
     """Set the environment that keeps Ray's libraries quiet and quick; call before `import ray`."""
@@ -55,25 +58,44 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         cpus = num_cpus or max(2, os.cpu_count() or 2)
         ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        quiet_data_context()
+        set_data_context()
         yield
     finally:
         ray.shutdown()
 
 
-def quiet_data_context() -> None:
-    """Turn off Ray Data's own progress bars and start-up lines in this process."""
+def set_data_context() -> None:
+    """Ray Data in this process: without its own bars and start-up lines, on the nodes that are there for it."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.execution_options.label_selector = nodes_for("data") or None
     # Ray Data warns that its bars are off; we draw our own.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
-def cluster_cpus() -> float:
-    """Logical CPUs of the session's cluster."""
+def nodes_for(role: str) -> dict[str, str]:
+    """Ray label selector of the nodes for a role, "data" or "training"; empty where the cluster's nodes have no roles.
+
+    A node has one by its label `brgsa.io/role`. `BRGSA_NODE_ROLES=on` counts on nodes that an autoscaler has still to start;
+    `off` uses all nodes for everything.
+    """
+    mode = os.environ.get(ROLES, "auto")
+    if mode == "on" or (mode == "auto" and any(labels.get(ROLE_LABEL) == role for labels, _ in _nodes())):
+        return {ROLE_LABEL: role}
+    return {}
+
+
+def cluster_cpus(role: str | None = None) -> float:
+    """Logical CPUs of the session's cluster, or of its nodes for a role."""
+    wanted = nodes_for(role) if role is not None else {}
+    return sum(cpus for labels, cpus in _nodes() if wanted.items() <= labels.items())
+
+
+def _nodes() -> list[tuple[dict[str, str], float]]:
+    """Labels and logical CPUs of each node that lives."""
     import ray
 
-    return float(ray.cluster_resources().get("CPU", 0.0))
+    return [(node.get("Labels", {}), float(node["Resources"].get("CPU", 0.0))) for node in ray.nodes() if node["Alive"]]

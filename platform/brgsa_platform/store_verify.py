@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from brgsa.volumes import decode
 from brgsa_platform.folders import Folder, said
 from brgsa_platform.progress import progress
-from brgsa_platform.session import quiet_data_context, ray_session
+from brgsa_platform.session import ray_session, set_data_context
 from brgsa_platform.store import Store, checksum
 
 
@@ -81,7 +81,7 @@ def verify(path: str, discard: bool = False) -> VerifyResult:
 def _read_all(store: Store, expected: dict[int, dict[str, str]]) -> list[Damage]:
     import ray
 
-    quiet_data_context()
+    set_data_context()
     jobs = [
         {"shard": name, "size": store.meta.sizes[name], "rows": json.dumps(expected[number])}
         for number, name in enumerate(store.meta.shards)

@@ -19,7 +19,7 @@ from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform import tracking
 from brgsa_platform.folders import said
 from brgsa_platform.progress import progress
-from brgsa_platform.session import quiet_data_context, ray_session
+from brgsa_platform.session import ray_session, set_data_context
 from brgsa_platform.store import REPORT, Store, summary_name
 
 REPORTS_A_TASK = 64
@@ -102,7 +102,7 @@ def _summarised(reports: Sequence[str], style: str) -> dict[str, str]:
     """Each report's summary; reconstructions share a report, so each is read once."""
     import ray
 
-    quiet_data_context()
+    set_data_context()
     blocks = -(-len(reports) // REPORTS_A_TASK)
     dataset = ray.data.from_items([{"report": report} for report in reports], override_num_blocks=blocks)
     dataset = dataset.map_batches(_summarise_batch, fn_kwargs={"style": style}, batch_size=REPORTS_A_TASK)

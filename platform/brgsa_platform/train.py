@@ -23,7 +23,7 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.datasets import data_cpus
 from brgsa_platform.order import steps_per_epoch
 from brgsa_platform.progress import progress
-from brgsa_platform.session import cluster_cpus, ray_session
+from brgsa_platform.session import cluster_cpus, nodes_for, ray_session
 from brgsa_platform.store import Store
 
 if TYPE_CHECKING:
@@ -172,10 +172,10 @@ def _fit_on_workers(out: Path, config: RunConfig, job: Job, gpu_share: float | N
 def _scaling(config: RunConfig, gpu_share: float | None) -> Any:
     from ray.train import ScalingConfig
 
-    workers = config.train.workers
+    where: dict[str, Any] = {"num_workers": config.train.workers, "label_selector": nodes_for("training") or None}
     if gpu_share and gpu_share != 1:
-        return ScalingConfig(num_workers=workers, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": gpu_share})
-    return ScalingConfig(num_workers=workers, use_gpu=_use_gpu(config))
+        return ScalingConfig(**where, use_gpu=True, resources_per_worker={"CPU": 1, "GPU": gpu_share})
+    return ScalingConfig(**where, use_gpu=_use_gpu(config))
 
 
 def _callbacks_within_a_search() -> list[Any]:
@@ -226,19 +226,28 @@ def check_resources(config: RunConfig) -> None:
     """Refuse a run that would wait for ever: each worker needs a CPU (and a GPU), and another for its data tasks."""
     import ray
 
-    workers, cpus = config.train.workers, cluster_cpus()
-    # A data task keeps its CPU while its worker waits for another one, whose data must not wait for that same CPU.
-    if cpus < 2 * workers:
-        raise UserError(
-            f"train.workers={workers} needs {2 * workers} CPUs (one a worker, one for the data of each) and the cluster has "
-            f"{cpus:.0f}: lower train.workers or join a larger cluster with RAY_ADDRESS."
-        )
+    workers = config.train.workers
     data = data_cpus(config.data, workers)
-    if not workers <= data <= cpus - workers:
-        raise UserError(
-            f"data.cpus={data:g} must be between {workers}, one for each of train.workers, and the {cpus - workers:.0f} CPUs "
-            "that they leave free."
-        )
+    if nodes_for("data"):  # they do nothing else
+        room, mine = cluster_cpus("training"), cluster_cpus("data")
+        if room < workers or not workers <= data <= mine:
+            raise UserError(
+                f"train.workers={workers} needs as many CPUs of training nodes and of data nodes, data.cpus at most the "
+                f"latter; the cluster has {room:.0f} and {mine:.0f}: lower train.workers or data.cpus, or add nodes."
+            )
+    else:
+        cpus = cluster_cpus()
+        # A data task keeps its CPU while its worker waits for another one, whose data must not wait for that same CPU.
+        if cpus < 2 * workers:
+            raise UserError(
+                f"train.workers={workers} needs {2 * workers} CPUs (one a worker, one for the data of each) and the cluster "
+                f"has {cpus:.0f}: lower train.workers or join a larger cluster with RAY_ADDRESS."
+            )
+        if not workers <= data <= cpus - workers:
+            raise UserError(
+                f"data.cpus={data:g} must be between {workers}, one for each of train.workers, and the "
+                f"{cpus - workers:.0f} CPUs that they leave free."
+            )
     gpus = ray.cluster_resources().get("GPU", 0)
     if _use_gpu(config) and gpus < workers:
         raise UserError(

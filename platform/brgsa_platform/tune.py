@@ -20,7 +20,7 @@ from brgsa_platform.config import RunConfig, merge
 from brgsa_platform.datasets import rare_labels, split_rows
 from brgsa_platform.decoded import decode_once
 from brgsa_platform.progress import progress
-from brgsa_platform.session import quiet_environment, ray_session
+from brgsa_platform.session import nodes_for, quiet_environment, ray_session
 from brgsa_platform.spaces import check_space, drawn_config
 from brgsa_platform.store import Store
 from brgsa_platform.train import check_fit
@@ -342,7 +342,10 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
         "gpu_share": _gpu_share(options) or None,
         "decoded": decode_once(Store.open(spec.store)),
     }
-    resources: dict[str, float] = {"cpu": plan.cpus, **({"gpu": plan.gpus} if plan.gpus else {})}
+    # A trial in its own process trains there; one with workers of its own waits for them anywhere.
+    where = nodes_for("training") if base.train.workers <= 1 else {}
+    bundle: dict[str, float] = {"CPU": plan.cpus, **({"GPU": plan.gpus} if plan.gpus else {})}
+    resources = ray_tune.PlacementGroupFactory([bundle], bundle_label_selector=[where] if where else None)
     with Watch(search, base.train.epochs, folder) as watch:
         Tuner(
             ray_tune.with_resources(ray_tune.with_parameters(run_trial, settings=settings), resources),
