@@ -78,7 +78,10 @@ def _known() -> dict[str, Any]:
     return {
         name: kind
         for name, kind in vars(monai).items()
-        if isinstance(kind, type) and issubclass(kind, Transform) and not issubclass(kind, MapTransform)
+        if isinstance(kind, type)
+        and issubclass(kind, Transform)
+        and not issubclass(kind, MapTransform)
+        and not kind.__module__.startswith("monai.transforms.io")  # a configuration shall neither read nor write files
     }
 
 

@@ -196,3 +196,9 @@ def test_a_transform_that_cannot_serve_is_named(spec: dict[str, Any], says: str)
 
 def test_transforms_that_serve_are_accepted() -> None:
     transforms.check([{"name": "RandGaussianSmooth", "prob": 0.2, "sigma_x": [0.5, 1.0]}], (8, 8, 6))
+
+
+@pytest.mark.parametrize("name", ["SaveImage", "LoadImage", "WriteFileMapping"])
+def test_a_configuration_reads_and_writes_no_files(name: str) -> None:
+    with pytest.raises(UserError, match=f"MONAI has no array transform '{name}'"):
+        transforms.build({"name": name})
