@@ -100,7 +100,9 @@ def quantity(text: str | int) -> float:
 @functools.cache
 def ray_schema(folder: Path, plural: str) -> Any:
     """KubeRay's schema of a kind with unknown fields refused, as a CRD's API server would refuse or drop them."""
-    crd = yaml.load((folder / f"ray.io_{plural}.yaml").read_text(), yaml.CSafeLoader)  # 1.4 MB: the other loader takes seconds
+    crd = yaml.load(
+        (folder / f"ray.io_{plural}.yaml").read_text(), yaml.CSafeLoader
+    )  # 1.4 MB: the other loader takes seconds
     version = next(v for v in crd["spec"]["versions"] if v["name"] == "v1")
     schema = _strict(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
