@@ -142,3 +142,15 @@ def test_spot_rides_out_lost_workers() -> None:
     assert spec["backoffLimit"] >= 10
     assert config.train.max_failures >= 10
     assert config.train.checkpoint_minutes <= 5
+
+
+def test_a_training_goes_on_from_one_overlay_to_another() -> None:
+    """Begun on spot nodes, ended on others: the same folder, and nothing changed that makes it another training."""
+    from brgsa_platform.tracking import flatten
+    from brgsa_platform.train import FREE_TO_CHANGE
+
+    one, other = job("spot", "train"), job("gpu", "train")
+    assert parse(one["spec"]["entrypoint"])[1]["out"] == parse(other["spec"]["entrypoint"])[1]["out"]
+    was, now = flatten(config_of(one).to_dict()), flatten(config_of(other).to_dict())
+    changed = {key for key in was.keys() | now.keys() if was.get(key) != now.get(key)}
+    assert changed == {"train.max_failures", "train.checkpoint_minutes"} <= FREE_TO_CHANGE

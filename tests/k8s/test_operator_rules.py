@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from manifests import OVERLAYS, Manifest, job, jobs, named, pods, quantity, services
+from manifests import OVERLAYS, Manifest, job, jobs, named, services
 
 SHELL = set(";|&$`<>(){}*?\\\"'\n")  # the submitter's shell would read them before Ray does
 
@@ -101,36 +101,3 @@ def test_the_standing_cluster_survives_its_head() -> None:
     options = named(services("gpu"), "RayCluster", "brgsa")["spec"]["gcsFaultToleranceOptions"]
     assert options["redisAddress"] == "brgsa-redis:6379"
     assert options["redisPassword"] == {"valueFrom": {"secretKeyRef": {"name": "brgsa-redis", "key": "password"}}}
-
-
-def test_jobs_of_the_queue_wait_and_fit_its_quota() -> None:
-    queued = services("kueue")
-    queue = named(queued, "LocalQueue", "brgsa")
-    cluster_queue = named(queued, "ClusterQueue", queue["spec"]["clusterQueue"])
-    flavors = {m["metadata"]["name"] for m in queued if m["kind"] == "ResourceFlavor"}
-    classes = {m["metadata"]["name"] for m in queued if m["kind"] == "WorkloadPriorityClass"}
-    quota = {}
-    for group in cluster_queue["spec"]["resourceGroups"]:
-        for flavor in group["flavors"]:
-            assert flavor["name"] in flavors
-            assert [r["name"] for r in flavor["resources"]] == group["coveredResources"]
-            quota |= {r["name"]: quantity(r["nominalQuota"]) for r in flavor["resources"]}
-    for entry in jobs("kueue"):
-        labels = entry["metadata"]["labels"]
-        assert entry["spec"]["suspend"] is True
-        assert labels["kueue.x-k8s.io/queue-name"] == queue["metadata"]["name"]
-        assert labels["kueue.x-k8s.io/priority-class"] in classes
-        assert all(asked <= quota[name] for name, asked in requests(entry).items()), entry["metadata"]["name"]
-    assert "RayCluster" not in {m["kind"] for m in queued}
-
-
-def requests(job: Manifest) -> dict[str, float]:
-    """What the pods of a job that has just begun ask for together."""
-    replicas = {f"group {g['groupName']}": g["replicas"] for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
-    total: dict[str, float] = {}
-    for pod in pods(job):
-        times = next((count for group, count in replicas.items() if pod.where.endswith(group)), 1)
-        for container in pod.containers():
-            for name, asked in container["resources"]["requests"].items():
-                total[name] = total.get(name, 0) + times * quantity(asked)
-    return total

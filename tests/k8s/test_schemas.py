@@ -41,7 +41,14 @@ def test_jobs_are_rayjobs_alone() -> None:
     for overlay in OVERLAYS:
         assert {m["kind"] for m in jobs(overlay)} == {"RayJob"}
         assert "RayJob" not in {m["kind"] for m in services(overlay)}
-        assert {m["metadata"]["namespace"] for m in jobs(overlay)} == {"brgsa"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_has_a_namespace_is_in_this_one(overlay: str) -> None:
+    wide = {"Namespace", "PriorityClass", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass"}
+    for manifest in services(overlay) + jobs(overlay):
+        expected = None if manifest["kind"] in wide else "brgsa"
+        assert manifest["metadata"].get("namespace") == expected, manifest["metadata"]["name"]
 
 
 Break = Callable[[dict[str, Any]], None]
