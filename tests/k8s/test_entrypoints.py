@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import typer
-from manifests import OVERLAYS, Manifest, job, jobs, quantity
+from manifests import OVERLAYS, Manifest, job, jobs, named, quantity, services
 
 from brgsa.errors import UserError
 from brgsa_platform.cli import app
@@ -142,6 +142,16 @@ def test_spot_rides_out_lost_workers() -> None:
     assert spec["backoffLimit"] >= 10
     assert config.train.max_failures >= 10
     assert config.train.checkpoint_minutes <= 5
+
+
+def test_mlflow_knows_its_servers_options() -> None:
+    from mlflow.cli import server
+
+    container = named(services("gpu"), "Deployment", "brgsa-mlflow")["spec"]["template"]["spec"]["containers"][0]
+    verb, *options = container["args"]
+    assert (container["command"], verb) == (["mlflow"], "server")
+    known = {name for option in server.params for name in (*option.opts, *option.secondary_opts)}
+    assert {option.partition("=")[0] for option in options} <= known
 
 
 def test_a_training_goes_on_from_one_overlay_to_another() -> None:

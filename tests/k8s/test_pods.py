@@ -53,6 +53,15 @@ def test_only_the_autoscaler_sees_a_token() -> None:
     assert seen == {"autoscaler"}
 
 
+def test_who_has_the_token_reads_nothing_that_jobs_write() -> None:
+    for _, pod in every_pod():
+        places = {c["name"]: {m["name"] for m in c["volumeMounts"]} for c in pod.containers()}
+        holder = places.pop("autoscaler", set())
+        assert not any(holder & others for others in places.values()), pod.where
+        # No volume is left that nobody mounts.
+        assert {volume["name"] for volume in pod.spec["volumes"]} <= holder.union(*places.values()), pod.where
+
+
 def test_what_is_written_has_a_place() -> None:
     for _, pod in every_pod():
         volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
