@@ -231,7 +231,10 @@ def tune(
     goal: Annotated[
         list[str] | None, typer.Option(help="auroc (default), common or rare; two for a Pareto set.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on with the search of this name.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with the search of this name; with --data and --space, begin it if need be."),
+    ] = None,
     warm_from: Annotated[
         list[str] | None,
         typer.Option(help="Learn from another search, a run in MLflow, or all finished trainings there: mlflow."),
@@ -257,7 +260,7 @@ def tune(
     """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
     from brgsa_platform.config import load_config
     from brgsa_platform.search_points import parse_points
-    from brgsa_platform.tune import SearchOptions
+    from brgsa_platform.tune import SearchOptions, read_spec
     from brgsa_platform.tune import resume as go_on
     from brgsa_platform.tune import tune as run
 
@@ -273,7 +276,7 @@ def tune(
         points=parse_points(point or ()),
         warm_from=warm_from or (),
     )
-    if resume:
+    if resume and (read_spec(out / resume) or not (data and space)):
         _say(go_on(resume, options, out=out, spaces=space or ()).summary())
         return
     if not data or not space:
@@ -283,7 +286,7 @@ def tune(
         load_config(preset, config, settings or []),
         space,
         options,
-        name=name,
+        name=resume or name,
         out=out,
         goals=goal or ("auroc",),
         sampler=sampler,

@@ -249,6 +249,8 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
+        if folder.is_dir() and not any(folder.iterdir()):
+            return  # a search that was killed before it had begun
         raise UserError(f"{folder} exists and is no search: choose another --name, or remove it.") from None
     except OSError as error:
         raise UserError(

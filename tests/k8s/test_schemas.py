@@ -1,0 +1,120 @@
+"""Everything that an overlay renders, against the schemas of its kind; and that a broken field is noticed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from manifests import BUILT_IN, K8S, OVERLAYS, Manifest, job, jobs, named, ray_faults, services
+
+GROUPS = ("ray.io/v1", "kueue.x-k8s.io/v1beta2")  # kinds that Kubernetes itself does not know
+
+checked: list[Manifest] = []  # what stands in several overlays is looked at once
+
+
+def fresh(manifests: list[Manifest]) -> list[Manifest]:
+    new = [manifest for manifest in manifests if manifest not in checked]
+    checked.extend(new)
+    return new
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ray_kinds_are_valid(overlay: str, shared_data: Path) -> None:
+    found = [m for m in services(overlay) + jobs(overlay) if m["apiVersion"] == "ray.io/v1"]
+    assert found
+    for manifest in found:
+        assert ray_faults(manifest, shared_data / "kuberay-crds") == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_built_in_kinds_are_valid(overlay: str) -> None:
+    for manifest in fresh([m for m in services(overlay) if m["apiVersion"] not in GROUPS]):
+        kubernetes_validate.validate(manifest, BUILT_IN, strict=True)
+
+
+def test_jobs_are_rayjobs_alone() -> None:
+    for overlay in OVERLAYS:
+        assert {m["kind"] for m in jobs(overlay)} == {"RayJob"}
+        assert "RayJob" not in {m["kind"] for m in services(overlay)}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_has_a_namespace_is_in_this_one(overlay: str) -> None:
+    wide = {"Namespace", "PriorityClass", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass"}
+    for manifest in services(overlay) + jobs(overlay):
+        expected = None if manifest["kind"] in wide else "brgsa"
+        assert manifest["metadata"].get("namespace") == expected, manifest["metadata"]["name"]
+
+
+Break = Callable[[dict[str, Any]], None]
+
+
+def container(job: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    return found
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda j: container(j).update(imagge="x"), "imagge"),
+        (lambda j: container(j).pop("name"), "name"),
+        (lambda j: container(j)["resources"]["limits"].update(memory="much"), "much"),
+        (lambda j: container(j)["ports"][0].update(containerPort="agent"), "containerPort"),
+        (lambda j: j["spec"].update(backoffLimit="three"), "backoffLimit"),
+        (lambda j: j["spec"].update(ttlSecondsAfterFinish=1), "ttlSecondsAfterFinish"),
+        (lambda j: j["spec"]["rayClusterSpec"]["authOptions"].update(mode="password"), "password"),
+        (lambda j: j["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}), "num-cpus"),
+        (lambda j: j["spec"]["rayClusterSpec"]["autoscalerOptions"].update(version="v3"), "v3"),
+        (lambda j: j["spec"]["rayClusterSpec"]["workerGroupSpecs"][0].pop("groupName"), "groupName"),
+        # of which only a CEL rule knows
+        (
+            lambda j: j["spec"].update(
+                deletionStrategy={
+                    "deletionRules": [
+                        {
+                            "policy": "DeleteCluster",
+                            "condition": {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed"},
+                        }
+                    ]
+                }
+            ),
+            "cannot be used together",
+        ),
+    ],
+)
+def test_a_broken_job_is_noticed(fault: Break, said: str, shared_data: Path) -> None:
+    broken = copy.deepcopy(job("gpu", "train"))
+    fault(broken)
+    assert any(said in line for line in ray_faults(broken, shared_data / "kuberay-crds"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "fault"),
+    [
+        ("Deployment", "brgsa-mlflow", lambda m: m["spec"].update(replica=1)),
+        ("StatefulSet", "brgsa-postgres", lambda m: m["spec"].pop("serviceName") and m["spec"].pop("selector")),
+        ("NetworkPolicy", "ray", lambda m: m["spec"]["ingress"][0].update(form=[])),
+        ("PodDisruptionBudget", "brgsa-ray-heads", lambda m: m["spec"].update(minAvailable=[1])),
+        ("Role", "brgsa-submit", lambda m: m["rules"][0].pop("verbs")),
+        ("PersistentVolumeClaim", "brgsa-data", lambda m: m["spec"].update(accessModes="ReadWriteMany")),
+    ],
+)
+def test_a_broken_service_is_noticed(kind: str, name: str, fault: Break) -> None:
+    broken = copy.deepcopy(named(services("gpu"), kind, name))
+    fault(broken)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, BUILT_IN, strict=True)
+
+
+def test_no_file_is_left_out() -> None:
+    """A manifest that no kustomization names would be believed to be there."""
+    for file in K8S.rglob("*.yaml"):
+        if file.name != "kustomization.yaml":
+            assert file.name in (file.parent / "kustomization.yaml").read_text(), file
