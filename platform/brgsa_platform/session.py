@@ -79,11 +79,11 @@ def set_data_context() -> None:
 def nodes_for(role: str) -> dict[str, str]:
     """Ray label selector of the nodes for a role, "data" or "training"; empty where the cluster's nodes have no roles.
 
-    A node has one by its label `brgsa.io/role`. `BRGSA_NODE_ROLES=on` counts on nodes that an autoscaler has still to start;
-    `off` uses all nodes for everything.
+    A node has one by its label `brgsa.io/role`, and roles count where there are nodes for both. `BRGSA_NODE_ROLES=on` counts
+    on nodes that an autoscaler has still to start; `off` uses all nodes for everything.
     """
     mode = os.environ.get(ROLES, "auto")
-    if mode == "on" or (mode == "auto" and any(labels.get(ROLE_LABEL) == role for labels, _ in _nodes())):
+    if mode == "on" or (mode == "auto" and {labels.get(ROLE_LABEL) for labels, _ in _nodes()} >= {"data", "training"}):
         return {ROLE_LABEL: role}
     return {}
 

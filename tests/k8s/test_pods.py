@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from manifests import K8S, OVERLAYS, Manifest, Pod, jobs, named, pods, quantity, services
 
+from brgsa_platform.session import ROLE_LABEL
+
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 PINNED = re.compile(r"^[\w./:-]+:\d+(\.\d+)+(-[\w.]+)?$")
 
@@ -147,6 +149,14 @@ def test_gpus_are_asked_of_the_right_nodes() -> None:
                 if overlay == "spot" and pod.labels.get("ray.io/node-type"):
                     assert selector["karpenter.sh/capacity-type"] == ("spot" if gpus else "on-demand"), pod.where
     assert not any("nvidia.com/gpu" in str(manifest) for manifest in services("kind") + jobs("kind"))
+
+
+def test_nodes_have_the_roles_that_the_platform_looks_for() -> None:
+    for overlay in OVERLAYS:
+        for manifest in jobs(overlay):
+            groups = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+            found = {group["groupName"]: group["labels"][ROLE_LABEL] for group in groups}
+            assert found == {"data": "data", "gpu": "training"} or found == {"data": "data"}, overlay
 
 
 def test_airgapped_takes_images_from_one_registry_and_stays_offline() -> None:
