@@ -201,7 +201,8 @@ def resume(
             "--name."
         )
     _check_options(options, ("auroc",))
-    if options.points or options.warm_from:
+    # With its space it is the very command that began the search, run again: what it says of the beginning is done.
+    if not spaces and (options.points or options.warm_from):
         raise UserError(
             f"--point and --warm-from say how a search begins, and {name} has begun: leave them out, or begin another one."
         )
