@@ -1,12 +1,13 @@
 # make demo   the whole way on synthetic CT: phantom, prepare, summarize, train, tune, evaluate
-# make test   lint, types, floors and tests
+# make test   lint, types, floors, secrets and tests
+# make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
 # Both set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
 
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint setup browser clean
+.PHONY: demo test lint audit setup browser clean
 
 demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
@@ -19,6 +20,13 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	git ls-files -z | xargs -0 $(VENV)/bin/detect-secrets-hook
+
+# Known vulnerabilities of the pinned dependencies; asks pypi.org. The auditor brings packages that the platform has no use for.
+audit:
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 setup: $(READY)
 
@@ -35,4 +43,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
