@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform import cli_runs
+from brgsa_platform import cli_jobs, cli_runs
 
 app = typer.Typer(
     help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
@@ -30,9 +30,8 @@ store_app = typer.Typer(
 )
 app.add_typer(store_app, name="store")
 app.add_typer(cli_runs.app, name="runs")
-
-
-INTERRUPTED = 130  # exit status
+app.add_typer(cli_jobs.app, name="jobs")
+app.command()(cli_jobs.submit)
 
 
 INTERRUPTED = 130  # exit status

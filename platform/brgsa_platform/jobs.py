@@ -1,0 +1,229 @@
+"""Jobs on a cluster, whatever runs them: their state, following one to its end, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from brgsa.errors import UserError
+
+INTERRUPTED = 130  # exit status, also of a job that was stopped
+POLL = 1.0  # seconds
+PATIENCE = 600.0  # seconds that a cluster may be away while a job is followed
+LAST_LINES = 10.0  # seconds that the log may take to end after its job has
+
+
+class Away(UserError):
+    """A cluster that does not answer now: an error when it is asked first, patience while a job is followed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as its cluster tells it.
+
+    Attributes:
+        state: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        phase: the state in the cluster's own words, for the reader.
+        started, ended: seconds since 1970.
+        exit_status: of its process, where the cluster knows it.
+    """
+
+    name: str
+    state: str
+    phase: str
+    command: str = ""
+    started: float | None = None
+    ended: float | None = None
+    exit_status: int | None = None
+    message: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("SUCCEEDED", "FAILED", "STOPPED")
+
+    @property
+    def status(self) -> int:
+        """The exit status that a verb about it gives: 0, its process's own (2: a user's mistake), or 130 if stopped."""
+        if self.state == "FAILED":
+            return self.exit_status if self.exit_status and 0 < self.exit_status < 128 else 1
+        return INTERRUPTED if self.state == "STOPPED" else 0
+
+    def line(self) -> str:
+        took = ""
+        if self.started is not None:
+            took = f" after {_duration((self.ended or time.time()) - self.started)}"
+        said = self.message.strip().splitlines()
+        return f"{self.name}: {self.phase}{took if self.finished else ''}" + (f" ({said[0]})" if said else "")
+
+
+class Log(Protocol):
+    """A job's log, always read from its beginning; a job that is tried again has one a try."""
+
+    @property
+    def source(self) -> str: ...
+    def read(self, follow: bool) -> Iterator[str]: ...
+
+
+class Jobs(Protocol):
+    """A cluster's jobs. Each method raises `Away` while the cluster does not answer, and UserError for no such job."""
+
+    where: str  # the options that name this cluster, as a user types them
+
+    def list(self) -> list[Job]: ...
+    def get(self, name: str) -> Job: ...
+    def log(self, name: str) -> Log | None: ...
+    def stop(self, name: str) -> None: ...
+
+
+class _Printer:
+    """Prints a log as it comes; read again from its beginning after a broken connection, it goes on where it was."""
+
+    def __init__(self, out: TextIO, copy: TextIO | None) -> None:
+        self._outs = [out] + ([copy] if copy else [])
+        self._seen: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def print(self, log: Log, follow: bool) -> None:
+        position = 0
+        for text in log.read(follow):
+            with self._lock:
+                seen = self._seen.get(log.source, 0)
+                new = text[max(seen - position, 0) :]
+                position += len(text)
+                self._seen[log.source] = max(seen, position)
+                for out in self._outs:
+                    out.write(new)
+                    out.flush()
+
+
+def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
+    """Stream a job's log to standard output and its changes of state to standard error, until it ends.
+
+    Args:
+        copy: a file that gets the log too.
+
+    Raises:
+        UserError: the job is gone, or the cluster stayed away for `PATIENCE` seconds.
+    """
+    printer = _Printer(sys.stdout, copy)
+    over = threading.Event()
+
+    def stream() -> None:
+        while not over.is_set():
+            try:
+                log = jobs.log(name)
+                if log is not None:
+                    printer.print(log, follow=True)
+            except Exception:
+                pass  # whatever broke the stream: it is taken up again, and the end is read once more below
+            over.wait(POLL)
+
+    reader = threading.Thread(target=stream, daemon=True)
+    reader.start()
+    shown = ""
+    try:
+        while True:
+            job = _patiently(lambda: jobs.get(name))
+            if job.phase != shown and not job.finished:
+                say(job.line())
+            shown = job.phase
+            if job.finished:
+                break
+            time.sleep(POLL)
+    finally:
+        over.set()
+    reader.join(LAST_LINES)
+    try:
+        log = jobs.log(name)
+        if log is not None:
+            printer.print(log, follow=False)
+    except UserError:
+        pass  # the cluster went with its job: what was streamed stands
+    say(job.line())
+    return job
+
+
+def attend(jobs: Jobs, name: str, copy: TextIO | None = None) -> int:
+    """Follow a job and return its exit status.
+
+    Ctrl-C asks whether the job is to stop, and leaves it running where nobody can answer.
+    """
+    try:
+        return follow(jobs, name, copy).status
+    except KeyboardInterrupt:
+        pass
+    if sys.stdin.isatty() and sys.stderr.isatty() and _wants_to_stop(name):
+        jobs.stop(name)
+        say(f"{name} is stopped.")
+    else:
+        say(f"{name} goes on. {next_steps(jobs, name)}")
+    return INTERRUPTED
+
+
+def next_steps(jobs: Jobs, name: str) -> str:
+    return f"Follow it: brgsa jobs logs {name} {jobs.where} --follow. Stop it: brgsa jobs stop {name} {jobs.where}"
+
+
+def print_log(jobs: Jobs, name: str) -> bool:
+    """Print what a job has logged so far; False where its cluster holds no log of it."""
+    log = jobs.log(name)
+    if log is None:
+        return False
+    _Printer(sys.stdout, None).print(log, follow=False)
+    return True
+
+
+def print_list(found: list[Job], nothing: str) -> None:
+    """A table of jobs, newest first."""
+    if not found:
+        print(nothing)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("job", "state", "started", "took", "command"):
+        table.add_column(column, no_wrap=column != "command", overflow="fold")
+    for job in sorted(found, key=lambda job: job.started or time.time(), reverse=True):
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started)) if job.started else ""
+        took = _duration((job.ended or time.time()) - job.started) if job.started else ""
+        table.add_row(job.name, job.phase, began, took, job.command)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+
+
+def say(line: str) -> None:
+    """A line about the job, apart from its log."""
+    print(f"brgsa: {line}", file=sys.stderr, flush=True)
+
+
+def _patiently(work: Callable[[], Job]) -> Job:
+    end, told = time.monotonic() + PATIENCE, False
+    while True:
+        try:
+            return work()
+        except Away as error:
+            if time.monotonic() > end:
+                raise
+            if not told:
+                say(f"{error} Waiting up to {PATIENCE / 60:.0f} minutes; the job is not touched by this.")
+                told = True
+        time.sleep(POLL)
+
+
+def _wants_to_stop(name: str) -> bool:
+    try:
+        print(f"\nStop {name} on the cluster? Otherwise it goes on. [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    except KeyboardInterrupt:
+        return False
+
+
+def _duration(seconds: float) -> str:
+    minutes, left = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
