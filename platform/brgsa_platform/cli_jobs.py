@@ -25,12 +25,12 @@ Name = Annotated[str, typer.Argument(metavar="JOB", help="A job's name, as `brgs
 
 
 def submit(
-    command: Annotated[list[str], typer.Argument(metavar="-- VERB [ARGUMENT]...", help="What is to run.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- VERB [ARGUMENT]...", help="What is to run.", show_default=False)
+    ] = None,
     ray: Ray = None,
     kuberay: KubeRay = False,
-    overlay: Annotated[
-        str | None, typer.Option(help="kuberay: an overlay of k8s/overlays, or a folder; default k8s/base.")
-    ] = None,
+    overlay: Annotated[str, typer.Option(help="kuberay: an overlay of k8s/overlays, or a folder of RayJobs.")] = "gpu",
     namespace: Namespace = "brgsa",
     context: Context = None,
     name: Annotated[str | None, typer.Option(help="kuberay: the RayJob's name; default a new one.")] = None,
@@ -47,7 +47,7 @@ def submit(
     from brgsa_platform import submit as ray_jobs
 
     _one_of(ray, kuberay)
-    wanted = commands.parse(command)
+    wanted = commands.parse(command or ())
     if ray:
         status = ray_jobs.submit(wanted, ray, working_dir, dry_run=dry_run, wait=not no_wait)
     else:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TextIO
 
 from brgsa.errors import UserError
+from brgsa_platform import tracking
 
 INTERRUPTED = 130  # exit status, also of a job that was stopped
 POLL = 1.0  # seconds
 PATIENCE = 600.0  # seconds that a cluster may be away while a job is followed
-LAST_LINES = 10.0  # seconds that the log may take to end after its job has
+LAST_LINES = 1.0  # seconds that the stream gets to end after its job has, before the log is read once more
 
 
 class Away(UserError):
@@ -72,6 +75,7 @@ class Jobs(Protocol):
     """A cluster's jobs. Each method raises `Away` while the cluster does not answer, and UserError for no such job."""
 
     where: str  # the options that name this cluster, as a user types them
+    keeps_logs: bool  # whether the log of a job that is followed goes to MLflow
 
     def list(self) -> list[Job]: ...
     def get(self, name: str) -> Job: ...
@@ -147,15 +151,36 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
     return job
 
 
-def attend(jobs: Jobs, name: str, copy: TextIO | None = None) -> int:
-    """Follow a job and return its exit status.
+def attend(jobs: Jobs, name: str) -> int:
+    """Follow a job, keep its log where its cluster will not, and return its exit status.
 
     Ctrl-C asks whether the job is to stop, and leaves it running where nobody can answer.
     """
+    with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
+        path = Path(scratch) / tracking.JOB_LOG
+        try:
+            with path.open("w", encoding="utf-8") as copy:
+                return follow(jobs, name, copy).status
+        except KeyboardInterrupt:
+            return _interrupted(jobs, name)
+        finally:
+            if jobs.keeps_logs:
+                keep(name, path)
+
+
+def keep(name: str, path: Path) -> None:
+    """Keep a job's log in MLflow; where that fails, say so: the job's end counts, not where its log lies."""
+    if not path.stat().st_size:
+        return
     try:
-        return follow(jobs, name, copy).status
-    except KeyboardInterrupt:
-        pass
+        run_id = tracking.keep_job_log(name, path)
+        say(f"The log is kept in MLflow, run {run_id[:8]} of {tracking.shown_uri()}.")
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        say(f"The log is not kept in MLflow: {said[0]}")
+
+
+def _interrupted(jobs: Jobs, name: str) -> int:
     if sys.stdin.isatty() and sys.stderr.isatty() and _wants_to_stop(name):
         jobs.stop(name)
         say(f"{name} is stopped.")

@@ -6,6 +6,7 @@ authentication the user's KUBECONFIG asks for, plugins and all. No password pass
 
 from __future__ import annotations
 
+import atexit
 import copy
 import difflib
 import json
@@ -26,7 +27,7 @@ import yaml
 from brgsa.errors import UserError, nearest
 from brgsa_platform import tracking
 from brgsa_platform.commands import Command, check_places, overlaid, parse
-from brgsa_platform.jobs import Away, Job, attend, next_steps, say
+from brgsa_platform.jobs import Away, Job, Log, attend, keep, next_steps, say
 
 NAMESPACE = "brgsa"
 NAME_LENGTH = 47  # KubeRay adds to it, and a service's name has 63 characters
@@ -111,8 +112,8 @@ class Kubectl:
         return RuntimeError(f"kubectl: {line}")
 
 
-def render(overlay: str | None, verb: str, kubectl: Kubectl) -> dict[str, Any]:
-    """The RayJob of a verb as an overlay of k8s/ has it.
+def render(overlay: str, verb: str, kubectl: Kubectl) -> dict[str, Any]:
+    """The RayJob of a verb as an overlay's jobs/ has it.
 
     Raises:
         UserError: no such overlay, kustomize refuses it, or it holds no RayJob for the verb.
@@ -130,17 +131,15 @@ def render(overlay: str | None, verb: str, kubectl: Kubectl) -> dict[str, Any]:
     return chosen
 
 
-def overlay_folder(overlay: str | None) -> Path:
-    """A folder by its path, or by an overlay's name: of ./k8s, else of the checkout that this code is in."""
-    if overlay and (Path(overlay) / "kustomization.yaml").is_file():
+def overlay_folder(overlay: str) -> Path:
+    """The jobs of an overlay, by its folder's path or by its name in ./k8s, else in the checkout that this code is in."""
+    if (Path(overlay) / "kustomization.yaml").is_file():
         return Path(overlay)
     roots = [root for root in (Path("k8s"), Path(__file__).resolve().parents[2] / "k8s") if root.is_dir()]
     if not roots:
         raise UserError("No folder k8s/ here: run in a checkout of the repository, or give --overlay FOLDER.")
     root = roots[0]
-    if overlay is None:
-        return root / "base"
-    overlays = {path.parent.name: path.parent for path in root.glob("overlays/*/kustomization.yaml")}
+    overlays = {path.parents[1].name: path.parent for path in root.glob("overlays/*/jobs/kustomization.yaml")}
     if overlay not in overlays:
         raise UserError(
             f"--overlay {overlay} is not in {root / 'overlays'}{nearest(overlay, list(overlays))}; there are: "
@@ -173,11 +172,6 @@ def manifest(rendered: dict[str, Any], command: Command, name: str, namespace: s
                 f"brgsa {command.verb}: an argument holds an address with a password: name a secret instead."
             )
     made["metadata"] |= {"name": name, "namespace": namespace}
-    made["metadata"]["labels"] = {
-        **made["metadata"].get("labels", {}),
-        "app.kubernetes.io/name": "brgsa",
-        "brgsa/verb": command.verb,
-    }
     made["spec"]["entrypoint"] = shlex.join(["brgsa", *words])
     runtime = yaml.safe_load(made["spec"].get("runtimeEnvYAML") or "{}")
     runtime["env_vars"] = {**runtime.get("env_vars", {}), tracking.JOB: name}
@@ -193,6 +187,8 @@ def difference(old: dict[str, Any], new: dict[str, Any], old_title: str, new_tit
 
 class KubeJobs:
     """The RayJobs of one namespace."""
+
+    keeps_logs = True  # pods, and what they logged, go with their job
 
     def __init__(self, kubectl: Kubectl) -> None:
         self.kubectl = kubectl
@@ -228,7 +224,7 @@ class KubeJobs:
             )
         return _job(found)
 
-    def log(self, name: str) -> _PodLog | None:
+    def log(self, name: str) -> Log | None:
         """The log of the newest pod that submits it, which streams the job's; None before there is one, and after."""
         found = self.live(name)
         if found is None:
@@ -245,7 +241,7 @@ class KubeJobs:
 
     def stop(self, name: str) -> None:
         """Delete the RayJob, and with it its cluster. What it has logged is kept in MLflow first."""
-        job = self.get(name)
+        self.get(name)
         try:
             log = self.log(name)
             text = "".join(log.read(follow=False)) if log else ""
@@ -255,7 +251,7 @@ class KubeJobs:
             with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
                 path = Path(scratch) / tracking.JOB_LOG
                 path.write_text(text, encoding="utf-8")
-                keep(job, path)
+                keep(name, path)
         self.kubectl.ask("delete", self.kubectl.rayjobs(name))
 
 
@@ -279,22 +275,14 @@ class _PodLog:
             errors="replace",
             start_new_session=True,
         )
+        atexit.register(stream.kill)  # a thread that reads is not waited for when the program ends
         assert stream.stdout is not None
         try:
             yield from stream.stdout
         finally:
             stream.kill()
             stream.wait()
-
-
-def keep(job: Job, path: Path) -> None:
-    """Keep a job's log in MLflow; where that fails, say so and go on."""
-    try:
-        run_id = tracking.keep_job_log(job.name, path)
-        say(f"the log is kept in MLflow, run {run_id[:8]} of {tracking.shown_uri()}")
-    except Exception as error:  # the job's end counts, not where its log lies
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        say(f"the log is not kept in MLflow: {said[0]}")
+            atexit.unregister(stream.kill)
 
 
 def _job(told: dict[str, Any]) -> Job:
@@ -326,7 +314,7 @@ def _seconds(text: str | None) -> float | None:
 def submit(
     command: Command,
     kubectl: Kubectl,
-    overlay: str | None,
+    overlay: str,
     *,
     name: str | None,
     replace: bool,
@@ -346,7 +334,7 @@ def submit(
     rendered = render(overlay, command.verb, kubectl)
     made = manifest(rendered, command, name or command.new_name(), kubectl.namespace)
     name = made["metadata"]["name"]
-    _show(difference(rendered, made, f"overlay/{overlay or 'base'}", f"job/{name}"))
+    _show(difference(rendered, made, f"overlay/{overlay}", f"job/{name}"))
     if dry_run:
         print(yaml.safe_dump(made, sort_keys=False, width=10_000), end="")
         return 0
@@ -367,13 +355,7 @@ def submit(
     if not wait:
         say(next_steps(jobs, name))
         return 0
-    with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
-        path = Path(scratch) / tracking.JOB_LOG
-        with path.open("w", encoding="utf-8") as copy_of_log:
-            status = attend(jobs, name, copy_of_log)
-        if path.stat().st_size:
-            keep(Job(name, "", "", made["spec"]["entrypoint"]), path)
-    return status
+    return attend(jobs, name)
 
 
 def _until_gone(jobs: KubeJobs, name: str) -> None:

@@ -24,23 +24,12 @@ SOURCE_ROOT = "platform"
 PACKAGES = {"brgsa": "brgsa", "tune_spaces": "tune_spaces", "brgsa_platform": f"{SOURCE_ROOT}/brgsa_platform"}
 LIMIT = 100 * 2**20  # bytes; the archive lies in the memory of the cluster's head, and Ray itself refuses 500 MiB
 LARGEST = 5  # folders in a refusal
-# In the notation of .gitignore. What a run writes, what a scan or a table of patients is, what opens doors.
-EXCLUDES = [
-    *(
-        ".git/",
-        ".venv/",
-        "venv/",
-        "node_modules/",
-        "__pycache__/",
-        ".*_cache/",
-        ".hypothesis/",
-        ".ipynb_checkpoints/",
-        "*.egg-info/",
-    ),
-    *("/data/", "/store/", "/stores/", "/runs/", "/searches/", "/demo-out/", "mlruns*/", "mlflow.db*"),
-    *("*.nii", "*.nii.gz", "*.nrrd", "*.mha", "*.dcm", "*.npz", "*.parquet", "*.safetensors", "*.pt"),
-    *(".env*", ".netrc", ".ssh/", ".aws/", ".kube/", ".ray/", ".config/", "*.pem", "*.key"),
-]
+# What does not go with a job, in the notation of .gitignore: caches, what runs write, scans and tables of patients, secrets.
+CACHES = (".git/", ".venv/", "venv/", "node_modules/", "__pycache__/", ".*_cache/", ".hypothesis/", "*.egg-info/")
+OUTPUTS = ("/data/", "/store/", "/stores/", "/runs/", "/searches/", "/demo-out/", "mlruns*/", "mlflow.db*")
+PATIENTS = ("*.nii", "*.nii.gz", "*.nrrd", "*.mha", "*.dcm", "*.npz", "*.parquet", "*.safetensors", "*.pt")
+SECRETS = (".env*", ".netrc", ".ssh/", ".aws/", ".kube/", ".ray/", ".config/", "*.pem", "*.key")
+EXCLUDES = [*CACHES, *OUTPUTS, *PATIENTS, *SECRETS]
 IGNORE_FILES = (".gitignore", ".rayignore")
 
 

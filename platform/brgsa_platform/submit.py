@@ -8,6 +8,7 @@ docs/submit.md says.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -153,6 +154,7 @@ class RayJobs:
     def __init__(self, address: str) -> None:
         self.address = job_server(address)
         self.where = f"--ray {self.address}"
+        self.keeps_logs = bool(os.environ.get("MLFLOW_TRACKING_URI"))  # its head has them as long as it lives
         _check_there(self.address)
         _check_token()
         self._client = self._ask(lambda: _client(self.address))
@@ -240,6 +242,9 @@ class _RayLog:
 def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
+    for module in ("dashboard_sdk", "job.sdk"):  # each upload and each stream's end in two lines
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+
     class Client(JobSubmissionClient):  # type: ignore[misc]
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
             return super()._do_request(*arguments, **{"timeout": TIMEOUT, **options})
@@ -310,8 +315,13 @@ def _job(told: Any) -> Job:
         started=told.start_time / 1000 if told.start_time else None,
         ended=told.end_time / 1000 if told.end_time else None,
         exit_status=told.driver_exit_code,
-        message=(told.message or "") if told.status.value == "FAILED" else "",
+        message=_reason(told) if told.status.value == "FAILED" else "",
     )
+
+
+def _reason(told: Any) -> str:
+    """Why it failed; Ray's own message on a process that ended badly repeats its log."""
+    return f"exit status {told.driver_exit_code}" if told.driver_exit_code is not None else told.message or ""
 
 
 def submit(command: Command, address: str, folder: Path, *, dry_run: bool, wait: bool) -> int:
