@@ -88,7 +88,7 @@ def logs_command(
     follow: Annotated[bool, typer.Option("--follow", help="To its end; exit with its status.")] = False,
 ) -> None:
     """What a job has logged; from MLflow where its cluster is gone."""
-    from brgsa_platform import tracking
+    from brgsa_platform import job_logs, tracking
     from brgsa_platform.jobs import attend, print_log
 
     jobs = _jobs(ray, kuberay, namespace, context)
@@ -96,7 +96,7 @@ def logs_command(
         sys.exit(attend(jobs, job))
     if print_log(jobs, job):
         return
-    kept = tracking.kept_job_log(job)
+    kept = job_logs.kept_log(job)
     if kept is None:
         raise UserError(f"No log of {job}, neither on the cluster nor in MLflow ({tracking.shown_uri()}).")
     typer.echo(kept, nl=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from brgsa.errors import UserError
-from brgsa_platform import tracking
+from brgsa_platform import job_logs, tracking
 
 INTERRUPTED = 130  # exit status, also of a job that was stopped
 POLL = 1.0  # seconds
@@ -157,7 +157,7 @@ def attend(jobs: Jobs, name: str) -> int:
     Ctrl-C asks whether the job is to stop, and leaves it running where nobody can answer.
     """
     with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
-        path = Path(scratch) / tracking.JOB_LOG
+        path = Path(scratch) / job_logs.FILE
         try:
             with path.open("w", encoding="utf-8") as copy:
                 return follow(jobs, name, copy).status
@@ -173,7 +173,7 @@ def keep(name: str, path: Path) -> None:
     if not path.stat().st_size:
         return
     try:
-        run_id = tracking.keep_job_log(name, path)
+        run_id = job_logs.keep_log(name, path)
         say(f"The log is kept in MLflow, run {run_id[:8]} of {tracking.shown_uri()}.")
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]

@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode
 import yaml
 
 from brgsa.errors import UserError, nearest
-from brgsa_platform import tracking
+from brgsa_platform import job_logs, tracking
 from brgsa_platform.commands import Command, check_places, overlaid, parse
 from brgsa_platform.jobs import Away, Job, Log, attend, keep, next_steps, say
 
@@ -249,7 +249,7 @@ class KubeJobs:
             text = ""  # a pod that has not begun has no log
         if text:
             with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
-                path = Path(scratch) / tracking.JOB_LOG
+                path = Path(scratch) / job_logs.FILE
                 path.write_text(text, encoding="utf-8")
                 keep(name, path)
         self.kubectl.ask("delete", self.kubectl.rayjobs(name))

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -34,7 +33,6 @@ TABLES_TAG = "mlflow.loggedArtifacts"  # where the UI looks for tables
 PATIENCE = "BRGSA_MLFLOW_PATIENCE_S"
 JOB = "BRGSA_JOB"  # the job on a cluster that this process belongs to, in its environment
 JOB_TAG = "brgsa.job"
-JOB_LOG = "job.log"  # among the artifacts of its run
 PAGE = 200  # runs fetched at a time
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
@@ -354,35 +352,6 @@ def metric_history(run_id: str, metric: str) -> list[tuple[int, float]]:
 def artifacts(run_id: str) -> list[str]:
     """Names of a run's files and (ending in /) folders."""
     return sorted(entry.path + "/" * entry.is_dir for entry in client().list_artifacts(run_id))
-
-
-def keep_job_log(job: str, path: Path) -> str:
-    """Keep a job's log (a file named `JOB_LOG`) with the run that the job made, or with one of its own where it made none.
-
-    Returns the run's id. Raises UserError where the tracking store cannot be reached.
-    """
-    made = _runs_of_job(job)
-    if made:
-        attach(made[0].run_id, tracking_uri()).log_artifact(path)
-        return made[0].run_id
-    with run("submit", name=job, tags={JOB_TAG: job}) as own:
-        own.log_artifact(path)
-    return own.run_id
-
-
-def kept_job_log(job: str) -> str | None:
-    """The log that `keep_job_log` kept, None where there is none."""
-    for record in _runs_of_job(job):
-        if JOB_LOG in artifacts(record.run_id):
-            with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
-                return Path(client().download_artifacts(record.run_id, JOB_LOG, scratch)).read_text(encoding="utf-8")
-    return None
-
-
-def _runs_of_job(job: str) -> list[Record]:
-    """Oldest first, without the trials of a search."""
-    made = find(f"tags.`{JOB_TAG}` = {quoted(job)}", order="attributes.start_time ASC")
-    return [record for record in made if record.parent is None]
 
 
 def _record(run: Any) -> Record:
