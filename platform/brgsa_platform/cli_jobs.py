@@ -42,12 +42,11 @@ def submit(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")] = False,
 ) -> None:
     """Run a verb as a job on a cluster, stream its log, and exit with its status (130 when it was stopped)."""
-    from brgsa_platform import commands
     from brgsa_platform import kuberay as kubernetes
     from brgsa_platform import submit as ray_jobs
 
     _one_of(ray, kuberay)
-    wanted = commands.parse(command or ())
+    wanted = command or ()
     if ray:
         status = ray_jobs.submit(wanted, ray, working_dir, dry_run=dry_run, wait=not no_wait)
     else:

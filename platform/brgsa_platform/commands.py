@@ -27,31 +27,42 @@ class Command:
     def words(self) -> list[str]:
         return [self.verb, *self.arguments]
 
-    def new_name(self) -> str:
-        """A name for a job of it that no other job has: a DNS label of at most 47 characters."""
-        return f"brgsa-{self.verb}-{secrets.token_hex(3)}"
+
+def new_name(verb: str) -> str:
+    """A name for a job that no other job has: a DNS label of at most 47 characters."""
+    return f"brgsa-{verb}-{secrets.token_hex(3)}"
+
+
+def check_verb(words: Sequence[str]) -> str:
+    """The verb that stands first.
+
+    Raises:
+        UserError: nothing, no verb, or one that makes no sense in a job.
+    """
+    if not words:
+        raise UserError("What is to run stands behind --, as in: brgsa submit --ray ADDRESS -- train --data … --out …")
+    verb, known = words[0], list(_verbs())
+    if verb not in known:
+        raise UserError(f"brgsa has no verb {verb!r}{nearest(verb, known)}.")
+    if verb in NOT_IN_A_JOB:
+        raise UserError(f"`brgsa {verb}` cannot run in a job: it has its sense on this machine.")
+    return verb
 
 
 def parse(words: Sequence[str]) -> Command:
     """Check a verb and its arguments as `brgsa` itself would.
 
     Raises:
-        UserError: no such verb, a verb that makes no sense in a job, or arguments that it does not take.
+        UserError: see `check_verb`; or arguments that the verb does not take, or not without others.
     """
-    if not words:
-        raise UserError("What is to run stands behind --, as in: brgsa submit --ray ADDRESS -- train --data … --out …")
-    verb, *arguments = words
-    known = _verbs()
-    if verb not in known:
-        raise UserError(f"brgsa has no verb {verb!r}{nearest(verb, list(known))}.")
-    if verb in NOT_IN_A_JOB:
-        raise UserError(f"`brgsa {verb}` cannot run in a job: it has its sense on this machine.")
+    verb, arguments = check_verb(words), words[1:]
     try:
-        context = known[verb].make_context(verb, list(arguments))
+        context = _verbs()[verb].make_context(verb, list(arguments))
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        raise UserError(f"brgsa {verb}: {error.format_message().rstrip('.')}.") from error
+        said = " ".join(error.format_message().split())
+        raise UserError(f"brgsa {verb}: {said.rstrip('.')}.") from error
     return Command(verb, tuple(arguments), dict(context.params))
 
 
@@ -83,7 +94,7 @@ def overlaid(base: Sequence[str], given: Sequence[str]) -> list[str]:
     to another space; a single positional argument (a checkpoint) is replaced, a list of settings is added to, where the
     last one counts.
     """
-    verb = parse(base).verb
+    verb = base[0]
     options, positional = _units(verb, base[1:])
     new_options, new_positional = _units(verb, given[1:])
     replaced = {name for name, _ in new_options}

@@ -29,9 +29,8 @@ def kept_log(job: str) -> str | None:
     for record in _runs_of_job(job):
         if FILE in tracking.artifacts(record.run_id):
             with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
-                return Path(tracking.client().download_tracking.artifacts(record.run_id, FILE, scratch)).read_text(
-                    encoding="utf-8"
-                )
+                path = tracking.client().download_artifacts(record.run_id, FILE, scratch)
+                return Path(path).read_text(encoding="utf-8")
     return None
 
 

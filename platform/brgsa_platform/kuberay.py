@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ import yaml
 
 from brgsa.errors import UserError, nearest
 from brgsa_platform import job_logs, tracking
-from brgsa_platform.commands import Command, check_places, overlaid, parse
+from brgsa_platform.commands import check_places, check_verb, new_name, overlaid, parse
 from brgsa_platform.jobs import Away, Job, Log, attend, keep, next_steps, say
 
 NAMESPACE = "brgsa"
@@ -148,7 +148,7 @@ def overlay_folder(overlay: str) -> Path:
     return overlays[overlay]
 
 
-def manifest(rendered: dict[str, Any], command: Command, name: str, namespace: str) -> dict[str, Any]:
+def manifest(rendered: dict[str, Any], given: Sequence[str], name: str, namespace: str) -> dict[str, Any]:
     """The RayJob to create: the overlay's with the user's arguments laid over its own, under its own name.
 
     Raises:
@@ -159,18 +159,16 @@ def manifest(rendered: dict[str, Any], command: Command, name: str, namespace: s
             f"--name {name} is no name for a RayJob: at most {NAME_LENGTH} of a-z, 0-9 and -, beginning with a letter."
         )
     made = copy.deepcopy(rendered)
-    words = overlaid(shlex.split(rendered["spec"]["entrypoint"])[1:], command.words)
+    words = overlaid(shlex.split(rendered["spec"]["entrypoint"])[1:], given)
     check_places(parse(words))
     for word in words:
         if not _PLAIN.fullmatch(word) or "\n" in word:
             raise UserError(
-                f"brgsa {command.verb}: {word!r} holds characters that KubeRay's shells would change: write it into a file, "
+                f"brgsa {words[0]}: {word!r} holds characters that KubeRay's shells would change: write it into a file, "
                 "or use --ray."
             )
         if re.search(r"://[^/@\s]*:[^/@\s]+@", word):
-            raise UserError(
-                f"brgsa {command.verb}: an argument holds an address with a password: name a secret instead."
-            )
+            raise UserError(f"brgsa {words[0]}: an argument holds an address with a password: name a secret instead.")
     made["metadata"] |= {"name": name, "namespace": namespace}
     made["spec"]["entrypoint"] = shlex.join(["brgsa", *words])
     runtime = yaml.safe_load(made["spec"].get("runtimeEnvYAML") or "{}")
@@ -312,7 +310,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def submit(
-    command: Command,
+    given: Sequence[str],
     kubectl: Kubectl,
     overlay: str,
     *,
@@ -324,15 +322,17 @@ def submit(
     """Create a RayJob from an overlay, follow it and keep its log; return its exit status.
 
     Args:
+        given: the verb, and what of its arguments is not to be as the overlay has it.
         name: default a new one.
         replace: delete what the cluster has under this name first; else a name that is taken is refused.
         dry_run: print the manifest (YAML), send nothing and ask no cluster.
 
     Raises:
-        UserError: see `render` and `manifest`; the API is away, refuses, or has the name already.
+        UserError: see `check_verb`, `render` and `manifest`; the API is away, refuses, or has the name already.
     """
-    rendered = render(overlay, command.verb, kubectl)
-    made = manifest(rendered, command, name or command.new_name(), kubectl.namespace)
+    verb = check_verb(given)
+    rendered = render(overlay, verb, kubectl)
+    made = manifest(rendered, given, name or new_name(verb), kubectl.namespace)
     name = made["metadata"]["name"]
     _show(difference(rendered, made, f"overlay/{overlay}", f"job/{name}"))
     if dry_run:

@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
 from brgsa_platform import tracking
-from brgsa_platform.commands import Command, check_places
+from brgsa_platform.commands import Command, check_places, new_name, parse
 from brgsa_platform.jobs import Away, Job, Log, attend, next_steps, say
 from brgsa_platform.packing import SOURCE_ROOT, Contents, contents
 
@@ -71,7 +71,7 @@ def plan(command: Command, folder: Path) -> Plan:
                 f"brgsa {command.verb}: an argument holds an address with a password, which would stand in process lists and "
                 "logs: leave the password out and give it to the cluster's nodes."
             )
-    name = command.new_name()
+    name = new_name(command.verb)
     environment = {"PYTHONPATH": SOURCE_ROOT, tracking.JOB: name, **_tracking_environment()}
     if commit := tracking.git_commit():
         environment["BRGSA_COMMIT"] = commit  # the archive holds no repository that could be asked
@@ -324,19 +324,20 @@ def _reason(told: Any) -> str:
     return f"exit status {told.driver_exit_code}" if told.driver_exit_code is not None else told.message or ""
 
 
-def submit(command: Command, address: str, folder: Path, *, dry_run: bool, wait: bool) -> int:
+def submit(words: Sequence[str], address: str, folder: Path, *, dry_run: bool, wait: bool) -> int:
     """Send a job and follow it; return its exit status.
 
     Args:
+        words: the verb and its arguments.
         folder: goes with the job and is where it runs.
         dry_run: print what would be sent, ask and send nothing.
         wait: follow the job to its end.
 
     Raises:
-        UserError: see `plan`, `job_server`; the cluster does not answer or refuses the token.
+        UserError: see `parse`, `plan`, `job_server`; the cluster does not answer or refuses the token.
     """
     address = job_server(address)
-    sent = plan(command, folder)
+    sent = plan(parse(words), folder)
     for sentence in warnings(address):
         say(sentence)
     if dry_run:
