@@ -55,8 +55,8 @@ def test_other_addresses_are_refused(given: str, said: str) -> None:
         (["ui"], "cannot run in a job"),
         (["submit", "--", "train"], "cannot run in a job"),
         (["train", "--dta", "x"], "No such option: --dta"),
-        (["tune", "--trials", "many"], "many"),
-        (["evaluate", "--data", "/d"], "CHECKPOINT"),
+        (["tune", "--trials", "many"], "valid integer"),
+        (["evaluate", "--data", "/d"], "Missing argument .checkpoint."),
     ],
 )
 def test_a_command_is_checked_before_it_is_sent(words: list[str], said: str) -> None:
