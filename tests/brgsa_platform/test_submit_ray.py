@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -112,10 +112,10 @@ def test_a_phantom_is_made_and_prepared_on_the_cluster(head: Head, environment: 
     with watched() as seen:
         made = brgsa(environment, "submit", "--ray", head.address, "--", "phantom", f"{place / 'tree'}", "--scans", "4")
         assert made[0] == 0, made
-        assert "4 scans" in made[1]
-        words = ["prepare", f"{place / 'tree'}", "--layout", "ct-rate", "--out", f"{place / 'store'}"]
-        words += ["--spacing", "9", "9", "12", "--shape", "32", "32", "16"]
-        prepared = brgsa(environment, "submit", "--ray", head.address, "--", *words)
+    assert "4 scans" in made[1]
+    words = ["prepare", f"{place / 'tree'}", "--layout", "ct-rate", "--out", f"{place / 'store'}"]
+    words += ["--spacing", "9", "9", "12", "--shape", "32", "32", "16"]
+    prepared = brgsa(environment, "submit", "--ray", head.address, "--", *words)
     assert prepared[0] == 0, prepared
     assert (place / "store" / "store.json").is_file()
     assert "Next: brgsa summarize" in prepared[1]
@@ -216,75 +216,69 @@ def test_a_dry_run_sends_nothing(head: Head, environment: dict[str, str]) -> Non
     assert "--seed 7" not in brgsa(environment, "jobs", "list", "--ray", head.address)[1]
 
 
-@pytest.fixture
-def sleeper(head: Head, environment: dict[str, str]) -> Iterator[Callable[..., tuple[str, subprocess.Popen[str]]]]:
-    """Starts a job that says "early" and sleeps; gives its name and the process that follows it, once the word has come."""
-    started: list[subprocess.Popen[str]] = []
+class Terminal:
+    """A terminal of its own for a process's questions and answers."""
 
-    def begin(**options: object) -> tuple[str, subprocess.Popen[str]]:
-        process = start(environment, "-c", OTHER, head.address, "echo early; exec sleep 300", **options)
-        started.append(process)
-        assert process.stdout is not None
-        name = process.stdout.readline().strip()
-        while process.stdout.readline().strip() != "early":
-            assert process.poll() is None
-        return name, process
+    def __init__(self) -> None:
+        self.ours, self.theirs = pty.openpty()
 
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    def answer(self, question: bytes, text: str) -> None:
+        shown = b""
+        while question not in shown:
+            shown += os.read(self.ours, 1000)
+        os.write(self.ours, text.encode())
 
 
-def test_stopped_by_another(
-    head: Head, environment: dict[str, str], sleeper: Callable[..., tuple[str, subprocess.Popen[str]]]
-) -> None:
-    name, follower = sleeper()  # the log is streamed: its word came while the job runs
+def await_log(process: subprocess.Popen[str], line: str) -> list[str]:
+    """What it printed up to this line."""
+    assert process.stdout is not None
+    printed = []
+    while (text := process.stdout.readline()) != f"{line}\n":
+        assert text, process.poll()
+        printed.append(text.strip())
+    return printed
+
+
+SLEEPER = "echo early; exec sleep 300"
+
+
+def test_interrupted_and_stopped_by_another(head: Head, environment: dict[str, str]) -> None:
+    first = start(environment, "-c", OTHER, head.address, SLEEPER)
+    name = await_log(first, "early")[0]  # the log is streamed: its word came while the job runs
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=30)
+    assert first.returncode == 130
+    assert f"{name} goes on. Follow it: brgsa jobs logs {name} --ray {head.address} --follow." in err
+    assert f"brgsa jobs stop {name} --ray {head.address}" in err
+
+    follow = ("-m", "brgsa_platform.cli", "jobs", "logs", name, "--follow", "--ray", head.address)
+    terminal = Terminal()
+    second = start(environment, *follow, stdin=terminal.theirs, stderr=terminal.theirs)
+    await_log(second, "early")
+    second.send_signal(signal.SIGINT)
+    terminal.answer(b"[y/N]", "n\n")
+    assert second.wait(40) == 130
     assert "RUNNING" in state(head, environment, name)
+
+    third = start(environment, *follow)
+    await_log(third, "early")
     status, out, _ = brgsa(environment, "jobs", "stop", name, "--ray", head.address)
     assert (status, out) == (0, f"{name} is stopped.\n")
-    assert follower.wait(30) == 130
-    status, out, _ = brgsa(environment, "jobs", "status", name, "--ray", head.address)
-    assert status == 130
-    assert "STOPPED" in out
-    assert name in brgsa(environment, "jobs", "list", "--ray", head.address)[1]
+    assert "STOPPED" in third.communicate(timeout=30)[1]
+    assert third.returncode == 130
+    assert brgsa(environment, "jobs", "status", name, "--ray", head.address)[0] == 130
     assert "early\n" in brgsa(environment, "jobs", "logs", name, "--ray", head.address)[1]
 
 
-def test_interrupted_where_nobody_can_answer(
-    head: Head, environment: dict[str, str], sleeper: Callable[..., tuple[str, subprocess.Popen[str]]]
-) -> None:
-    name, follower = sleeper()
+def test_interrupted_at_a_terminal_and_stopped(head: Head, environment: dict[str, str]) -> None:
+    terminal = Terminal()
+    follower = start(environment, "-c", OTHER, head.address, SLEEPER, stdin=terminal.theirs, stderr=terminal.theirs)
+    name = await_log(follower, "early")[0]
     follower.send_signal(signal.SIGINT)
-    _, err = follower.communicate(timeout=30)
-    assert follower.returncode == 130
-    assert f"{name} goes on. Follow it: brgsa jobs logs {name} --ray {head.address} --follow." in err
-    assert f"brgsa jobs stop {name} --ray {head.address}" in err
-    assert "RUNNING" in state(head, environment, name)
-    brgsa(environment, "jobs", "stop", name, "--ray", head.address)
-
-
-@pytest.mark.parametrize(("answer", "then"), [("n", "RUNNING"), ("y", "STOPPED")])
-def test_interrupted_at_a_terminal(
-    head: Head,
-    environment: dict[str, str],
-    sleeper: Callable[..., tuple[str, subprocess.Popen[str]]],
-    answer: str,
-    then: str,
-) -> None:
-    ours, theirs = pty.openpty()
-    name, follower = sleeper(stdin=theirs, stderr=theirs)
-    follower.send_signal(signal.SIGINT)
-    shown = b""
-    while b"[y/N]" not in shown:
-        shown += os.read(ours, 1000)
-    os.write(ours, f"{answer}\n".encode())
+    terminal.answer(b"[y/N]", "y\n")
     assert follower.wait(40) == 130
-    os.close(ours)
-    os.close(theirs)
-    assert then in state(head, environment, name)
-    if then == "RUNNING":
-        brgsa(environment, "jobs", "stop", name, "--ray", head.address)
+    listed = brgsa(environment, "jobs", "list", "--ray", head.address)[1]
+    assert "STOPPED" in next(line for line in listed.splitlines() if name in line)
 
 
 def test_nothing_of_a_stopped_job_is_left(head: Head) -> None:
