@@ -11,6 +11,7 @@ from brgsa.errors import UserError, nearest
 
 # What has its sense only on the machine of its user.
 NOT_IN_A_JOB = ("submit", "jobs", "ui", "doctor")
+POSITIONAL = ""
 # A job's folder is thrown away with it, so what these hold has to lie elsewhere.
 PLACES = ("data", "store", "out", "checkpoint", "run")
 
@@ -95,40 +96,29 @@ def overlaid(base: Sequence[str], given: Sequence[str]) -> list[str]:
     last one counts.
     """
     verb = base[0]
-    options, positional = _units(verb, base[1:])
-    new_options, new_positional = _units(verb, given[1:])
-    replaced = {name for name, _ in new_options}
-    many = any(p.param_type_name == "argument" and p.nargs == -1 for p in _verbs()[verb].params)
-    words = [verb]
-    for name, unit in options:
-        words += unit if name not in replaced else []
-    for _, unit in new_options:
-        words += unit
-    if many:
-        return words + positional + new_positional
-    return words + (new_positional or positional)
+    units, new = _units(verb, base[1:]), _units(verb, given[1:])
+    replaced = {name for name, _ in new}
+    if any(p.param_type_name == "argument" and p.nargs == -1 for p in _verbs()[verb].params):
+        replaced.discard(POSITIONAL)
+    return [verb, *(word for name, words in units if name not in replaced for word in words), *given[1:]]
 
 
-def _units(verb: str, arguments: Sequence[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
-    """Arguments as (option's name, its words) and positional ones."""
+def _units(verb: str, arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Arguments as (option's name, its words), a positional one under the name `POSITIONAL`."""
     by_flag = {flag: p for p in _verbs()[verb].params for flag in (*p.opts, *p.secondary_opts)}
-    options: list[tuple[str, list[str]]] = []
-    positional: list[str] = []
+    units: list[tuple[str, list[str]]] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         flag, equals, _ = word.partition("=")
-        if word == "--":
-            positional += rest
-            break
         if not word.startswith("--") or flag not in by_flag:
-            positional.append(word)
+            units.append((POSITIONAL, [word]))
             continue
         option = by_flag[flag]
         count = 0 if equals or option.is_flag else option.nargs
-        options.append((option.name, [word, *rest[:count]]))
+        units.append((option.name, [word, *rest[:count]]))
         del rest[:count]
-    return options, positional
+    return units
 
 
 def _verbs() -> dict[str, Any]:

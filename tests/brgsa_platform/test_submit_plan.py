@@ -97,7 +97,7 @@ def test_places_that_all_nodes_see_are_taken(words: list[str]) -> None:
         (
             "train --data /d --preset paper --out /o optim.lr=1e-3",
             "train --preset=demo optim.lr=1e-4",
-            "train --data /d --out /o --preset=demo optim.lr=1e-3 optim.lr=1e-4",
+            "train --data /d --out /o optim.lr=1e-3 --preset=demo optim.lr=1e-4",
         ),
         (
             "tune --space cmki --space optim --trials 4",
@@ -105,11 +105,11 @@ def test_places_that_all_nodes_see_are_taken(words: list[str]) -> None:
             "tune --trials 4 --space losses",
         ),
         ("evaluate /runs/a --data /d", "evaluate /runs/b", "evaluate --data /d /runs/b"),
-        ("evaluate /runs/a --data /d", "evaluate", "evaluate --data /d /runs/a"),
+        ("evaluate /runs/a --data /d", "evaluate", "evaluate /runs/a --data /d"),
         (
             "prepare /a --out /s --shape 1 2 3 --strict",
             "prepare --shape 4 5 6",
-            "prepare --out /s --strict --shape 4 5 6 /a",
+            "prepare /a --out /s --strict --shape 4 5 6",
         ),
     ],
 )
