@@ -37,6 +37,7 @@ _AWAY = re.compile(
     "Unable to connect to the server|connection refused|connection to the server|no such host|i/o timeout|EOF|"
     "TLS handshake timeout|Client.Timeout|ServiceUnavailable|context deadline exceeded"
 )
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an overlay is 2,000 lines: Python's own takes a second
 # KubeRay hands an entrypoint through two shells and Ray's own quoting; other characters do not come out as they went in.
 _PLAIN = re.compile(r"[\w@%+=:,./\[\] -]*")
 
@@ -120,10 +121,11 @@ def render(overlay: str, verb: str, kubectl: Kubectl) -> dict[str, Any]:
     """
     folder = overlay_folder(overlay)
     try:
-        documents = [d for d in yaml.safe_load_all(kubectl.run("kustomize", str(folder))) if d]
+        text = kubectl.run("kustomize", str(folder))
     except RuntimeError as error:
         raise UserError(f"{folder} cannot be rendered: {error}") from error
-    found = {d["metadata"]["name"]: d for d in documents if d.get("kind") == "RayJob"}
+    documents = yaml.load_all(text, _LOADER)
+    found = {d["metadata"]["name"]: d for d in documents if d and d.get("kind") == "RayJob"}
     if f"brgsa-{verb}" not in found:
         held = ", ".join(name.removeprefix("brgsa-") for name in found) or "none"
         raise UserError(f"{folder} holds no RayJob for `brgsa {verb}`; it holds: {held}.")

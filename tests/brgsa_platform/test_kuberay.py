@@ -133,16 +133,15 @@ def test_a_dry_run_asks_no_cluster(cluster: Kube, place: Path) -> None:
     assert not cluster.asked
 
 
-def test_the_projects_own_overlays(cluster: Kube, place: Path) -> None:
-    overlays = sorted(path.parents[1].name for path in (ROOT / "k8s").glob("overlays/*/jobs/kustomization.yaml"))
-    if not overlays:
-        pytest.skip("k8s/ has no overlays")
-    for overlay in overlays:
-        kubectl = kuberay.Kubectl()
-        for verb in ("prepare", "summarize", "train", "tune", "evaluate"):
-            rendered = kuberay.render(str(ROOT / "k8s" / "overlays" / overlay / "jobs"), verb, kubectl)
-            made = kuberay.manifest(rendered, [verb], f"brgsa-{verb}-1", "brgsa")
-            jsonschema.validate(made, cluster.schema)
+def test_the_projects_own_overlay(cluster: Kube, place: Path) -> None:
+    folder = ROOT / "k8s" / "overlays" / "gpu" / "jobs"
+    if not folder.is_dir():
+        pytest.skip("k8s/ has no overlay gpu")
+    for verb in ("train", "tune"):
+        rendered = kuberay.render(str(folder), verb, kuberay.Kubectl())
+        made = kuberay.manifest(rendered, [verb], f"brgsa-{verb}-1", "brgsa")
+        jsonschema.validate(made, cluster.schema)
+        assert made["spec"]["entrypoint"] == rendered["spec"]["entrypoint"]
 
 
 def test_a_field_that_the_cluster_does_not_know(cluster: Kube, place: Path) -> None:
