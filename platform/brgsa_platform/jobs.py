@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -22,6 +23,10 @@ LAST_LINES = 1.0  # seconds that the stream gets to end after its job has, befor
 
 class Away(UserError):
     """A cluster that does not answer now: an error when it is asked first, patience while a job is followed."""
+
+
+class Gone(UserError):
+    """A cluster that has no such job."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Log(Protocol):
 
 
 class Jobs(Protocol):
-    """A cluster's jobs. Each method raises `Away` while the cluster does not answer, and UserError for no such job."""
+    """A cluster's jobs. Methods raise `Away` while the cluster does not answer, and `Gone` for no such job."""
 
     where: str  # the options that name this cluster, as a user types them
     keeps_logs: bool  # whether the log of a job that is followed goes to MLflow
@@ -90,11 +95,19 @@ class _Printer:
         self._outs = [out] + ([copy] if copy else [])
         self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Print nothing more, whatever a thread still reads."""
+        with self._lock:
+            self._closed = True
 
     def print(self, log: Log, follow: bool) -> None:
         position = 0
         for text in log.read(follow):
             with self._lock:
+                if self._closed:
+                    return
                 seen = self._seen.get(log.source, 0)
                 new = text[max(seen - position, 0) :]
                 position += len(text)
@@ -110,8 +123,11 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
     Args:
         copy: a file that gets the log too.
 
+    A job that goes from the cluster while it is followed was stopped.
+
     Raises:
-        UserError: the job is gone, or the cluster stayed away for `PATIENCE` seconds.
+        UserError: there is no such job.
+        RuntimeError: the cluster stayed away for `PATIENCE` seconds.
     """
     printer = _Printer(sys.stdout, copy)
     over = threading.Event()
@@ -128,27 +144,38 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
 
     reader = threading.Thread(target=stream, daemon=True)
     reader.start()
-    shown = ""
     try:
-        while True:
-            job = _patiently(lambda: jobs.get(name))
-            if job.phase != shown and not job.finished:
-                say(job.line())
-            shown = job.phase
-            if job.finished:
-                break
-            time.sleep(POLL)
+        job = _watch(jobs, name)
+        over.set()
+        reader.join(LAST_LINES)
+        # Where the cluster went with its job, what was streamed stands.
+        with contextlib.suppress(UserError, RuntimeError):
+            log = jobs.log(name)
+            if log is not None:
+                printer.print(log, follow=False)
     finally:
         over.set()
-    reader.join(LAST_LINES)
-    try:
-        log = jobs.log(name)
-        if log is not None:
-            printer.print(log, follow=False)
-    except UserError:
-        pass  # the cluster went with its job: what was streamed stands
+        printer.close()
     say(job.line())
     return job
+
+
+def _watch(jobs: Jobs, name: str) -> Job:
+    """Say each new phase of a job until it ends."""
+    last: Job | None = None
+    while True:
+        try:
+            job = _patiently(lambda: jobs.get(name))
+        except Gone:
+            if last is None:
+                raise
+            return replace(last, state="STOPPED", phase="STOPPED", message="gone from the cluster")
+        if job.finished:
+            return job
+        if last is None or job.phase != last.phase:
+            say(job.line())
+        last = job
+        time.sleep(POLL)
 
 
 def attend(jobs: Jobs, name: str) -> int:
@@ -231,11 +258,12 @@ def _patiently(work: Callable[[], Job]) -> Job:
     while True:
         try:
             return work()
-        except Away as error:
+        except (Away, RuntimeError) as error:  # a job server that is just going or coming answers with status 500
+            said = str(error).partition("\n")[0]
             if time.monotonic() > end:
-                raise
+                raise RuntimeError(said) from error
             if not told:
-                say(f"{error} Waiting up to {PATIENCE / 60:.0f} minutes; the job is not touched by this.")
+                say(f"{said} Waiting up to {PATIENCE / 60:.0f} minutes; the job is not touched by this.")
                 told = True
         time.sleep(POLL)
 

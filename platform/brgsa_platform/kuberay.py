@@ -27,7 +27,7 @@ import yaml
 from brgsa.errors import UserError, nearest
 from brgsa_platform import job_logs, tracking
 from brgsa_platform.commands import check_places, check_verb, new_name, overlaid, parse
-from brgsa_platform.jobs import Away, Job, Log, attend, keep, next_steps, say
+from brgsa_platform.jobs import Away, Gone, Job, Log, attend, keep, next_steps, say
 
 NAMESPACE = "brgsa"
 NAME_LENGTH = 47  # KubeRay adds to it, and a service's name has 63 characters
@@ -42,7 +42,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an overlay is 2,000 l
 _PLAIN = re.compile(r"[\w@%+=:,./\[\] -]*")
 
 
-class NotThere(UserError):
+class NotThere(Gone):
     """The API has no such object."""
 
 

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from brgsa.errors import UserError
 from brgsa_platform import tracking
 from brgsa_platform.commands import Command, check_places, new_name, parse
-from brgsa_platform.jobs import Away, Job, Log, attend, next_steps, say
+from brgsa_platform.jobs import Away, Gone, Job, Log, attend, next_steps, say
 from brgsa_platform.packing import SOURCE_ROOT, Contents, contents
 
 DASHBOARD_PORT = 8265
@@ -221,9 +221,7 @@ class RayJobs:
         except RuntimeError as error:
             said = str(error)
             if name and "status code 404" in said:
-                raise UserError(
-                    f"No job {name} on {self.address}: `brgsa jobs list {self.where}` shows what is."
-                ) from error
+                raise Gone(f"No job {name} on {self.address}: `brgsa jobs list {self.where}` shows what is.") from error
             raise
 
 

@@ -193,8 +193,15 @@ def test_interrupted_then_stopped(cluster: Kube, place: Path, tracked: Path) -> 
     assert process.returncode == 130
     assert "mine goes on." in err
     assert "mine" in brgsa(place, "jobs", "list", "--kuberay")[1]
+    other = start(place, "jobs", "logs", "mine", "--follow", "--kuberay")
+    assert other.stdout is not None
+    while other.stdout.readline() != "three\n":
+        assert other.poll() is None
     status, out, _ = brgsa(place, "jobs", "stop", "mine", "--kuberay", tracked=tracked)
     assert (status, out) == (0, "mine is stopped.\n")
+    _, err = other.communicate(timeout=60)
+    assert other.returncode == 130
+    assert "(gone from the cluster)" in err
     assert not cluster.jobs
     kept = [path.read_text() for path in tracked.rglob("job.log")]
     assert "one\ntwo\nthree\n" in kept
