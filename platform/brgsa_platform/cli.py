@@ -31,7 +31,6 @@ store_app = typer.Typer(
 app.add_typer(store_app, name="store")
 app.add_typer(cli_runs.app, name="runs")
 app.add_typer(cli_jobs.app, name="jobs")
-app.command()(cli_jobs.submit)
 
 
 INTERRUPTED = 130  # exit status
@@ -354,6 +353,9 @@ def demo(
     from brgsa_platform.demo import demo as run
 
     run(out, quick=quick, seed=seed)
+
+
+app.command()(cli_jobs.submit)
 
 
 def _say(line: str) -> None:
