@@ -18,6 +18,7 @@ import pytest
 import yaml
 from crds import ray_schema
 from kube import TOKEN, Kube, kube
+from terminals import Terminal, await_line
 
 from brgsa.errors import UserError
 from brgsa_platform import kuberay
@@ -68,17 +69,17 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tracked")
 
 
-def start(place: Path, *words: str, tracked: Path | None = None) -> subprocess.Popen[str]:
+def start(
+    place: Path, *words: str, tracked: Path | None = None, terminal: Terminal | None = None
+) -> subprocess.Popen[str]:
     """A process of brgsa; without `tracked` it has a tracking server that is down."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     own |= {"KUBECONFIG": str(place / "config"), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}"}
     own["MLFLOW_TRACKING_URI"] = f"sqlite:///{tracked}/mlflow.db" if tracked else "http://127.0.0.1:9"
     own["HOME"] = str(place)
     command = [sys.executable, "-m", "brgsa_platform.cli", *words]
-    pipes = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=place, env=own, text=True, stdin=subprocess.DEVNULL, stdout=pipes, stderr=pipes
-    )
+    asked, told = (terminal.theirs, terminal.theirs) if terminal else (subprocess.DEVNULL, subprocess.PIPE)
+    return subprocess.Popen(command, cwd=place, env=own, text=True, stdin=asked, stdout=subprocess.PIPE, stderr=told)
 
 
 def brgsa(place: Path, *words: str, tracked: Path | None = None) -> tuple[int, str, str]:
@@ -185,18 +186,14 @@ def test_a_cluster_that_is_away_for_a_while(cluster: Kube, place: Path) -> None:
 def test_interrupted_then_stopped(cluster: Kube, place: Path, tracked: Path) -> None:
     cluster.hold.clear()
     process = start(place, "submit", "--kuberay", "--name", "mine", "--", "train")
-    assert process.stdout is not None
-    while process.stdout.readline() != "two\n":
-        assert process.poll() is None
+    await_line(process, "two")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "mine goes on." in err
     assert "mine" in brgsa(place, "jobs", "list", "--kuberay")[1]
     other = start(place, "jobs", "logs", "mine", "--follow", "--kuberay")
-    assert other.stdout is not None
-    while other.stdout.readline() != "three\n":
-        assert other.poll() is None
+    await_line(other, "three")
     status, out, _ = brgsa(place, "jobs", "stop", "mine", "--kuberay", tracked=tracked)
     assert (status, out) == (0, "mine is stopped.\n")
     _, err = other.communicate(timeout=60)
@@ -205,6 +202,23 @@ def test_interrupted_then_stopped(cluster: Kube, place: Path, tracked: Path) -> 
     assert not cluster.jobs
     kept = [path.read_text() for path in tracked.rglob("job.log")]
     assert "one\ntwo\nthree\n" in kept
+
+
+def test_interrupted_at_a_terminal(cluster: Kube, place: Path) -> None:
+    cluster.hold.clear()
+    terminal = Terminal()
+    process = start(place, "submit", "--kuberay", "--name", "mine", "--", "train", terminal=terminal)
+    await_line(process, "two")
+    process.send_signal(signal.SIGINT)
+    terminal.answer("Stop mine on the cluster? Otherwise it goes on. [y/N]", "n\n")
+    assert process.wait(60) == 130
+    assert "mine" in cluster.jobs
+    process = start(place, "jobs", "logs", "mine", "--follow", "--kuberay", terminal=terminal)
+    await_line(process, "two")
+    process.send_signal(signal.SIGINT)
+    terminal.answer("[y/N]", "y\n")
+    assert process.wait(60) == 130
+    assert not cluster.jobs
 
 
 def test_what_the_api_may_say(cluster: Kube, place: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import secrets
 import signal
 import sqlite3
@@ -19,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from rayhead import Head, ray_head
+from terminals import await_line
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN, PASSWORD = (secrets.token_hex(16) for _ in range(2))  # drawn: this file goes with the jobs, too
@@ -216,35 +216,12 @@ def test_a_dry_run_sends_nothing(head: Head, environment: dict[str, str]) -> Non
     assert "--seed 7" not in brgsa(environment, "jobs", "list", "--ray", head.address)[1]
 
 
-class Terminal:
-    """A terminal of its own for a process's questions and answers."""
-
-    def __init__(self) -> None:
-        self.ours, self.theirs = pty.openpty()
-
-    def answer(self, question: bytes, text: str) -> None:
-        shown = b""
-        while question not in shown:
-            shown += os.read(self.ours, 1000)
-        os.write(self.ours, text.encode())
-
-
-def await_log(process: subprocess.Popen[str], line: str) -> list[str]:
-    """What it printed up to this line."""
-    assert process.stdout is not None
-    printed = []
-    while (text := process.stdout.readline()) != f"{line}\n":
-        assert text, process.poll()
-        printed.append(text.strip())
-    return printed
-
-
 SLEEPER = "echo early; exec sleep 300"
 
 
 def test_interrupted_and_stopped_by_another(head: Head, environment: dict[str, str]) -> None:
     first = start(environment, "-c", OTHER, head.address, SLEEPER)
-    name = await_log(first, "early")[0]  # the log is streamed: its word came while the job runs
+    name = await_line(first, "early")[0]  # the log is streamed: its word came while the job runs
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=30)
     assert first.returncode == 130
@@ -252,33 +229,16 @@ def test_interrupted_and_stopped_by_another(head: Head, environment: dict[str, s
     assert f"brgsa jobs stop {name} --ray {head.address}" in err
 
     follow = ("-m", "brgsa_platform.cli", "jobs", "logs", name, "--follow", "--ray", head.address)
-    terminal = Terminal()
-    second = start(environment, *follow, stdin=terminal.theirs, stderr=terminal.theirs)
-    await_log(second, "early")
-    second.send_signal(signal.SIGINT)
-    terminal.answer(b"[y/N]", "n\n")
-    assert second.wait(40) == 130
     assert "RUNNING" in state(head, environment, name)
 
-    third = start(environment, *follow)
-    await_log(third, "early")
+    second = start(environment, *follow)
+    await_line(second, "early")
     status, out, _ = brgsa(environment, "jobs", "stop", name, "--ray", head.address)
     assert (status, out) == (0, f"{name} is stopped.\n")
-    assert "STOPPED" in third.communicate(timeout=30)[1]
-    assert third.returncode == 130
+    assert "STOPPED" in second.communicate(timeout=30)[1]
+    assert second.returncode == 130
     assert brgsa(environment, "jobs", "status", name, "--ray", head.address)[0] == 130
     assert "early\n" in brgsa(environment, "jobs", "logs", name, "--ray", head.address)[1]
-
-
-def test_interrupted_at_a_terminal_and_stopped(head: Head, environment: dict[str, str]) -> None:
-    terminal = Terminal()
-    follower = start(environment, "-c", OTHER, head.address, SLEEPER, stdin=terminal.theirs, stderr=terminal.theirs)
-    name = await_log(follower, "early")[0]
-    follower.send_signal(signal.SIGINT)
-    terminal.answer(b"[y/N]", "y\n")
-    assert follower.wait(40) == 130
-    listed = brgsa(environment, "jobs", "list", "--ray", head.address)[1]
-    assert "STOPPED" in next(line for line in listed.splitlines() if name in line)
 
 
 def test_nothing_of_a_stopped_job_is_left(head: Head) -> None:
