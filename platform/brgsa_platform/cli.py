@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform import cli_runs
+from brgsa_platform import cli_jobs, cli_runs
 
 app = typer.Typer(
     help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
@@ -30,7 +30,7 @@ store_app = typer.Typer(
 )
 app.add_typer(store_app, name="store")
 app.add_typer(cli_runs.app, name="runs")
-
+app.add_typer(cli_jobs.app, name="jobs")
 
 INTERRUPTED = 130  # exit status
 
@@ -367,6 +367,9 @@ def demo(
     from brgsa_platform.demo import demo as run
 
     run(out, quick=quick, seed=seed)
+
+
+app.command()(cli_jobs.submit)
 
 
 def _say(line: str) -> None:

@@ -33,6 +33,8 @@ TABLES_TAG = "mlflow.loggedArtifacts"  # where the UI looks for tables
 CHECKPOINT_TAG = "brgsa.checkpoint"
 OF_TRAINING = ("optimizer.pt", "training.json")  # of a checkpoint's files
 PATIENCE = "BRGSA_MLFLOW_PATIENCE_S"
+JOB = "BRGSA_JOB"  # the job on a cluster that this process belongs to, in its environment
+JOB_TAG = "brgsa.job"
 PAGE = 200  # runs fetched at a time
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
@@ -70,6 +72,7 @@ def _client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -413,6 +416,8 @@ def _tags(verb: str, parent: str | None, tags: Mapping[str, Any] | None) -> dict
         found["brgsa.commit"] = commit
     if parent:
         found["mlflow.parentRunId"] = parent
+    if job := os.environ.get(JOB):
+        found[JOB_TAG] = job
     return found
 
 
