@@ -38,7 +38,7 @@ def test_addresses_of_a_job_server(given: str, taken: str) -> None:
         ("", "no address of a cluster"),
         ("ftp://head", "unknown kind"),
         ("http://head:port", "no address"),
-        ("http://me:secret@head:8265", "holds a name or password"),
+        ("http://me:secret@head:8265", "holds a name or password"),  # pragma: allowlist secret
     ],
 )
 def test_other_addresses_are_refused(given: str, said: str) -> None:
@@ -204,7 +204,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     [
         ("sqlite:////tmp/x.db", "cannot reach: start a server"),
         ("file:///tmp/x", "cannot reach"),
-        ("https://me:sekret@mlflow.example.org", "take it out"),
+        ("https://me:sekret@mlflow.example.org", "take it out"),  # pragma: allowlist secret
     ],
 )
 def test_tracking_stores_that_make_no_sense_elsewhere(
