@@ -64,7 +64,11 @@ class StoreInfo:
         console = Console()
         geometry = self.settings["geometry"]
         grid = "×".join(map(str, geometry["shape"])) + " voxels of " + "×".join(f"{s:g}" for s in geometry["spacing"])
-        console.print(f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards", highlight=False)
+        console.print(
+            f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards",
+            highlight=False,
+            soft_wrap=True,
+        )
         console.print(
             f"fingerprint {self.fingerprint}; summaries: {', '.join(self.styles) or 'none yet'}; strict: "
             f"{self.settings['strict']}",

@@ -241,7 +241,8 @@ def test_real_scans_with_real_reports(ray_session: None, shared_data: Path, tmp_
         for name, row in zip(names, reports, strict=True)
     ]
     manifest = save_table(tmp_path / "scans.csv", ("volume", "report", *labels), rows)
-    result = prepare(manifest, "manifest", tmp_path / "store", geometry=Geometry((3.0, 3.0, 6.0), (128, 128, 64)))
+    grid = Geometry((3.0, 3.0, 6.0), (128, 128, 64))
+    result = prepare(manifest, "manifest", tmp_path / "store", geometry=grid, roots=[str(shared_data / "ct")])
     assert (sum(result.volumes.values()), result.quarantined) == (3, 0)
     for hu in volumes(tmp_path / "store").values():
         assert (hu.min(), hu.shape) == (-1000, (128, 128, 64))

@@ -44,6 +44,19 @@ def resources(entry: Manifest) -> dict[str, float]:
     return total
 
 
+def nodes(entry: Manifest) -> list[dict[str, Any]]:
+    """The workers as Ray lists them, with the labels of their groups."""
+    return [
+        {
+            "Alive": True,
+            "Labels": group["labels"],
+            "Resources": {"CPU": quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])},
+        }
+        for group in entry["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        for _ in range(group["replicas"])
+    ]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_command_line_knows_every_command(overlay: str) -> None:
     found = {}
@@ -81,6 +94,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def see(entry: Manifest) -> None:
         monkeypatch.setattr(ray, "cluster_resources", lambda: resources(entry))
+        monkeypatch.setattr(ray, "nodes", lambda: nodes(entry))
 
     return see
 
