@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform import cli_runs
+from brgsa_platform import cli_doctor, cli_runs
 
 app = typer.Typer(
     help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
@@ -357,6 +357,9 @@ def demo(
     from brgsa_platform.demo import demo as run
 
     run(out, quick=quick, seed=seed)
+
+
+app.command()(cli_doctor.doctor)
 
 
 def _say(line: str) -> None:

@@ -77,3 +77,10 @@ def cluster_cpus() -> float:
     import ray
 
     return float(ray.cluster_resources().get("CPU", 0.0))
+
+
+def dashboard_address() -> str | None:
+    """HOST:PORT of the session's dashboard; None where none runs."""
+    import ray
+
+    return ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR).dashboard_url or None
