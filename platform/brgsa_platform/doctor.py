@@ -34,14 +34,18 @@ Step = tuple[str, Callable[[], list[Finding]]]
 
 
 def examine(
-    data: str | None = None, out: str = "runs", *, on_step: Callable[[], None] = lambda: None, limit: float = FIRST
+    data: str | None = None,
+    out: str = "runs",
+    *,
+    on_step: Callable[[str], None] = lambda name: None,
+    limit: float = FIRST,
 ) -> list[Finding]:
     """Examine the cluster of RAY_ADDRESS, or this machine, where a Ray of our own is started for it.
 
     Args:
         data: a store: a folder or an s3:// URL.
         out: where runs are to lie.
-        on_step: called after each look.
+        on_step: called after each look, with its name.
         limit: seconds in which a node must answer its first question.
 
     Raises:
@@ -59,7 +63,7 @@ def examine(
             except Exception as error:
                 text = f"the look itself failed: {doctor_nodes.in_short(error)}"
                 found.append(Finding(name, FAIL, text, "Run it again, and report it if it fails again."))
-            on_step()
+            on_step(name)
         # Last, for a node may fall silent at any question.
         found[1:1] = findings.judge_nodes(nodes.names, nodes.silent, getattr(nodes, "gone", 0))
     return found
@@ -107,7 +111,9 @@ def _looks(nodes: Nodes | Here, joined: bool, data: str | None, out: str, limit:
         return {name: nodes.resource(name, kind) for name in facts}
 
     def versions() -> list[Finding]:
-        return findings.judge_versions({"this process": probes.versions(), **nodes.ask(probes.versions, limit)})
+        answers = nodes.ask(probes.versions, limit)
+        heard = {name: answer for name, answer in answers.items() if name not in nodes.silent}
+        return findings.judge_versions({"this process": probes.versions(), **heard})
 
     def shared_memory() -> list[Finding]:
         facts.update(nodes.ask(probes.memory, QUICK))
@@ -135,7 +141,7 @@ def _looks(nodes: Nodes | Here, joined: bool, data: str | None, out: str, limit:
             "all-reduce",
             lambda: findings.judge_all_reduce(doctor_nodes.all_reduce(nodes, REDUCE, REDUCE_SIZE), REDUCE_SIZE),
         )
-        yield "access", lambda: _access(len(nodes.names))
+        yield "access", lambda: _access(nodes)
 
 
 def _transfers(nodes: Nodes) -> list[Finding]:
@@ -184,12 +190,14 @@ def _tracking(nodes: Nodes | Here, joined: bool) -> list[Finding]:
     answers: dict[str, Any] = {"this process": within(MLFLOW, lambda: probes.tracking_answer(uri, experiment))}
     if joined and uri.startswith(("http://", "https://")):
         answers |= nodes.ask(probes.tracking_answer, MLFLOW, uri, experiment)
-    return findings.judge_tracking(shown, answers, len(nodes.names))
+    return findings.judge_tracking(shown, answers, nodes.count)
 
 
-def _access(nodes: int) -> list[Finding]:
+def _access(nodes: Nodes) -> list[Finding]:
     dashboard = session.dashboard_address()
-    return findings.judge_access(asks_for_token(dashboard), dashboard, nodes)
+    # Elsewhere than on the head, its loopback is not ours.
+    reachable = dashboard if nodes.on_head or not findings.is_loopback(dashboard) else None
+    return findings.judge_access(asks_for_token(reachable), dashboard, nodes.count)
 
 
 def asks_for_token(dashboard: str | None) -> bool:

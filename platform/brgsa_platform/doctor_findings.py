@@ -310,8 +310,7 @@ def judge_access(token: bool, dashboard: str | None, nodes: int) -> list[Finding
         dashboard: HOST:PORT or a URL, None where none runs.
     """
     found = []
-    host = urlsplit(dashboard if "://" in dashboard else f"//{dashboard}").hostname if dashboard else None
-    local = host is None or host in ("127.0.0.1", "localhost", "::1")
+    local = is_loopback(dashboard)
     if token:
         found.append(Finding("token", OK, "Ray asks for a token"))
     else:
@@ -327,6 +326,12 @@ def judge_access(token: bool, dashboard: str | None, nodes: int) -> list[Finding
     else:
         found.append(Finding("dashboard", OK, f"on loopback, {dashboard}" if dashboard else "none runs"))
     return found
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether a HOST:PORT or URL is reached from its own machine only, as none at all is."""
+    host = urlsplit(address if "://" in address else f"//{address}").hostname if address else None
+    return host is None or host in ("127.0.0.1", "localhost", "::1")
 
 
 def _troubles(name: str, facts: Mapping[str, Any], mend: str) -> list[Finding]:

@@ -55,6 +55,7 @@ class Here:
 
     def __init__(self) -> None:
         self.names = ["this machine"]
+        self.count = 1
         self.silent: dict[str, str] = {}
 
     def resource(self, name: str, kind: str) -> float:
@@ -74,6 +75,8 @@ class Nodes:
     Attributes:
         names: nodes that have answered so far; the head is the first.
         silent: node → why it is not asked any more.
+        count: living nodes, the silent ones too.
+        on_head: whether this process runs on the head.
         gone: nodes that have left the cluster since it was started.
     """
 
@@ -92,6 +95,11 @@ class Nodes:
             head = " (head)" if HEAD in node["Resources"] else ""
             self._nodes[f"{address}{several}{head}"] = node
         self.names = list(self._nodes)
+        self.count = len(self.names)
+        here = ray.get_runtime_context().get_node_id()
+        self.on_head = not ray.util.client.ray.is_connected() and any(
+            HEAD in node["Resources"] and node["NodeID"] == here for node in alive
+        )
         self.silent: dict[str, str] = {}
         self._remote: dict[Callable[..., Any], Any] = {}
 
