@@ -12,7 +12,7 @@ from brgsa_platform import doctor_probes as probes
 
 HEAD = "node:__internal_head__"
 ROUND_TRIPS = 7  # of which the fastest tells the clock
-GROUP_WAIT = 5.0  # seconds until two CPUs that are free are also given
+GROUP_WAIT = 3.0  # seconds until two CPUs that are free are also given
 
 T = TypeVar("T")
 
@@ -190,17 +190,24 @@ def transfers(nodes: Nodes, limit: float, size: int) -> dict[tuple[str, str], fl
     ring = list(nodes.names)
     end = time.monotonic() + limit
     for source, target in zip(ring, ring[1:] + ring[:1], strict=True):
-        left = end - time.monotonic()
-        if left <= 0:
+        if time.monotonic() > end:
             break
         try:
-            refs, took = ray.get(nodes.start(source, probes.put, size), timeout=left)
-            if source != target:
-                took = ray.get(nodes.start(target, probes.get, refs), timeout=max(0.1, end - time.monotonic()))
-            found[source, target] = size / 1e6 / took
+            # The first one also opens connections and starts a process.
+            found[source, target] = size / 1e6 / min(_transfer(nodes, source, target, size, end) for _ in range(2))
         except ray.exceptions.RayError as error:
             found[source, target] = Trouble(in_short(error))
     return found
+
+
+def _transfer(nodes: Nodes, source: str, target: str, size: int, end: float) -> float:
+    """Seconds that an object took."""
+    import ray
+
+    refs, took = ray.get(nodes.start(source, probes.put, size), timeout=max(0.1, end - time.monotonic()))
+    if source != target:
+        took = ray.get(nodes.start(target, probes.get, refs), timeout=max(0.1, end - time.monotonic()))
+    return float(took)
 
 
 @dataclass(frozen=True)
