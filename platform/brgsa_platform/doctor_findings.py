@@ -253,12 +253,11 @@ def judge_tracking(shown: str, answers: Mapping[str, Mapping[str, Any] | Trouble
         if not why:
             continue
         mend = "Start the server, or correct MLFLOW_TRACKING_URI and the network between it and the nodes."
-        if any(sign in why for sign in ("401", "403", "UNAUTHENTICATED", "PERMISSION_DENIED")):
-            mend = (
-                "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) there, and let the "
-                "server's --allowed-hosts name this address."
-            )
-        found.append(Finding("MLflow", FAIL, f"{shown} from {who}: {why}", mend))
+        if any(sign in why for sign in ("401", "403")):
+            mend = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD there to a user of the server."
+        if not isinstance(answer, Trouble):
+            mend = answer.get("mend") or mend
+        found.append(Finding("MLflow", FAIL, f"from {who}: {why}" + f" ({shown})" * (shown not in why), mend))
     if found:
         return found
     took = [a["seconds"] for a in answers.values() if not isinstance(a, Trouble) and a["seconds"] is not None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from brgsa_platform import doctor_probes as probes
+from brgsa_platform.folders import said
 
 HEAD = "node:__internal_head__"
 ROUND_TRIPS = 7  # of which the fastest tells the clock
@@ -46,6 +47,8 @@ def within(limit: float, work: Callable[[], T]) -> T | Trouble:
 def in_short(error: BaseException) -> str:
     """An exception's type and the first line of what it says; of a task's, what it raised on its node."""
     cause = getattr(error, "cause", None) or error
+    if isinstance(cause, OSError):
+        return said(cause)
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 
