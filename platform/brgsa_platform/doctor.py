@@ -29,6 +29,9 @@ FIRST, QUICK, GPU, CLOCK, TRANSFER, STORAGE, MLFLOW, REDUCE = 20.0, 10.0, 30.0, 
 STORAGE_SIZE = 64 * 2**20
 OBJECT_SIZE = 256 * 2**20
 REDUCE_SIZE = 64 * 2**20
+ANSWER = 5.0
+# How HTTP/2, and so Ray's gRPC, begins: a live server answers it at once, a frozen one only accepts the connection.
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 Step = tuple[str, Callable[[], list[Finding]]]
 
@@ -64,8 +67,8 @@ def examine(
                 text = f"the look itself failed: {doctor_nodes.in_short(error)}"
                 found.append(Finding(name, FAIL, text, "Run it again, and report it if it fails again."))
             on_step(name)
-        # Last, for a node may fall silent at any question.
-        found[1:1] = findings.judge_nodes(nodes.names, nodes.silent, getattr(nodes, "gone", 0))
+        if isinstance(nodes, Nodes):  # last, for a node may fall silent at any question
+            found[1:1] = findings.judge_nodes(nodes.names, nodes.silent, nodes.gone)
     return found
 
 
@@ -73,7 +76,7 @@ LOOKS = 11  # steps of an examination of a cluster
 
 
 def check_address(address: str) -> None:
-    """Raise UserError where nothing listens at a Ray address: Ray itself would try for a minute."""
+    """Raise UserError where no Ray answers at an address: Ray itself would try for many minutes."""
     if address in ("", "auto", "local"):
         return
     if address.startswith(("http://", "https://")):
@@ -83,7 +86,11 @@ def check_address(address: str) -> None:
         )
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=5).close()
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=ANSWER) as link:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                link.sendall(GREETING)
+                if not link.recv(9):
+                    raise ConnectionError("it hangs up")
     except (OSError, ValueError) as error:
         raise UserError(
             f"No Ray answers at {address} ({error}): start the cluster, or correct --ray or RAY_ADDRESS."
@@ -97,7 +104,13 @@ def _join(stack: ExitStack, address: str) -> tuple[Nodes | Here, Finding]:
         nodes = Nodes()
     except Exception as error:
         lines = " ".join(str(error).split())[:300]
-        mend = findings.SAME_IMAGE if address else "Look at the newest folder under /tmp/ray: its logs say why."
+        mend = "Look at the newest folder under /tmp/ray: its logs say why."
+        if address:
+            mend = (
+                findings.SAME_IMAGE
+                if "mismatch" in lines
+                else findings.TOKEN + " Where it asks for none, look at its head."
+            )
         return Here(), Finding("Ray", FAIL, f"cannot {'join' if address else 'start'}: {lines}", mend)
     text = f"joined {address}" if address else "started on this machine for this examination (--ray joins a cluster)"
     return nodes, Finding("Ray", OK, text)
@@ -129,12 +142,13 @@ def _looks(nodes: Nodes | Here, joined: bool, data: str | None, out: str, limit:
     yield "shared memory", shared_memory
     yield "memory", lambda: findings.judge_memory(facts, of("memory"), of("object_store_memory"))
     yield "spill disk", lambda: findings.judge_disk(facts, of("object_store_memory"))
+    cluster = nodes if joined and isinstance(nodes, Nodes) else None
     if isinstance(nodes, Nodes):
         yield "object store", lambda: _transfers(nodes)
-    yield "runs", lambda: _storage("runs", out, nodes if joined else None)
+    yield "runs", lambda: _storage("runs", out, cluster)
     if data is not None:
-        yield "store", lambda: _storage("store", data, nodes if joined else None)
-    yield "MLflow", lambda: _tracking(nodes, joined)
+        yield "store", lambda: _storage("store", data, cluster)
+    yield "MLflow", lambda: _tracking(cluster)
     if isinstance(nodes, Nodes):
         yield "clocks", lambda: findings.judge_clocks(doctor_nodes.clock_offsets(nodes, CLOCK))
         yield (
@@ -150,7 +164,7 @@ def _transfers(nodes: Nodes) -> list[Finding]:
     return findings.judge_transfers(doctor_nodes.transfers(nodes, TRANSFER, size), size, len(nodes.names))
 
 
-def _storage(name: str, url: str, nodes: Nodes | Here | None) -> list[Finding]:
+def _storage(name: str, url: str, nodes: Nodes | None) -> list[Finding]:
     """Look at a folder from this process and from `nodes`; one that is not there yet, at what it would be made in."""
     shown, place = str(Folder(url)), _existing(url)
     if place != shown:
@@ -185,12 +199,12 @@ def _existing(url: str) -> str:
     return str(next(p for p in (path, *path.parents) if p.is_dir()))
 
 
-def _tracking(nodes: Nodes | Here, joined: bool) -> list[Finding]:
+def _tracking(nodes: Nodes | None) -> list[Finding]:
     uri, experiment, shown = tracking.tracking_uri(), tracking.experiment_name(), tracking.shown_uri()
     answers: dict[str, Any] = {"this process": within(MLFLOW, lambda: probes.tracking_answer(uri, experiment))}
-    if joined and uri.startswith(("http://", "https://")):
+    if nodes and uri.startswith(("http://", "https://")):
         answers |= nodes.ask(probes.tracking_answer, MLFLOW, uri, experiment)
-    return findings.judge_tracking(shown, answers, nodes.count)
+    return findings.judge_tracking(shown, answers, nodes.count if nodes else 1)
 
 
 def _access(nodes: Nodes) -> list[Finding]:

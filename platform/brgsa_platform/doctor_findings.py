@@ -22,6 +22,9 @@ GIB = 2**30
 SAME_IMAGE = (
     "Give every node the same image, or install the same versions there: pip install -c constraints.txt --editable ."
 )
+TOKEN = (
+    "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (the file with its token) for the cluster and for every client."
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def judge_shared_memory(facts: Mapping[str, Mapping[str, Any] | Trouble], stores
             f"Give the container at least {_gib(store * 1.1)} of /dev/shm (docker --shm-size, in Kubernetes an emptyDir "
             "with medium: Memory), or start Ray with a smaller --object-store-memory."
         )
-        has = f"{name}: /dev/shm has {_gib(total)}, Ray's object store {_gib(store)}"
+        has = f"{name}: /dev/shm has {_gib(total)}" + (f", Ray's object store {_gib(store)}" if store else "")
         if fact["store_folder"] and not str(fact["store_folder"]).startswith("/dev/shm"):
             text = f"{has} and lies in {fact['store_folder']}, on a disk, where it is slow"
             found.append(Finding("shared memory", WARN, text, mend))
@@ -313,12 +316,11 @@ def judge_access(token: bool, dashboard: str | None, nodes: int) -> list[Finding
     if token:
         found.append(Finding("token", OK, "Ray asks for a token"))
     else:
-        mend = "Start Ray and every client with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/doctor.md)."
         alone = nodes < 2 and local
         text = "Ray asks for no token" + (
             ", and listens for this machine" if alone else ": whoever reaches it runs code"
         )
-        found.append(Finding("token", OK if alone else WARN, text, "" if alone else mend))
+        found.append(Finding("token", OK if alone else WARN, text, "" if alone else TOKEN))
     if not local:
         mend = "Start the head with --dashboard-host=127.0.0.1 and reach it through ssh -L or kubectl port-forward."
         found.append(Finding("dashboard", WARN, f"the dashboard listens at {dashboard}, not on loopback only", mend))

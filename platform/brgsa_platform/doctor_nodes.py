@@ -58,7 +58,6 @@ class Here:
 
     def __init__(self) -> None:
         self.names = ["this machine"]
-        self.count = 1
         self.silent: dict[str, str] = {}
 
     def resource(self, name: str, kind: str) -> float:

@@ -200,10 +200,15 @@ def test_a_machine_without_ray_is_asked_too_and_hangs_end() -> None:
 
 
 def test_wrong_addresses_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ANSWER", 0.5)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(UserError, match="No Ray answers at 127"):
-            doctor.check_address(f"127.0.0.1:{taken.getsockname()[1]}")
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"No Ray answers at 127.*refused"):
+            doctor.check_address(address)
+        taken.listen()  # as a frozen process does: connected, and no word
+        with pytest.raises(UserError, match=r"No Ray answers at 127.*timed out"):
+            doctor.check_address(address)
     with pytest.raises(UserError, match="brgsa submit --ray"):
         doctor.check_address("http://127.0.0.1:8265")
     doctor.check_address("auto")
