@@ -81,8 +81,8 @@ def check_address(address: str) -> None:
         return
     if address.startswith(("http://", "https://")):
         raise UserError(
-            f"{address} is a dashboard: give the cluster's own address, HOST:6379, or run the doctor in the cluster with "
-            "brgsa submit --ray ADDRESS -- doctor."
+            f"{address} is a dashboard: run the doctor on a node of the cluster and give the address there, HOST:6379 or auto, "
+            "or ray://HOST:10001 from elsewhere."
         )
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
@@ -211,7 +211,7 @@ def _access(nodes: Nodes) -> list[Finding]:
     dashboard = session.dashboard_address()
     # Elsewhere than on the head, its loopback is not ours.
     reachable = dashboard if nodes.on_head or not findings.is_loopback(dashboard) else None
-    return findings.judge_access(asks_for_token(reachable), dashboard, nodes.count)
+    return findings.judge_access(asks_for_token(reachable), dashboard)
 
 
 def asks_for_token(dashboard: str | None) -> bool:

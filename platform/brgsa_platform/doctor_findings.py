@@ -304,7 +304,7 @@ def judge_all_reduce(result: Reduced | Trouble | None, size: int) -> list[Findin
     return [Finding(name, OK, text)]
 
 
-def judge_access(token: bool, dashboard: str | None, nodes: int) -> list[Finding]:
+def judge_access(token: bool, dashboard: str | None) -> list[Finding]:
     """Who can give this cluster work: everyone that reaches a port of it, where there is no token.
 
     Args:
@@ -316,11 +316,8 @@ def judge_access(token: bool, dashboard: str | None, nodes: int) -> list[Finding
     if token:
         found.append(Finding("token", OK, "Ray asks for a token"))
     else:
-        alone = nodes < 2 and local
-        text = "Ray asks for no token" + (
-            ", and listens for this machine" if alone else ": whoever reaches it runs code"
-        )
-        found.append(Finding("token", OK if alone else WARN, text, "" if alone else TOKEN))
+        text = "Ray asks for no token: whoever reaches a port of it runs code there"
+        found.append(Finding("token", WARN, text, TOKEN))
     if not local:
         mend = "Start the head with --dashboard-host=127.0.0.1 and reach it through ssh -L or kubectl port-forward."
         found.append(Finding("dashboard", WARN, f"the dashboard listens at {dashboard}, not on loopback only", mend))

@@ -144,13 +144,12 @@ def test_transfers_all_reduce_and_access() -> None:
     assert one(findings.judge_all_reduce(None, size)).state == WARN
     assert one(findings.judge_all_reduce(Trouble("GetTimeoutError"), size)).state == FAIL
 
-    def states(token: bool, dashboard: str | None, nodes: int) -> list[str]:
-        return [found.state for found in findings.judge_access(token, dashboard, nodes)]
+    def states(token: bool, dashboard: str | None) -> list[str]:
+        return [found.state for found in findings.judge_access(token, dashboard)]
 
-    assert states(True, "127.0.0.1:8265", 3) == [OK, OK]
-    assert states(False, "127.0.0.1:8265", 1) == [OK, OK]
-    assert states(False, None, 2) == [WARN, OK]
-    assert states(True, "10.0.0.4:8265", 2) == [OK, WARN]
+    assert states(True, "127.0.0.1:8265") == [OK, OK]
+    assert states(False, None) == [WARN, OK]
+    assert states(True, "10.0.0.4:8265") == [OK, WARN]
 
 
 def test_memory_limits_of_both_cgroup_versions(tmp_path: Path) -> None:
@@ -163,6 +162,22 @@ def test_memory_limits_of_both_cgroup_versions(tmp_path: Path) -> None:
     assert probes.memory_limit((str(v2), str(v1))) == 2**28
     v2.write_text("134217728\n")
     assert probes.memory_limit((str(v2), str(v1))) == 2**27
+
+
+def test_a_driver_is_read_and_torch_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: a script says what nvidia-smi says, and torch sees none of it."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        '#!/bin/sh\n[ $# = 0 ] && echo "| Driver Version: 550.54  CUDA Version: 12.4 |" || echo "H100, 550.54"\n'
+    )
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = probes.gpus(1.0)
+    assert (found["listed"], found["driver"], found["driver_cuda"]) == (["H100"], "550.54", "12.4")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    if found["torch_cuda"] is None:
+        assert one(findings.judge_gpus({"a": found}, {"a": 1.0})).state == FAIL
 
 
 def test_storage_is_written_read_and_left_clean(tmp_path: Path) -> None:
@@ -209,7 +224,7 @@ def test_wrong_addresses_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         taken.listen()  # as a frozen process does: connected, and no word
         with pytest.raises(UserError, match=r"No Ray answers at 127.*timed out"):
             doctor.check_address(address)
-    with pytest.raises(UserError, match="brgsa submit --ray"):
+    with pytest.raises(UserError, match="is a dashboard"):
         doctor.check_address("http://127.0.0.1:8265")
     doctor.check_address("auto")
 
