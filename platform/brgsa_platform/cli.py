@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform import cli_jobs, cli_runs
+from brgsa_platform import cli_doctor, cli_jobs, cli_runs
 
 app = typer.Typer(
     help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
@@ -370,6 +370,7 @@ def demo(
 
 
 app.command()(cli_jobs.submit)
+app.command()(cli_doctor.doctor)
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from brgsa.errors import UserError, nearest
 
 # What has its sense only on the machine of its user.
-NOT_IN_A_JOB = ("submit", "jobs", "ui", "doctor")
+NOT_IN_A_JOB = ("submit", "jobs", "ui")
 POSITIONAL = ""
 # A job's folder is thrown away with it, so what these hold has to lie elsewhere.
 PLACES = ("data", "store", "out", "checkpoint", "run")
@@ -78,6 +78,8 @@ def check_places(command: Command) -> None:
             continue
         value = command.values[name]
         if name == "out" and value is None and command.verb == "evaluate":  # beside the checkpoint
+            continue
+        if name == "data" and value is None and command.verb == "doctor":  # examined without a store
             continue
         if value is None and command.values.get("resume") is not None:  # the search knows its data
             continue

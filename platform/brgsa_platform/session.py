@@ -99,3 +99,10 @@ def _nodes() -> list[tuple[dict[str, str], float]]:
     import ray
 
     return [(node.get("Labels", {}), float(node["Resources"].get("CPU", 0.0))) for node in ray.nodes() if node["Alive"]]
+
+
+def dashboard_address() -> str | None:
+    """HOST:PORT of the session's dashboard; None where none runs."""
+    import ray
+
+    return ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR).dashboard_url or None
