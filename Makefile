@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint audit setup browser clean
@@ -13,7 +14,7 @@ demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
 
 test: lint browser
-	PYTHONUTF8=1 $(VENV)/bin/python -m pytest $(ARGS)
+	PYTHONUTF8=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
