@@ -140,6 +140,8 @@ def test_a_folder_that_is_neither(tmp_path: Path) -> None:
         ("{", r"best\.json cannot be read \(.*\): remove"),
         ("[]", r"best\.json cannot be read \(it holds no JSON object\)"),
         ("{}", r"best\.json points to .* no checkpoint"),
+        ('{"checkpoint": "../../elsewhere"}', r"points to \.\./\.\./elsewhere, which is no checkpoint's name"),
+        ('{"checkpoint": "/etc"}', r"points to /etc, which is no checkpoint's name"),
         (
             '{"checkpoint": "epoch-0009"}',
             r"points to epoch-0009, which is no checkpoint: give the folder of another epoch",
