@@ -168,7 +168,9 @@ def _secret(file: Path | None, variable: str, what: str, option: str) -> str:
     if file is None:
         found = os.environ.get(variable, "")
         if not found:
-            raise UserError(f"{what} is missing: set {variable}, or write it to a file of your own and name that by {option}.")
+            raise UserError(
+                f"{what} is missing: set {variable}, or write it to a file of your own and name that by {option}."
+            )
         return found.strip()
     try:
         if file.stat().st_mode & 0o007:
@@ -184,7 +186,9 @@ def _secret(file: Path | None, variable: str, what: str, option: str) -> str:
 def _admin_password(file: Path | None) -> str:
     found = _secret(file, PASSWORD, "The admin's password", "--password-file")
     if found == MLFLOWS_OLD_PASSWORD:
-        raise UserError("The admin's password is the one that older MLflow came with, which everybody knows: choose another.")
+        raise UserError(
+            "The admin's password is the one that older MLflow came with, which everybody knows: choose another."
+        )
     if len(found) < SHORTEST_PASSWORD:
         raise UserError(f"The admin's password is too short: {SHORTEST_PASSWORD} characters at least.")
     return found
@@ -228,7 +232,9 @@ def _try(database: Database) -> None:
         raise UserError("The driver of PostgreSQL is missing: pip install 'brgsa-platform[server]'.") from error
     except SQLAlchemyError as error:
         why = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        raise UserError(f"The database {database.address} lets nobody in ({why}): start it, or correct its address.") from None
+        raise UserError(
+            f"The database {database.address} lets nobody in ({why}): start it, or correct its address."
+        ) from None
 
 
 def _artifacts(given: str) -> str:
