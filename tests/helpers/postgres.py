@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 PASSWORD = "the-database-s-password"  # of the tests only
@@ -38,6 +39,10 @@ class Postgres:
     @property
     def url(self) -> str:
         return f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def processes(self) -> list[psutil.Process]:
+        top = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [top, *top.children()]
 
     def start(self) -> None:
         options = f"-p {self.port} -h 127.0.0.1 -k {self.folder}"

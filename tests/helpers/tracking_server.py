@@ -72,6 +72,11 @@ class TrackingServer:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
+    def cpu_seconds(self) -> float:
+        """Spent by the server and by its connections' database processes since each began."""
+        mine = [*self.processes(), *self.database.processes()]
+        return sum(sum(process.cpu_times()[:2]) for process in mine)
+
     def stop(self) -> None:
         """SIGTERM, and nothing that it started is left."""
         if self.process is None or self.process.poll() is not None:
