@@ -216,21 +216,21 @@ def run(
         run_id: go on in this run (a resumed training) instead of making one.
 
     Raises:
-        UserError: the tracking store cannot be reached.
+        UserError: the tracking store cannot be reached, or does not let this user make a run.
     """
 
     def begin() -> Run:
         api = client()
-        if run_id is not None:
-            api.update_run(run_id, status="RUNNING")
-            return Run(api, run_id)
-        about = {k: str(v) for k, v in _tags(verb, parent, tags).items()}
         with _permitted(api.tracking_uri):
-            made = Run(api, api.create_run(_experiment_id(api), run_name=name or verb, tags=about).info.run_id)
-        made.log_params(params or {})
-        return made
+            if run_id is not None:
+                api.update_run(run_id, status="RUNNING")
+                return Run(api, run_id)
+            about = {k: str(v) for k, v in _tags(verb, parent, tags).items()}
+            return Run(api, api.create_run(_experiment_id(api), run_name=name or verb, tags=about).info.run_id)
 
     current = reach.patiently(begin, tracking_uri(), _patience())
+    if run_id is None:
+        current.log_params(params or {})
     try:
         yield current
     except SystemExit:  # a trial that Tune stops: its driver says how it ended, and the next one waits for this process
@@ -293,13 +293,18 @@ def attach(run_id: str, uri: str) -> Run:
 
 
 def exists(run_id: str) -> bool:
-    """Whether the tracking store still holds this run."""
+    """Whether the tracking store still holds this run; a server that cannot tell now is no answer."""
     from mlflow.exceptions import MlflowException
 
-    try:
-        return str(client().get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException:
-        return False
+    def look() -> bool:
+        try:
+            return str(client().get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if error.get_http_status_code() >= 500 and reach.is_server(tracking_uri()):
+                raise
+            return False
+
+    return reach.patiently(look, tracking_uri(), _patience())
 
 
 @dataclass(frozen=True)
