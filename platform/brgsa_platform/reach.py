@@ -74,18 +74,18 @@ def _check_server(uri: str) -> None:
 def refusal(error: Exception, uri: str) -> UserError | None:
     """What a user can do about a server that answered "not you" (401, 403); None for any other failure."""
     shown = without_credentials(uri)
-    status = _status(error)
-    if status == 401:
+    code = status(error)
+    if code == 401:
         return UserError(
             f"The MLflow server at {shown} does not let you in: set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD to a user of it, or correct them."
         )
-    if status == 403 and "Host header" in str(error):
+    if code == 403 and "Host header" in str(error):
         return UserError(
             f"The MLflow server at {shown} does not answer to this name: use another in MLFLOW_TRACKING_URI, or start the "
             "server with --allowed-hosts that names it."
         )
-    if status == 403:
+    if code == 403:
         return UserError(
             f"The MLflow server at {shown} lets you in but refuses this: use a user in MLFLOW_TRACKING_USERNAME who may "
             "edit the experiment, or another MLFLOW_EXPERIMENT_NAME."
@@ -100,13 +100,13 @@ def patiently(work: Callable[[], T], uri: str, seconds: float) -> T:
         try:
             return work()
         except Exception as error:
-            away = is_server(uri) and (isinstance(error, Unreachable) or _status(error) >= 500)
+            away = is_server(uri) and (isinstance(error, Unreachable) or status(error) >= 500)
             if not away or time.monotonic() > end:
                 raise
         time.sleep(1.0)
 
 
-def _status(error: Exception) -> int:
+def status(error: Exception) -> int:
     """The HTTP status of MLflow's errors (a refused connection is its 500) and of requests'; 0 of others."""
     of_mlflow = getattr(error, "get_http_status_code", None)
     if of_mlflow is not None:

@@ -229,9 +229,9 @@ def run(
             return Run(api, api.create_run(_experiment_id(api), run_name=name or verb, tags=about).info.run_id)
 
     current = reach.patiently(begin, tracking_uri(), _patience())
-    if run_id is None:
-        current.log_params(params or {})
     try:
+        if run_id is None:
+            current.log_params(params or {})
         yield current
     except SystemExit:  # a trial that Tune stops: its driver says how it ended, and the next one waits for this process
         raise
@@ -300,7 +300,7 @@ def exists(run_id: str) -> bool:
         try:
             return str(client().get_run(run_id).info.lifecycle_stage) == "active"
         except MlflowException as error:
-            if error.get_http_status_code() >= 500 and reach.is_server(tracking_uri()):
+            if reach.status(error) >= 500 and reach.is_server(tracking_uri()):
                 raise
             return False
 
