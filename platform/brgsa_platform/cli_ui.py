@@ -35,7 +35,7 @@ def ui(
     allowed_hosts: Annotated[
         str | None, typer.Option(help=f"{FOR_SERVER}: names that clients may call it by, with commas between.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help=f"{FOR_SERVER}: processes [default: 4].", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help=f"{FOR_SERVER}: processes [default: 2].", min=1)] = None,
     tls_cert: Annotated[Path | None, typer.Option(help=f"{FOR_SERVER}: certificate (PEM), for https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help=f"{FOR_SERVER}: the certificate's key (PEM).")] = None,
 ) -> None:

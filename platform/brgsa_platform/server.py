@@ -34,11 +34,12 @@ SECONDS_TO_CONNECT = 10
 # so long may a changed or deleted user still be let in.
 SECONDS_TO_REMEMBER_A_LOGIN = 60
 
-# The user's own value wins. Connections: at most 10 for runs and 10 for accounts in each worker, of PostgreSQL's 100;
-# MLflow tries each before its use, so a database that was restarted is found again.
+# The user's own value wins. MLflow answers with up to 40 threads a process, and one that takes metrics holds two connections:
+# a pool of fewer than 80 comes to a stop for half a minute when each thread holds one and waits for its second. Those
+# beyond the first ten are closed after use. Each is tried before use, so a database that was restarted is found again.
 SETTINGS = {
-    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5",
-    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "5",
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "10",
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "80",
     "MLFLOW_SQLALCHEMYSTORE_POOL_RECYCLE": "1800",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, which serve nothing that is shown here
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -86,7 +87,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 5000,
     allowed_hosts: Sequence[str] = (),
-    workers: int = 4,
+    workers: int = 2,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> int:
