@@ -112,7 +112,7 @@ def serve(
         )
     password = _admin_password(password_file)
     tls = _tls(tls_cert, tls_key)
-    database = _database(database_file)
+    database = find_database(database_file)
     artifacts = _artifacts(artifacts)
     check_free(host, port)
     _try(database)
@@ -195,7 +195,8 @@ def _admin_password(file: Path | None) -> str:
     return found
 
 
-def _database(file: Path | None) -> Database:
+def find_database(file: Path | None) -> Database:
+    """The database that a file or MLFLOW_BACKEND_STORE_URI names; the password may be in PGPASSWORD instead."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 

@@ -20,7 +20,7 @@ from tracking_server import TrackingServer
 
 from brgsa.errors import UserError
 from brgsa_platform import reach, tracking
-from brgsa_platform.server import serve
+from brgsa_platform.server import find_database, serve
 
 ADMIN = f"admin:{server_helper.PASSWORD}"
 TRAVERSALS = [
@@ -316,6 +316,14 @@ def test_a_database_that_lets_nobody_in_is_told_without_its_password(
         with pytest.raises(UserError, match="database") as refused:
             serve(password_file=password, database_file=secret_file(tmp_path, address))
         assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["postgresql://u:p%40ss@h/x", "postgresql://u@h/x?password=p%40ss"])
+def test_the_address_that_goes_on_has_no_password(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", address)
+    found = find_database(None)
+    assert found.address == "postgresql+psycopg2://u@h/x"
+    assert found.environment == {"PGPASSWORD": "p@ss"}
 
 
 def test_a_wrong_database_password_is_told_in_one_line(database: Postgres, tmp_path: Path) -> None:

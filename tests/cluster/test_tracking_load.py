@@ -155,6 +155,7 @@ def test_nothing_is_lost_and_the_pages_answer(
             "looks": len(there),
             "unanswered": sum(not look.answered for look in there),
             **{f"p{q}": round(float(np.percentile(seconds, q)), 3) for q in (50, 95, 99, 100)},
+            "slow_after_s": [round(look.at - begin) for look in there if look.seconds > WITHIN_S / 2],
         }
     with capsys.disabled():
         print("\n" + json.dumps(figures, indent=1))
