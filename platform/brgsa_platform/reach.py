@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -56,7 +57,7 @@ def _check_server(uri: str) -> None:
     # urllib takes no name and password in an address; this page asks for none.
     page = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health").geturl()
     try:
-        with urllib.request.urlopen(page, timeout=5):
+        with urllib.request.urlopen(page, timeout=5, context=_tls()):
             pass
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403, 404):
@@ -69,6 +70,18 @@ def _check_server(uri: str) -> None:
             f"The MLflow server at {shown} (MLFLOW_TRACKING_URI) does not answer: start it, correct the address, "
             "or unset MLFLOW_TRACKING_URI to track in a local file."
         ) from error
+
+
+def _tls() -> ssl.SSLContext:
+    """The certificates that MLflow's own client goes by."""
+    authority = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
+    context = ssl.create_default_context()
+    if authority:
+        folder = Path(authority).is_dir()
+        context.load_verify_locations(None if folder else authority, authority if folder else None)
+    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() == "true":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def refusal(error: Exception, uri: str) -> UserError | None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
+import http.server
 import json
+import shutil
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +224,29 @@ def test_a_server_that_does_not_know_its_name_says_what_to_do() -> None:
     told = reach.refusal(Refused("Response body: 'Invalid Host header'"), "http://user:secret@mlflow.example")
     assert "--allowed-hosts" in str(told)
     assert "secret" not in str(told)
+
+
+def test_https_goes_by_the_certificates_that_mlflow_goes_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=DNS:localhost"], cwd=tmp_path, check=True, capture_output=True
+    )
+    (tmp_path / "health").touch()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        served.socket = context.wrap_socket(served.socket, server_side=True)
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        url = f"https://localhost:{served.server_port}"
+        monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH", raising=False)
+        with pytest.raises(UserError, match="does not answer"):
+            reach.check(url)
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "cert.pem"))
+        reach.check(url)
+        served.shutdown()
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "https://mlflow.example.evil.example", "null"])
