@@ -1,20 +1,24 @@
 # make demo   the whole way on synthetic CT: phantom, prepare, summarize, train, tune, evaluate
 # make test   lint, types, floors, secrets and tests
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
-# Both set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
+# make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server
+# All set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint audit setup browser clean
+.PHONY: demo test test-cluster lint audit setup debian clean
 
 demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
 
-test: lint browser
+test: lint debian
 	PYTHONUTF8=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+test-cluster: $(READY) debian
+	PYTHONUTF8=1 $(VENV)/bin/python -m pytest tests/cluster $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -31,11 +35,12 @@ audit:
 
 setup: $(READY)
 
-# Chromium for the tests that look at MLflow's pages; where it cannot be installed they skip and say so.
-browser:
-	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+# Chromium for the tests that look at MLflow's pages, PostgreSQL for its server's; where they cannot be installed they
+# skip and say so.
+debian:
+	@if ! { command -v chromium && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		export DEBIAN_FRONTEND=noninteractive; \
-		{ apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || true; fi
+		{ apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver postgresql; } >/dev/null 2>&1 || true; fi
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform import cli_doctor, cli_jobs, cli_runs
+from brgsa_platform import cli_doctor, cli_jobs, cli_runs, cli_ui
 
 app = typer.Typer(
     help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
@@ -346,15 +346,7 @@ def predict(
     done.print(as_json=json)
 
 
-@app.command()
-def ui(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
-) -> None:
-    """Open the MLflow UI on the tracking store."""
-    from brgsa_platform.ui import ui as run
-
-    run(host, port)
+app.command("ui")(cli_ui.ui)
 
 
 @app.command()

@@ -12,16 +12,13 @@ import logging
 import os
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from brgsa.errors import UserError
+from brgsa_platform import reach
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,12 +32,14 @@ OF_TRAINING = ("optimizer.pt", "training.json")  # of a checkpoint's files
 PATIENCE = "BRGSA_MLFLOW_PATIENCE_S"
 JOB = "BRGSA_JOB"  # the job on a cluster that this process belongs to, in its environment
 JOB_TAG = "brgsa.job"
+SECONDS_BETWEEN_SENDINGS = 1.0
+SECONDS_AFTER_FAILURE = 30.0  # an attempt holds up its caller for some seconds
+RESTART_S = 60.0  # what is no metric waits so long for a server that is away, and so does a run's end
+POINTS_AT_ONCE = 1000  # MLflow's limit
 PAGE = 200  # runs fetched at a time
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def tracking_uri() -> str:
@@ -60,10 +59,12 @@ def client(uri: str | None = None) -> MlflowClient:
     """A client of the tracking store, checked to be there.
 
     Raises:
-        UserError: the server does not answer, or the SQLite folder cannot be written.
+        UserError: the server does not answer or does not let us in, or the SQLite folder cannot be written.
     """
     uri = uri or tracking_uri()
-    _check_reachable(uri)
+    reach.check(uri)
+    if reach.is_server(uri):
+        _check_admitted(uri)
     return _client(uri)
 
 
@@ -82,44 +83,16 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _check_reachable(uri: str) -> None:
-    if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"The MLflow store folder {folder} cannot be made ({error.strerror}): set MLFLOW_TRACKING_URI to a "
-                "place that can be written."
-            ) from error
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"The MLflow store folder {folder} cannot be written: set MLFLOW_TRACKING_URI elsewhere.")
-    elif uri.startswith(("http://", "https://")):
-        shown = _without_credentials(uri)
-        try:
-            with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):
-                pass
-        except urllib.error.HTTPError as error:
-            if error.code not in (401, 403, 404):
-                raise UserError(
-                    f"The MLflow server at {shown} answers with status {error.code}: check it, or unset "
-                    "MLFLOW_TRACKING_URI to track in a local file."
-                ) from error
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"The MLflow server at {shown} (MLFLOW_TRACKING_URI) does not answer: start it, correct the address, "
-                "or unset MLFLOW_TRACKING_URI to track in a local file."
-            ) from error
+@functools.lru_cache
+def _check_admitted(uri: str) -> None:
+    """A wrong name or password is told before any work; what was right once is not asked again."""
+    with _permitted(uri):
+        _client(uri).search_experiments(max_results=1)
 
 
 def shown_uri() -> str:
     """The tracking store as it may stand on a screen: without a password."""
-    return _without_credentials(tracking_uri())
-
-
-def _without_credentials(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+    return reach.without_credentials(tracking_uri())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -141,38 +114,62 @@ def short(metric: str) -> str:
 class Run:
     """One MLflow run: metrics over steps, tags, tables and pictures.
 
-    Metrics that the server does not take now are kept and sent with the next ones: an outage never stops a training.
+    Metrics are sent at most once a second, and those that the server does not take now with later ones: neither many
+    points nor an outage holds up a training. What waits is sent by `close` or `finish`. All else waits for a server
+    that is being restarted.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client = client
         self.run_id = run_id
         self._unsent: list[Any] = []
+        self._next_sending = 0.0  # of time.monotonic()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         entities = [Param(k, str(v)[:PARAMETER_LENGTH]) for k, v in flatten(params).items()]
         for start in range(0, len(entities), 100):
-            self._client.log_batch(self.run_id, params=entities[start : start + 100])
+            batch = entities[start : start + 100]
+            self._patiently(functools.partial(self._client.log_batch, self.run_id, params=batch))
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0, *, at_once: bool = False) -> None:
+        """Points of one step; `at_once` where the process may be ended before it can `close`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._unsent += [Metric(k, float(v), now, step) for k, v in metrics.items()]
+        if time.monotonic() < self._next_sending and not at_once:
+            return
+        pause = SECONDS_BETWEEN_SENDINGS
         try:
-            while self._unsent:
-                self._client.log_batch(self.run_id, metrics=self._unsent[:500])
-                self._unsent = self._unsent[500:]
-        except Exception as error:  # any failure of the server or its database: metrics wait for the next call
+            self._send()
+        except Exception as error:  # any failure of the server or its database: metrics wait for a later call
+            pause = SECONDS_AFTER_FAILURE
             log.warning(
                 "MLflow does not take metrics now (%s); %d points wait", type(error).__name__, len(self._unsent)
             )
+        self._next_sending = time.monotonic() + pause
+
+    def _send(self) -> None:
+        """Points that the server has taken twice, its answer being lost, stand there once."""
+        while self._unsent:
+            self._client.log_batch(self.run_id, metrics=self._unsent[:POINTS_AT_ONCE])
+            self._unsent = self._unsent[POINTS_AT_ONCE:]
+
+    def close(self) -> None:
+        """Send what waits, for a while against a server that is away; a worker's last call. A loss is only logged."""
+        try:
+            self._patiently(self._send)
+        except Exception as error:
+            log.warning("MLflow did not take the last %d points (%s)", len(self._unsent), type(error).__name__)
+
+    def _patiently(self, work: Callable[[], Any]) -> None:
+        reach.patiently(work, self._client.tracking_uri, max(RESTART_S, _patience()))
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         for key, value in tags.items():
-            self._client.set_tag(self.run_id, key, str(value))
+            self._patiently(functools.partial(self._client.set_tag, self.run_id, key, str(value)))
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """A table as a JSON artifact that the MLflow UI shows; columns of equal length.
@@ -182,22 +179,26 @@ class Run:
         """
         import pandas as pd
 
-        self._client.log_text(self.run_id, pd.DataFrame(dict(columns)).to_json(orient="split", index=False), name)
-        tables = json.loads(self._client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
-        if (entry := {"path": name, "type": "table"}) not in tables:
-            self._client.set_tag(self.run_id, TABLES_TAG, json.dumps([*tables, entry]))
+        text = pd.DataFrame(dict(columns)).to_json(orient="split", index=False)
+
+        def send() -> None:
+            self._client.log_text(self.run_id, text, name)
+            tables = json.loads(self._client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
+            if (entry := {"path": name, "type": "table"}) not in tables:
+                self._client.set_tag(self.run_id, TABLES_TAG, json.dumps([*tables, entry]))
+
+        self._patiently(send)
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        self._client.log_figure(self.run_id, figure, name)
+        self._patiently(lambda: self._client.log_figure(self.run_id, figure, name))
 
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
-        self._client.log_artifact(self.run_id, str(path), folder)
+        self._patiently(lambda: self._client.log_artifact(self.run_id, str(path), folder))
 
     def finish(self, status: str) -> None:
         """End the run; status is FINISHED, FAILED or KILLED (a pruned or interrupted run)."""
-        if self._unsent:
-            self.log_metrics({})
-        _patiently(lambda: self._client.set_terminated(self.run_id, status))
+        self.close()
+        self._patiently(lambda: self._client.set_terminated(self.run_id, status))
 
 
 @contextmanager
@@ -218,21 +219,22 @@ def run(
         run_id: go on in this run (a resumed training) instead of making one.
 
     Raises:
-        UserError: the tracking store cannot be reached.
+        UserError: the tracking store cannot be reached, or does not let this user make a run.
     """
 
     def begin() -> Run:
         api = client()
-        if run_id is not None:
-            api.update_run(run_id, status="RUNNING")
-            return Run(api, run_id)
-        about = {k: str(v) for k, v in _tags(verb, parent, tags).items()}
-        made = Run(api, api.create_run(_experiment_id(api), run_name=name or verb, tags=about).info.run_id)
-        made.log_params(params or {})
-        return made
+        with _permitted(api.tracking_uri):
+            if run_id is not None:
+                api.update_run(run_id, status="RUNNING")
+                return Run(api, run_id)
+            about = {k: str(v) for k, v in _tags(verb, parent, tags).items()}
+            return Run(api, api.create_run(_experiment_id(api), run_name=name or verb, tags=about).info.run_id)
 
-    current = _patiently(begin)
+    current = reach.patiently(begin, tracking_uri(), _patience())
     try:
+        if run_id is None:
+            current.log_params(params or {})
         yield current
     except SystemExit:  # a trial that Tune stops: its driver says how it ended, and the next one waits for this process
         raise
@@ -245,27 +247,23 @@ def run(
     current.finish("FINISHED")
 
 
-def _patiently(work: Callable[[], T]) -> T:
-    """Do it again while the server is away, for as many seconds as `BRGSA_MLFLOW_PATIENCE_S` says; default not at all.
+def _patience() -> float:
+    """Seconds to wait for a server that is away: `BRGSA_MLFLOW_PATIENCE_S`, default not at all.
 
     A search sets it for its trials: an hour's training is not to be lost to a server that is being restarted.
     """
-    end = time.monotonic() + float(os.environ.get(PATIENCE, "0"))
-    while True:
-        try:
-            return work()
-        except Exception:
-            if time.monotonic() > end or _is_there():
-                raise
-        time.sleep(1.0)
+    return float(os.environ.get(PATIENCE, "0"))
 
 
-def _is_there() -> bool:
+@contextmanager
+def _permitted(uri: str) -> Iterator[None]:
+    """What a user may not do is told in a sentence."""
     try:
-        _check_reachable(tracking_uri())
-    except UserError:
-        return False
-    return True
+        yield
+    except Exception as error:
+        if (refused := reach.refusal(error, uri)) is not None:
+            raise refused from error
+        raise
 
 
 def settle(run_id: str, status: str, tags: Mapping[str, str]) -> None:
@@ -298,13 +296,18 @@ def attach(run_id: str, uri: str) -> Run:
 
 
 def exists(run_id: str) -> bool:
-    """Whether the tracking store still holds this run."""
+    """Whether the tracking store still holds this run; a server that cannot tell now is no answer."""
     from mlflow.exceptions import MlflowException
 
-    try:
-        return str(client().get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException:
-        return False
+    def look() -> bool:
+        try:
+            return str(client().get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if reach.status(error) >= 500 and reach.is_server(tracking_uri()):
+                raise
+            return False
+
+    return reach.patiently(look, tracking_uri(), _patience())
 
 
 @dataclass(frozen=True)

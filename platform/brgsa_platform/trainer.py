@@ -233,6 +233,8 @@ class Worker:
                 self._tell(found["loss"])
                 self._checkpoint_within()
             self._end_epoch()
+        if self.mlflow is not None:
+            self.mlflow.close()
 
     def _step(self, batch: datasets.Batch) -> dict[str, float]:
         config, step = self.config, self.progress.step
@@ -350,7 +352,7 @@ class Worker:
             self._save(checkpoints.folder_of(self.out, progress.epoch), self.reference_scores)
             checkpoints.keep_best(self.out, progress.history, self.config.train.keep)
             assert self.mlflow is not None
-            self.mlflow.log_metrics(found, step=progress.step)
+            self.mlflow.log_metrics(found, step=progress.step, at_once=True)  # a search may end the process in `report`
         self.report({"epoch": progress.epoch, **found})
 
     def _checkpoint_within(self) -> None:

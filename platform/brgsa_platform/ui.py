@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
@@ -29,16 +30,19 @@ def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
         shown = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()  # never a password on the screen
         print(f"The runs are tracked by a server already: {shown}")
         return 0
-    _check_free(host, port)
+    check_free(host, port)
     tracking.client()  # makes the folder of the default store, which the server does not
     print(f"MLflow shows {store} (Ctrl-C ends it) at http://{host}:{port}{tracking.runs_page()}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     # MLflow's job runner, seven more processes, serves nothing that is shown here.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
+    return run_until_told([*command, "--host", host, "--port", str(port), "--workers", "1"], environment)
+
+
+def run_until_told(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a server until it ends by itself, or until Ctrl-C or SIGTERM (status 0); leave none of its processes behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, or the server would be left behind
-    server = subprocess.Popen(
-        [*command, "--host", host, "--port", str(port), "--workers", "1"], env=environment, start_new_session=True
-    )
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         return server.wait()
     except KeyboardInterrupt:
@@ -60,7 +64,8 @@ def _end(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int) -> None:
+    """Raise UserError where a server could not listen."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
