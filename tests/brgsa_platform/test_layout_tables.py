@@ -86,7 +86,7 @@ def test_labels_join_on_scans(manifest: Path, tmp_path: Path) -> None:
     assert {name: item.labels["Lung nodule"] for name, item in items.items()} == {"a": 1, "b": None, "c": 1}
 
 
-SECRET = "Mr Secretname"  # pragma: allowlist secret
+SECRET = "Mr Secretname"
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "absent": ("r.csv", lambda p: None, "No such file"),
     "empty": ("r.csv", lambda p: p.write_text(""), "is empty"),

@@ -38,7 +38,7 @@ def test_addresses_of_a_job_server(given: str, taken: str) -> None:
         ("", "no address of a cluster"),
         ("ftp://head", "unknown kind"),
         ("http://head:port", "no address"),
-        ("http://me:secret@head:8265", "holds a name or password"),  # pragma: allowlist secret
+        ("http://me:secret@head:8265", "holds a name or password"),
     ],
 )
 def test_other_addresses_are_refused(given: str, said: str) -> None:
@@ -204,7 +204,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     [
         ("sqlite:////tmp/x.db", "cannot reach: start a server"),
         ("file:///tmp/x", "cannot reach"),
-        ("https://me:sekret@mlflow.example.org", "take it out"),  # pragma: allowlist secret
+        ("https://me:sekret@mlflow.example.org", "take it out"),
     ],
 )
 def test_tracking_stores_that_make_no_sense_elsewhere(
@@ -234,7 +234,7 @@ def test_a_plan_passes_the_address_on_and_no_password(study: Path, monkeypatch: 
 
 
 def test_a_database_with_its_password_is_refused(study: Path) -> None:
-    database = "postgresql://u:sekret@host/db"  # pragma: allowlist secret
+    database = "postgresql://u:sekret@host/db"
     words = ["tune", "--data", "/d", "--space", "cmki", "--out", "/o", "--storage", database]
     with pytest.raises(UserError, match="address with a password") as refused:
         submit.plan(commands.parse(words), study)

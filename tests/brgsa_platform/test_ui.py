@@ -39,7 +39,7 @@ def test_a_taken_port_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_server_s_address_is_printed_without_its_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@mlflow.example:5000/path")  # pragma: allowlist secret
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@mlflow.example:5000/path")
     assert ui() == 0
     shown = capsys.readouterr().out
     assert "http://mlflow.example:5000/path" in shown

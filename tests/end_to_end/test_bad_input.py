@@ -134,7 +134,7 @@ def test_output_folders(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_tracking_server_that_does_not_answer(place: Path, tmp_path: Path) -> None:
-    dead = {"MLFLOW_TRACKING_URI": "http://user:secret@127.0.0.1:9"}  # pragma: allowlist secret
+    dead = {"MLFLOW_TRACKING_URI": "http://user:secret@127.0.0.1:9"}
     for verb in (
         ["train", "--data", place / "store", "--preset", "demo-smoke", "--out", tmp_path / "run"],
         ["summarize", place / "store", "--style", "findings"],
