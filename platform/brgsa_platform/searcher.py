@@ -104,7 +104,8 @@ class Search:
             trial.set_user_attr(BEST_EPOCH, epoch)
             trial.set_user_attr("values", [float(result[goal]) for goal in self.goals])
         if len(self.goals) == 1:
-            trial.report(score, epoch)
+            # Pruned by its best epoch, for which it counts: on a small validation split a good trial's curve dips, too.
+            trial.report(max(score, best) if math.isfinite(score) else score, epoch)
             if epoch < self.epochs and trial.should_prune():
                 self._pruned.add(tune_id)
                 self._stop(trial, f"{PRUNED_FOR.get(type(self.study.pruner).__name__, 'pruned')} at epoch {epoch}")

@@ -135,7 +135,8 @@ def test_a_trial_counts_by_its_best_epoch(tmp_path: Path, space: list[tune_space
     run(search, lambda values, epoch: [0.5, 0.8, 0.6][epoch - 1])
     trial = search.study.trials[0]
     assert (trial.value, trial.user_attrs["best_epoch"], trial.user_attrs["epochs"]) == (0.8, 2, 3)
-    assert trial.intermediate_values == {1: 0.5, 2: 0.8, 3: 0.6}
+    assert trial.intermediate_values == {1: 0.5, 2: 0.8, 3: 0.8}  # what it is pruned by
+    assert trial.user_attrs["scores"] == [0.5, 0.8, 0.6]
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
