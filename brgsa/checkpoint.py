@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from brgsa.config import ModelConfig
 from brgsa.errors import UserError
@@ -150,13 +149,6 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any
     ) as error:
         raise UserError(f"{path / 'optimizer.pt'} cannot be read: the training cannot go on from {path}.") from error
     return _read_json(path / "training.json")
-
-
-def unwrap(model: nn.Module) -> BrgSA:
-    """The BrgSA inside DDP's wrapper, or itself."""
-    inner = getattr(model, "module", model)
-    assert isinstance(inner, BrgSA)
-    return inner
 
 
 def _write_json(path: Path, tree: dict[str, Any]) -> None:

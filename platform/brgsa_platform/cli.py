@@ -260,7 +260,7 @@ def tune(
     """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
     from brgsa_platform.config import load_config
     from brgsa_platform.search_points import parse_points
-    from brgsa_platform.tune import SearchOptions, read_spec
+    from brgsa_platform.tune import SearchOptions
     from brgsa_platform.tune import resume as go_on
     from brgsa_platform.tune import tune as run
 
@@ -276,7 +276,7 @@ def tune(
         points=parse_points(point or ()),
         warm_from=warm_from or (),
     )
-    if resume and (read_spec(out / resume) or not (data and space)):
+    if resume and not (data and space):
         _say(go_on(resume, options, out=out, spaces=space or ()).summary())
         return
     if not data or not space:
@@ -294,6 +294,7 @@ def tune(
         seed=seed,
         storage=storage,
         preset=preset,
+        go_on=resume is not None,
     )
     _say(done.summary())
 

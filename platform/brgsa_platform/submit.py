@@ -30,7 +30,7 @@ from brgsa_platform.packing import SOURCE_ROOT, Contents, contents
 
 DASHBOARD_PORT = 8265
 OTHER_PORTS = {6379: "Ray's GCS", 10001: "the Ray client"}
-PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_INSECURE_TLS")
+PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TIMEOUT = 60.0  # seconds for an answer of the job server; Ray's client would wait for ever

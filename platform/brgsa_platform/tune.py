@@ -139,6 +139,7 @@ def tune(
     seed: int = 0,
     storage: str | None = None,
     preset: str | None = None,
+    go_on: bool = False,
 ) -> SearchResult:
     """Search `spaces` for the configuration with the best validation AUROC, starting from `base`.
 
@@ -149,6 +150,7 @@ def tune(
         goals: "auroc", or two of "auroc", "common", "rare": means over all, the common, the rare abnormalities.
         sampler, pruner: see `study.SAMPLERS`, `study.PRUNERS`.
         storage: URL of a database for the study; default a journal file in the search's folder.
+        go_on: where the search of this name has begun in the same way, go on with it: one command for every try.
 
     Raises:
         UserError: the space does not fit the configuration or the store, the name is taken, the cluster is too small, or no
@@ -175,6 +177,10 @@ def tune(
         seed=seed,
         storage=storage,
     )
+    begun = read_spec(folder) if go_on else None
+    if begun is not None:
+        _check_same(folder.name, begun, spec)
+        return _run(folder, begun, store, options)
     learnt = warm_start.learn(options.warm_from, folder.parent, spec)
     _claim(folder, spec)
     return _run(folder, spec, store, options, learnt)
@@ -201,8 +207,7 @@ def resume(
             "--name."
         )
     _check_options(options, ("auroc",))
-    # With its space it is the very command that began the search, run again: what it says of the beginning is done.
-    if not spaces and (options.points or options.warm_from):
+    if options.points or options.warm_from:
         raise UserError(
             f"--point and --warm-from say how a search begins, and {name} has begun: leave them out, or begin another one."
         )
@@ -212,6 +217,22 @@ def resume(
             f"{store.path} has changed since the search {name} began: begin another one with another --name."
         )
     return _run(folder, spec, store, options)
+
+
+def _check_same(name: str, begun: SearchSpec, wanted: SearchSpec) -> None:
+    """Refuse to go on with a search as if it were another one."""
+    was, now = (
+        tracking.flatten(json.loads(json.dumps({**asdict(spec), "parent_run": "", "parameters": []})))
+        for spec in (begun, wanted)
+    )
+    differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    if differing or begun.parameters != wanted.parameters:
+        key = differing[0] if differing else "parameters"
+        what = f"{key.removeprefix('base.')} {was.get(key)}, not {now.get(key)}" if differing else "other ranges"
+        raise UserError(
+            f"The search {name} began with {what}: give the options that it began with, or --resume {name} alone, or begin "
+            "another one with another name."
+        )
 
 
 def read_spec(folder: Path) -> SearchSpec | None:

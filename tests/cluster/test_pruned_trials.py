@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,21 +18,6 @@ from brgsa_platform.tune import SearchOptions, tune
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 TRIALS = 20
-
-
-@pytest.fixture
-def another_ray() -> Iterator[None]:
-    code = "import ray, sys; ray.init(address='local', num_cpus=1); print('up', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env={**os.environ, "RAY_ADDRESS": ""},
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdin is not None
-        while b"up" not in process.stdout.readline():
-            assert process.poll() is None
-        yield
-        process.stdin.close()
 
 
 @pytest.mark.usefixtures("another_ray")

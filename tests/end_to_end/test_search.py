@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +105,6 @@ def nothing_is_held() -> None:
     assert free_cpus() == ray.cluster_resources()["CPU"]
     table = ray.util.placement_group_table()
     assert [group for group in table.values() if group["state"] != "REMOVED"] == []
-
-
-@pytest.fixture
-def another_ray() -> Iterator[None]:
-    """A second Ray on the machine: Ray Train's own cleaner of placement groups does not work then."""
-    code = "import ray, sys; ray.init(address='local', num_cpus=1); print('up', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env={**os.environ, "RAY_ADDRESS": ""},
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdin is not None
-        while b"up" not in process.stdout.readline():
-            assert process.poll() is None
-        yield
-        process.stdin.close()
 
 
 def test_pruned_trials_leave_nothing_behind(pruned: SearchResult) -> None:
