@@ -17,7 +17,7 @@ from brgsa_platform.tune import SearchOptions, tune
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
-TRIALS = 20
+TRIALS = 12
 
 
 @pytest.mark.usefixtures("another_ray")
