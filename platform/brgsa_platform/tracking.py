@@ -283,11 +283,12 @@ def log_checkpoint(run_id: str, checkpoint: Path) -> None:
     api = client()
     if api.get_run(run_id).data.tags.get(CHECKPOINT_TAG) == checkpoint.name:
         return
+    run = Run(api, run_id)  # which waits for a server that is being restarted
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name not in OF_TRAINING:
             below = path.parent.relative_to(checkpoint).as_posix()
-            api.log_artifact(run_id, str(path), "checkpoint" if below == "." else f"checkpoint/{below}")
-    api.set_tag(run_id, CHECKPOINT_TAG, checkpoint.name)
+            run.log_artifact(path, "checkpoint" if below == "." else f"checkpoint/{below}")
+    run.set_tags({CHECKPOINT_TAG: checkpoint.name})
 
 
 def attach(run_id: str, uri: str) -> Run:

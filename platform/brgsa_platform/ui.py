@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
 from brgsa_platform import tracking
@@ -26,17 +25,19 @@ def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
     """
     store = tracking.tracking_uri()
     if store.startswith(("http://", "https://")):
-        address = urlsplit(store)
-        shown = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()  # never a password on the screen
-        print(f"The runs are tracked by a server already: {shown}")
+        print(f"The runs are tracked by a server already: {tracking.shown_uri()}")
         return 0
     check_free(host, port)
     tracking.client()  # makes the folder of the default store, which the server does not
-    print(f"MLflow shows {store} (Ctrl-C ends it) at http://{host}:{port}{tracking.runs_page()}", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    # MLflow's job runner, seven more processes, serves nothing that is shown here.
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
-    return run_until_told([*command, "--host", host, "--port", str(port), "--workers", "1"], environment)
+    print(
+        f"MLflow shows {tracking.shown_uri()} (Ctrl-C ends it) at http://{host}:{port}{tracking.runs_page()}",
+        flush=True,
+    )
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    # MLflow's job runner, seven more processes, serves nothing that is shown here. The store's address, which may hold a
+    # password, stands in no process list.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, "MLFLOW_BACKEND_STORE_URI": store}
+    return run_until_told(command, environment)
 
 
 def run_until_told(command: Sequence[str], environment: Mapping[str, str]) -> int:

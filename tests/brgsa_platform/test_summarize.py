@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from archives import contents
 
 from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
@@ -21,10 +22,6 @@ pytestmark = pytest.mark.ray
 @pytest.fixture
 def copy(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "store"))
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
 
 
 def test_summaries_join_the_store_as_columns(copy: Path) -> None:

@@ -11,16 +11,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
+from postgres import free_port
 
 from brgsa.errors import UserError
 from brgsa_platform.ui import ui
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_taken_port_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,6 +61,12 @@ def test_serves_a_new_store_until_told_to_end_and_leaves_nothing_behind(tmp_path
                 assert server.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
+        by_name = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name=brgsa"
+        with urllib.request.urlopen(by_name, timeout=30) as answer:  # it serves the folder's store, not one of its own
+            assert answer.status == 200
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        assert len(family) > 1
+        assert not any("sqlite:" in word for process in family for word in process.cmdline())  # it may hold a password
         server.send_signal(ending)
         assert server.wait(timeout=60) == 0
     finally:

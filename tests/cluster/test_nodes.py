@@ -98,15 +98,21 @@ def same_end(run: Path, calm: Path) -> None:
     assert (last / "model.safetensors").read_bytes() == (of_calm / "model.safetensors").read_bytes()
 
 
+def in_the_middle(nodes: Nodes, store: Path, run: Path) -> tuple[subprocess.Popen[str], str]:
+    """A training that has three epochs behind it, and the node where it trains."""
+    process = nodes.brgsa("train", "--data", str(store), "--out", str(run), *TRAIN)
+    wait(process, lambda: reached(run, 3))
+    (node,) = nodes.places("RayTrainWorker")
+    return process, node
+
+
 def test_data_work_and_training_stay_on_their_nodes(undisturbed: Path) -> None:
     assert reached(undisturbed, EPOCHS)
 
 
 def test_a_training_node_and_a_data_node_die(nodes: Nodes, store: Path, undisturbed: Path) -> None:
     run = nodes.folder / "killed"
-    process = nodes.brgsa("train", "--data", str(store), "--out", str(run), *TRAIN)
-    wait(process, lambda: reached(run, 3))
-    (victim,) = nodes.places("RayTrainWorker")
+    process, victim = in_the_middle(nodes, store, run)
     nodes.nodes[victim].kill()
     wait(process, lambda: reached(run, 6))
     assert nodes.places("RayTrainWorker") <= set(TRAINING) - {victim}
@@ -119,9 +125,7 @@ def test_a_training_node_and_a_data_node_die(nodes: Nodes, store: Path, undistur
 
 def test_a_training_node_is_cut_off_from_the_network(nodes: Nodes, store: Path, undisturbed: Path) -> None:
     run = nodes.folder / "cut"
-    process = nodes.brgsa("train", "--data", str(store), "--out", str(run), *TRAIN)
-    wait(process, lambda: reached(run, 3))
-    (victim,) = nodes.places("RayTrainWorker")
+    process, victim = in_the_middle(nodes, store, run)
     nodes.nodes[victim].cut_off()
     finish(nodes, process)
     same_end(run, undisturbed)

@@ -1,4 +1,5 @@
-"""The README's commands, and those of docs/, run as they are printed."""
+"""The README's commands and those of the store's page run as they are printed; those of all other pages are read by the command
+line."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+import typer
 
 from brgsa.checkpoint import load
 from brgsa_platform import checkpoints
@@ -50,6 +53,25 @@ def test_every_printed_command_is_one_that_is_run() -> None:
         assert verb.startswith("brgsa ") or verb in RUN_ELSEWHERE, command
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert {"demo", "test", "setup", "lint"} <= set(targets)
+
+
+def test_every_page_prints_commands_that_the_command_line_takes() -> None:
+    from brgsa_platform.cli import app
+
+    found = [
+        line.removeprefix("$ ").split(" #")[0].strip()
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        for block in blocks("console", f"docs/{page.name}")
+        for line in block.splitlines()
+        if line.startswith("$ brgsa ")
+    ]
+    assert len(found) >= 15
+    for line in found:
+        command: Any = typer.main.get_command(app)
+        words = shlex.split(line)[1:]
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        command.make_context(line, words)
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_what_is_written_has_a_place() -> None:
             places = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
             assert "emptyDir" in volumes[places["/tmp"]], pod.where
             if "/brgsa-" in f"/{container['image']}":
-                assert "emptyDir" in volumes[places["/home/brgsa"]], (pod.where, container["name"])
+                assert "emptyDir" in volumes[places["/var/lib/brgsa"]], (pod.where, container["name"])
             claimed = volumes.keys() | {"data"}  # a StatefulSet's own claim
             assert set(places.values()) <= claimed, pod.where
 
