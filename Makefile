@@ -16,7 +16,7 @@ demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
 
 test: lint debian
-	PYTHONUTF8=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	PYTHONUTF8=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-cluster: $(READY) debian
 	PYTHONUTF8=1 $(VENV)/bin/python -m pytest tests/cluster $(ARGS)

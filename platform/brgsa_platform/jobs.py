@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import tempfile
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Protocol, TextIO
 
 from brgsa.errors import UserError
@@ -145,7 +147,8 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
     reader = threading.Thread(target=stream, daemon=True)
     reader.start()
     try:
-        job = _watch(jobs, name)
+        with _interrupt_noted() as check:
+            job = _watch(jobs, name, check)
         over.set()
         reader.join(LAST_LINES)
         # Where the cluster went with its job, what was streamed stands.
@@ -160,12 +163,41 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
     return job
 
 
-def _watch(jobs: Jobs, name: str) -> Job:
-    """Say each new phase of a job until it ends."""
+@contextlib.contextmanager
+def _interrupt_noted() -> Iterator[Callable[[], None]]:
+    """Yields a check that raises KeyboardInterrupt after a Ctrl-C which Python has lost.
+
+    One that comes while an object is being finalized (a closed connection, say) is printed there and forgotten.
+    """
+    noted = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread may set it; a process that is to ignore Ctrl-C (a shell's background) goes on ignoring it.
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield lambda: None
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _watch(jobs: Jobs, name: str, check: Callable[[], None]) -> Job:
+    """Say each new phase of a job until it ends; `check` is called once a round."""
     last: Job | None = None
     while True:
+        check()
         try:
-            job = _patiently(lambda: jobs.get(name))
+            job = _patiently(lambda: jobs.get(name), check)
         except Gone:
             if last is None:
                 raise
@@ -253,9 +285,10 @@ def say(line: str) -> None:
     print(f"brgsa: {line}", file=sys.stderr, flush=True)
 
 
-def _patiently(work: Callable[[], Job]) -> Job:
+def _patiently(work: Callable[[], Job], check: Callable[[], None]) -> Job:
     end, told = time.monotonic() + PATIENCE, False
     while True:
+        check()
         try:
             return work()
         except (Away, RuntimeError) as error:  # a job server that is just going or coming answers with status 500

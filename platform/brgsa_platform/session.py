@@ -20,6 +20,9 @@ QUIET_ENVIRONMENT = {
     # Ray gives its workers the lowest priority, where anything else on the machine holds up a training's threads.
     "RAY_worker_niceness": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Ray prints a warning once it has started four times as many processes as it starts at once, by default one a core: a trial
+    # of several workers has a dozen, most of which wait.
+    "RAY_worker_maximum_startup_concurrency": str(max(6, os.cpu_count() or 1)),
     # A stopped trial's process is taken over once its thread has ended; Tune, told that it has not, would wait for ever.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     "TOKENIZERS_PARALLELISM": "false",
