@@ -14,7 +14,7 @@ import pytest
 from nodes import Node, Nodes, cluster
 
 from brgsa.phantom import write_tree
-from brgsa_platform import checkpoints
+from brgsa_platform.training import checkpoints
 
 pytestmark = [
     pytest.mark.ray,

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from brgsa_platform import checkpoints
+from brgsa_platform.training import checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

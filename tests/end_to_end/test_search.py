@@ -20,9 +20,10 @@ from servers import mlflow_server
 
 from brgsa.checkpoint import load
 from brgsa.errors import UserError
-from brgsa_platform import checkpoints, tracking
 from brgsa_platform.config import load_config
-from brgsa_platform.tune import SearchOptions, SearchResult, resume, tune
+from brgsa_platform.search.driver import SearchOptions, SearchResult, resume, tune
+from brgsa_platform.tracking import client as tracking
+from brgsa_platform.training import checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -157,8 +158,8 @@ def test_what_the_search_tells_mlflow(tmp_path: Path, pruned: SearchResult) -> N
 
 
 def test_two_goals_and_a_search_that_learns_from_another(place: Path) -> None:
-    from brgsa_platform import search_report
-    from brgsa_platform.study import make_sampler, open_study
+    from brgsa_platform.search import report as search_report
+    from brgsa_platform.search.study import make_sampler, open_study
 
     options = SearchOptions(
         trials=3, points=[{"model.bank.size": 32, "loss.temperature": 0.07, "data.style": "findings"}]

@@ -10,8 +10,9 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from brgsa_platform import search_report, tracking
 from brgsa_platform.config import RunConfig, load_config, merge, parse_overrides
+from brgsa_platform.search import report as search_report
+from brgsa_platform.tracking import client as tracking
 
 EPOCHS = 6
 POINTS = (
