@@ -24,7 +24,8 @@ from brgsa_platform.evaluation.tables import EvaluationResult, gain
 from brgsa_platform.runtime.plots import bars_figure, save
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.search.driver import SearchOptions, SearchResult, tune
+from brgsa_platform.search.driver import SearchResult, tune
+from brgsa_platform.search.spec import SearchOptions
 from brgsa_platform.store.prepare import prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.summaries.summarize import summarize

@@ -21,7 +21,9 @@ from servers import mlflow_server
 from brgsa.checkpoint import load
 from brgsa.errors import UserError
 from brgsa_platform.config import load_config
-from brgsa_platform.search.driver import SearchOptions, SearchResult, resume, tune
+from brgsa_platform.runtime import files
+from brgsa_platform.search.driver import SearchResult, resume, tune
+from brgsa_platform.search.spec import SearchOptions
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import checkpoints
 
@@ -75,7 +77,7 @@ def pid_of(folder: Path, number: int, epoch: int) -> int | None:
     if newest is None or not newest.name.endswith(f"{epoch:04d}"):
         return None
     try:
-        return int(checkpoints.read_json(run / "progress.json")["pid"])
+        return int(files.read_json(run / "progress.json")["pid"])
     except UserError:
         return None
 
@@ -253,7 +255,7 @@ def test_a_killed_trial_and_a_killed_driver(place: Path) -> None:
         "history"
     ]  # type: ignore[operator]
     assert [entry["epoch"] for entry in history] == list(range(1, 31))
-    parent = checkpoints.read_json(folder / "search.json")["parent_run"]
+    parent = files.read_json(folder / "search.json")["parent_run"]
     assert sorted(run.info.status for run in children(parent)) == ["FAILED", "FINISHED", "FINISHED"]
     assert tracking.client().get_run(parent).info.status == "FINISHED"
 
@@ -277,7 +279,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(place: Path) -> None:
     _, left = psutil.wait_procs(below, timeout=10)
     assert [p.pid for p in left] == []
     assert not psutil.pid_exists(trial)
-    parent = checkpoints.read_json(folder / "search.json")["parent_run"]
+    parent = files.read_json(folder / "search.json")["parent_run"]
     assert tracking.client().get_run(parent).info.status == "KILLED"
     assert [run.info.status for run in children(parent)] == ["KILLED"]
 
@@ -299,7 +301,7 @@ def test_mlflow_away_for_half_a_minute(place: Path, tmp_path: Path) -> None:
         output = finish(process)
         assert "2 complete" in output
         api = tracking.client(uri)
-        parent = checkpoints.read_json(folder / "search.json")["parent_run"]
+        parent = files.read_json(folder / "search.json")["parent_run"]
         assert api.get_run(parent).info.status == "FINISHED"
         experiment = api.get_experiment_by_name(tracking.experiment_name())
         runs = api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent}'")

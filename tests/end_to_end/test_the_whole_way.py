@@ -14,7 +14,8 @@ from brgsa import checkpoint, zeroshot
 from brgsa.phantom import ABNORMALITIES, RARE
 from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import evaluate
-from brgsa_platform.search.driver import SearchOptions, SearchResult, tune
+from brgsa_platform.search.driver import SearchResult, tune
+from brgsa_platform.search.spec import SearchOptions
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking

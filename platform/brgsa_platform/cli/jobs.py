@@ -25,6 +25,7 @@ Name = Annotated[str, typer.Argument(metavar="JOB", help="A job's name, as `brgs
 
 
 def submit(
+    about: typer.Context,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- VERB [ARGUMENT]...", help="What is to run.", show_default=False)
     ] = None,
@@ -47,12 +48,13 @@ def submit(
 
     _one_of(ray, kuberay)
     wanted = command or ()
+    verbs = about.find_root().command.commands  # type: ignore[attr-defined]
     if ray:
-        status = ray_jobs.submit(wanted, ray, working_dir, dry_run=dry_run, wait=not no_wait)
+        status = ray_jobs.submit(wanted, verbs, ray, working_dir, dry_run=dry_run, wait=not no_wait)
     else:
         kubectl = kubernetes.Kubectl(context, namespace)
         status = kubernetes.submit(
-            wanted, kubectl, overlay, name=name, replace=replace, dry_run=dry_run, wait=not no_wait
+            wanted, verbs, kubectl, overlay, name=name, replace=replace, dry_run=dry_run, wait=not no_wait
         )
     sys.exit(status)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ NOT_IN_A_JOB = ("submit", "jobs", "ui")
 POSITIONAL = ""
 # A job's folder is thrown away with it, so what these hold has to lie elsewhere.
 PLACES = ("data", "store", "out", "checkpoint", "run")
+
+Verbs = Mapping[str, Any]
+"""The verbs of the command line, by name, as Click has them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def new_name(verb: str) -> str:
     return f"brgsa-{verb}-{secrets.token_hex(3)}"
 
 
-def check_verb(words: Sequence[str]) -> str:
+def check_verb(words: Sequence[str], verbs: Verbs) -> str:
     """The verb that stands first.
 
     Raises:
@@ -42,7 +45,7 @@ def check_verb(words: Sequence[str]) -> str:
     """
     if not words:
         raise UserError("What is to run stands behind --, as in: brgsa submit --ray ADDRESS -- train --data … --out …")
-    verb, known = words[0], list(_verbs())
+    verb, known = words[0], list(verbs)
     if verb not in known:
         raise UserError(f"brgsa has no verb {verb!r}{nearest(verb, known)}.")
     if verb in NOT_IN_A_JOB:
@@ -50,15 +53,15 @@ def check_verb(words: Sequence[str]) -> str:
     return verb
 
 
-def parse(words: Sequence[str]) -> Command:
+def parse(words: Sequence[str], verbs: Verbs) -> Command:
     """Check a verb and its arguments as `brgsa` itself would.
 
     Raises:
         UserError: see `check_verb`; or arguments that the verb does not take, or not without others.
     """
-    verb, arguments = check_verb(words), words[1:]
+    verb, arguments = check_verb(words, verbs), words[1:]
     try:
-        context = _verbs()[verb].make_context(verb, list(arguments))
+        context = verbs[verb].make_context(verb, list(arguments))
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
@@ -90,7 +93,7 @@ def check_places(command: Command) -> None:
             )
 
 
-def overlaid(base: Sequence[str], given: Sequence[str]) -> list[str]:
+def overlaid(base: Sequence[str], given: Sequence[str], verbs: Verbs) -> list[str]:
     """The arguments `given` laid over those of a manifest, for the same verb.
 
     An option that is given takes the place of all of the base's options of this name, so that `--space cmki` is not added
@@ -98,16 +101,17 @@ def overlaid(base: Sequence[str], given: Sequence[str]) -> list[str]:
     last one counts.
     """
     verb = base[0]
-    units, new = _units(verb, base[1:]), _units(verb, given[1:])
+    params = verbs[verb].params
+    units, new = _units(params, base[1:]), _units(params, given[1:])
     replaced = {name for name, _ in new}
-    if any(p.param_type_name == "argument" and p.nargs == -1 for p in _verbs()[verb].params):
+    if any(p.param_type_name == "argument" and p.nargs == -1 for p in params):
         replaced.discard(POSITIONAL)
     return [verb, *(word for name, words in units if name not in replaced for word in words), *given[1:]]
 
 
-def _units(verb: str, arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+def _units(params: Sequence[Any], arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Arguments as (option's name, its words), a positional one under the name `POSITIONAL`."""
-    by_flag = {flag: p for p in _verbs()[verb].params for flag in (*p.opts, *p.secondary_opts)}
+    by_flag = {flag: p for p in params for flag in (*p.opts, *p.secondary_opts)}
     units: list[tuple[str, list[str]]] = []
     rest = list(arguments)
     while rest:
@@ -121,11 +125,3 @@ def _units(verb: str, arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
         units.append((option.name, [word, *rest[:count]]))
         del rest[:count]
     return units
-
-
-def _verbs() -> dict[str, Any]:
-    import typer
-
-    from brgsa_platform.cli import main as cli  # which itself knows the verb that asks here
-
-    return typer.main.get_command(cli.app).commands  # type: ignore[attr-defined, no-any-return]

@@ -27,7 +27,7 @@ import yaml
 from brgsa.errors import UserError, nearest
 from brgsa_platform.jobs import logs as job_logs
 from brgsa_platform.jobs.base import Away, Gone, Job, Log, attend, keep, next_steps, say
-from brgsa_platform.jobs.commands import check_places, check_verb, new_name, overlaid, parse
+from brgsa_platform.jobs.commands import Verbs, check_places, check_verb, new_name, overlaid, parse
 from brgsa_platform.tracking import client as tracking
 
 NAMESPACE = "brgsa"
@@ -151,7 +151,7 @@ def overlay_folder(overlay: str) -> Path:
     return overlays[overlay]
 
 
-def manifest(rendered: dict[str, Any], given: Sequence[str], name: str, namespace: str) -> dict[str, Any]:
+def manifest(rendered: dict[str, Any], given: Sequence[str], verbs: Verbs, name: str, namespace: str) -> dict[str, Any]:
     """The RayJob to create: the overlay's with the user's arguments laid over its own, under its own name.
 
     Raises:
@@ -162,8 +162,8 @@ def manifest(rendered: dict[str, Any], given: Sequence[str], name: str, namespac
             f"--name {name} is no name for a RayJob: at most {NAME_LENGTH} of a-z, 0-9 and -, beginning with a letter."
         )
     made = copy.deepcopy(rendered)
-    words = overlaid(shlex.split(rendered["spec"]["entrypoint"])[1:], given)
-    check_places(parse(words))
+    words = overlaid(shlex.split(rendered["spec"]["entrypoint"])[1:], given, verbs)
+    check_places(parse(words, verbs))
     for word in words:
         if not _PLAIN.fullmatch(word) or "\n" in word:
             raise UserError(
@@ -314,6 +314,7 @@ def _seconds(text: str | None) -> float | None:
 
 def submit(
     given: Sequence[str],
+    verbs: Verbs,
     kubectl: Kubectl,
     overlay: str,
     *,
@@ -326,6 +327,7 @@ def submit(
 
     Args:
         given: the verb, and what of its arguments is not to be as the overlay has it.
+        verbs: of the command line.
         name: default a new one.
         replace: delete what the cluster has under this name first; else a name that is taken is refused.
         dry_run: print the manifest (YAML), send nothing and ask no cluster.
@@ -333,9 +335,9 @@ def submit(
     Raises:
         UserError: see `check_verb`, `render` and `manifest`; the API is away, refuses, or has the name already.
     """
-    verb = check_verb(given)
+    verb = check_verb(given, verbs)
     rendered = render(overlay, verb, kubectl)
-    made = manifest(rendered, given, name or new_name(verb), kubectl.namespace)
+    made = manifest(rendered, given, verbs, name or new_name(verb), kubectl.namespace)
     name = made["metadata"]["name"]
     _show(difference(rendered, made, f"overlay/{overlay}", f"job/{name}"))
     if dry_run:

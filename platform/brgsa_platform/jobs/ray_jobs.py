@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
 from brgsa_platform.jobs.base import Away, Gone, Job, Log, attend, next_steps, say
-from brgsa_platform.jobs.commands import Command, check_places, new_name, parse
+from brgsa_platform.jobs.commands import Command, Verbs, check_places, new_name, parse
 from brgsa_platform.jobs.packing import SOURCE_ROOT, Contents, contents
 from brgsa_platform.tracking import client as tracking
 
@@ -322,11 +322,12 @@ def _reason(told: Any) -> str:
     return f"exit status {told.driver_exit_code}" if told.driver_exit_code is not None else told.message or ""
 
 
-def submit(words: Sequence[str], address: str, folder: Path, *, dry_run: bool, wait: bool) -> int:
+def submit(words: Sequence[str], verbs: Verbs, address: str, folder: Path, *, dry_run: bool, wait: bool) -> int:
     """Send a job and follow it; return its exit status.
 
     Args:
         words: the verb and its arguments.
+        verbs: of the command line.
         folder: goes with the job and is where it runs.
         dry_run: print what would be sent, ask and send nothing.
         wait: follow the job to its end.
@@ -335,7 +336,7 @@ def submit(words: Sequence[str], address: str, folder: Path, *, dry_run: bool, w
         UserError: see `parse`, `plan`, `job_server`; the cluster does not answer or refuses the token.
     """
     address = job_server(address)
-    sent = plan(parse(words), folder)
+    sent = plan(parse(words, verbs), folder)
     for sentence in warnings(address):
         say(sentence)
     if dry_run:

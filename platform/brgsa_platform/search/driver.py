@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,13 @@ import yaml
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig, merge
+from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
 from brgsa_platform.search import report as search_report
 from brgsa_platform.search import study, warm_start
 from brgsa_platform.search.spaces import check_space, drawn_config
+from brgsa_platform.search.spec import CHECKPOINTS, GOALS, SEARCH_FILE, SearchOptions, SearchSpec, read_spec
 from brgsa_platform.search.trials import TrialPlan, run_trial, trial_folder
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
@@ -32,47 +34,9 @@ from brgsa_platform.training.volume_cache import decode_once
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from brgsa_platform.search.searcher import Limits, Search
+    from brgsa_platform.search.searcher import Search
 
-CHECKPOINTS = ("all", "best", "none")
-GOALS = {"auroc": "val/auroc", "common": "val/auroc_common", "rare": "val/auroc_rare"}
-SEARCH_FILE = "search.json"
 MLFLOW_PATIENCE = 300.0  # seconds that a trial waits for an MLflow server that is away
-
-
-@dataclass(frozen=True)
-class SearchSpec:
-    """What makes a search what it is: kept in its folder, and the same when it is resumed.
-
-    Attributes:
-        spaces: names or paths, as given; `parameters` what they held.
-        data: the store's fingerprint.
-    """
-
-    spaces: list[str]
-    parameters: list[dict[str, Any]]
-    base: dict[str, Any]
-    store: str
-    data: str
-    preset: str | None
-    goals: list[str]
-    sampler: str
-    pruner: str
-    seed: int
-    storage: str | None = None
-    parent_run: str = ""
-
-    def space(self) -> list[tune_spaces.Parameter]:
-        return [
-            tune_spaces.Parameter(
-                **{**p, "choices": tuple(p["choices"]), "when": {k: tuple(v) for k, v in p["when"].items()}}
-            )
-            for p in self.parameters
-        ]
-
-    def over(self) -> str:
-        """The space in words."""
-        return f"{' + '.join(self.spaces)} ({', '.join(p['field'] for p in self.parameters)})"
 
 
 @dataclass(frozen=True)
@@ -96,36 +60,6 @@ class SearchResult:
             f"{self.best['auroc']:.3f}, with {drawn}.{f' Ended: {self.over}.' if self.over else ''} Next: brgsa train "
             f"--preset {self.preset} --data {self.store}"
         )
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How a search goes about it; what may change when it is resumed.
-
-    Attributes:
-        trials: in all; None: no limit. hours: of wall clock, this time. epochs: of all trials together. patience: trials
-            without a better one after which the search ends.
-        concurrent: trials at a time; None: as many as the cluster holds.
-        gpu_share: GPUs of each training process; None: one where the cluster has any.
-        checkpoints: which trials' best checkpoints MLflow gets a copy of: all, best (that of the best trial) or none.
-        points: fields' values to begin with, before anything is drawn.
-        warm_from: searches of the same folder or runs in MLflow that the sampler learns from; see `warm_start.learn`.
-    """
-
-    trials: int | None = 16
-    hours: float | None = None
-    epochs: int | None = None
-    patience: int | None = None
-    concurrent: int | None = None
-    gpu_share: float | None = None
-    checkpoints: str = "all"
-    points: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
-    warm_from: Sequence[str] = field(default_factory=tuple)
-
-    def limits(self) -> Limits:
-        from brgsa_platform.search.searcher import Limits
-
-        return Limits(self.trials, None if self.hours is None else 3600 * self.hours, self.epochs, self.patience)
 
 
 def tune(
@@ -238,14 +172,6 @@ def _check_same(name: str, begun: SearchSpec, wanted: SearchSpec) -> None:
         )
 
 
-def read_spec(folder: Path) -> SearchSpec | None:
-    """What a folder's search is, None where there is none."""
-    file = folder / SEARCH_FILE
-    if not file.is_file():
-        return None
-    return SearchSpec(**checkpoints.read_json(file))
-
-
 def _check_options(options: SearchOptions, goals: Sequence[str]) -> None:
     for option, value in (("--trials", options.trials), ("--epochs", options.epochs), ("--patience", options.patience)):
         if value is not None and value < 1:
@@ -321,7 +247,7 @@ def _run(
             run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
         ) as run:
             spec = SearchSpec(**{**asdict(spec), "parent_run": run.run_id})
-            checkpoints.write_json(folder / SEARCH_FILE, asdict(spec))
+            files.write_json(folder / SEARCH_FILE, asdict(spec))
             if not found.get_trials(deepcopy=False):
                 warm_start.begin(found, spec, options.points, learnt)
             try:
@@ -402,7 +328,7 @@ def _settle(folder: Path, found: Study) -> None:
         tags = {"brgsa.state": "interrupted" if state == "running" else state}
         if trial.user_attrs.get("reason"):
             tags["brgsa.reason"] = trial.user_attrs["reason"]
-        tracking.settle(str(checkpoints.read_json(file)["mlflow_run_id"]), status, tags)
+        tracking.settle(str(files.read_json(file)["mlflow_run_id"]), status, tags)
 
 
 def _log_checkpoints(folder: Path, numbers: Sequence[int]) -> None:
@@ -411,7 +337,7 @@ def _log_checkpoints(folder: Path, numbers: Sequence[int]) -> None:
         for number in numbers:
             trial = trial_folder(folder, number)
             if checkpoints.whole(trial):
-                run_id = str(checkpoints.read_json(trial / "run.json")["mlflow_run_id"])
+                run_id = str(files.read_json(trial / "run.json")["mlflow_run_id"])
                 tracking.log_checkpoint(run_id, checkpoints.resolve(trial))
             advance(1)
 

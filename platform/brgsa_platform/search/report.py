@@ -29,11 +29,6 @@ FEWEST_FOR_IMPORTANCE = 8  # complete trials; below, the best and the rest are a
 BEST_SHARE, FEWEST_BEST = 0.1, 5  # importance: what sets the best tenth apart, or the best five (Optuna's advice)
 
 
-def trial_name(number: int) -> str:
-    """Name of a trial's MLflow run and folder; sorts as the trials were started."""
-    return f"trial-{number:04d}"
-
-
 def search_tags(preset: str | None, data: str, spaces: Sequence[str]) -> dict[str, str]:
     """Tags of a search and of each of its trials, to find and to group them by."""
     return {"brgsa.preset": preset or "", "brgsa.data": data, "brgsa.space": ",".join(spaces)}

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.search import study
+from brgsa_platform.search.spec import SearchSpec, read_spec
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import runs
 from brgsa_platform.tracking.client import Record, quoted
 
 if TYPE_CHECKING:
     from optuna.study import Study
-
-    from brgsa_platform.search.driver import SearchSpec
 
 EVERYTHING = "mlflow"  # the name that stands for all finished trainings that are tracked
 
@@ -75,8 +74,6 @@ def begin(found: Study, spec: SearchSpec, points: Sequence[Mapping[str, Any]], l
 
 
 def _points_of(name: str, searches: Path, spec: SearchSpec, parameters: Sequence[tune_spaces.Parameter]) -> list[Known]:
-    from brgsa_platform.search.driver import read_spec
-
     other = read_spec(searches / name)
     trainings = _of_search(name, searches, other, spec) if other is not None else _of_mlflow(name, spec, parameters)
     seen, usable = 0, []

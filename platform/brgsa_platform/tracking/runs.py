@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime import files
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking.client import Record, quoted
-from brgsa_platform.training import checkpoints
 
 METRIC = "best/auroc"
 # How a trial's run ends, in the words of a search.
@@ -204,7 +204,7 @@ def _where(record: Record) -> tuple[str | None, str | None]:
     for pattern in (f"{name}", f"*/{name}", f"*/*/{name}", f"*/*/trials/{name}", f"*/*/*/trials/{name}"):
         for folder in Path().glob(pattern) if name else ():
             if (folder / "run.json").is_file():
-                about = checkpoints.read_json(folder / "run.json")
+                about = files.read_json(folder / "run.json")
                 if about.get("mlflow_run_id") == record.run_id:
                     return str(folder), str(about.get("store"))
     return None, None

@@ -10,7 +10,6 @@ A checkpoint folder appears and goes by a rename, so each one that is there is w
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime.files import read_json, write_json
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"epoch-(?P<epoch>[0-9]+)(-step-(?P<step>[0-9]+))?")
@@ -118,21 +118,3 @@ def merit(entry: dict[str, Any]) -> tuple[float, int]:
     """Sort key of an epoch's entry in the history: its score, of equal ones the later; no number is the worst score."""
     score = float(entry["score"])
     return -math.inf if math.isnan(score) else score, entry["epoch"]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run's folder."""
-    try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise ValueError("it holds no JSON object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove the run's folder and train again.") from error
-    return tree
-
-
-def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """Write aside and rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(tree, indent=1) + "\n")
-    os.replace(aside, path)

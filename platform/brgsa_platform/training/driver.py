@@ -19,6 +19,7 @@ from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
+from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import cluster_cpus, nodes_for, ray_session
 from brgsa_platform.store.store import Store
@@ -138,7 +139,7 @@ def _fit(
 
     newest = checkpoints.latest(out)
     if newest is not None:
-        done: list[dict[str, Any]] = checkpoints.read_json(newest / "training.json")["history"]
+        done: list[dict[str, Any]] = files.read_json(newest / "training.json")["history"]
         if len(done) >= config.train.epochs:
             return done
     returned = _fit_on_workers(out, config, job, gpu_share) if config.train.workers else train_here(job, on_epoch)
@@ -269,7 +270,7 @@ def _previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
     file = out / "run.json"
     if not file.is_file():
         return None
-    before = checkpoints.read_json(file)
+    before = files.read_json(file)
     was, now = tracking.flatten(before["config"]), tracking.flatten(config.to_dict())
     changed = sorted(
         key for key in was.keys() | now.keys() if was.get(key) != now.get(key) and key not in FREE_TO_CHANGE
@@ -289,7 +290,7 @@ def _previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
 def _write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
     try:
         (out / checkpoints.FOLDER).mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(
+        files.write_json(
             out / "run.json",
             {"config": config.to_dict(), "store": store.path, "data": store.fingerprint, "mlflow_run_id": run_id},
         )
@@ -333,7 +334,7 @@ def _watch(out: Path, store: Store, config: RunConfig) -> Iterator[None]:
 
     def tell(advance: Callable[..., None], done: int) -> int:
         try:
-            state = checkpoints.read_json(out / "progress.json")
+            state = files.read_json(out / "progress.json")
         except UserError:
             return done
         auroc = f", AUROC {state['auroc']:.3f}" if state["auroc"] is not None else ""

@@ -25,6 +25,7 @@ from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
 from brgsa.volumes.intensity import Intensity, unit_intensities
 from brgsa_platform.config import RunConfig
+from brgsa_platform.runtime import files
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
@@ -379,7 +380,7 @@ class Worker:
         rate = self.optimizer.param_groups[0]["lr"]
         self.mlflow.log_metrics({"step/loss": loss, "step/lr": rate}, step=self.progress.step)
         last = self.progress.history[-1] if self.progress.history else {}
-        checkpoints.write_json(
+        files.write_json(
             self.out / "progress.json",
             {"step": self.progress.step, "loss": loss, "auroc": last.get("val/auroc"), "pid": os.getpid()},
         )

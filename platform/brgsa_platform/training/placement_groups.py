@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brgsa.errors import UserError
-from brgsa_platform.training import checkpoints
+from brgsa_platform.runtime import files
 
 FILE = "workers.json"
 GRACE = 2.0  # seconds until a stopped trial's controller is dead; before, it would start its workers anew
@@ -24,7 +24,7 @@ def remember(run: Path) -> None:
 
     group = ray.util.get_current_placement_group()
     if group is not None:
-        checkpoints.write_json(run / FILE, {"placement_group": group.id.hex()})
+        files.write_json(run / FILE, {"placement_group": group.id.hex()})
 
 
 def release(run: Path) -> bool:
@@ -35,7 +35,7 @@ def release(run: Path) -> bool:
     if not (run / FILE).is_file():
         return False
     try:
-        name = str(checkpoints.read_json(run / FILE)["placement_group"])
+        name = str(files.read_json(run / FILE)["placement_group"])
     except (UserError, KeyError):
         return False
     if placement_group_table().get(name, {}).get("state", "REMOVED") == "REMOVED":

@@ -8,11 +8,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import typer
 
 from brgsa.errors import UserError
+from brgsa_platform.cli.main import app
 from brgsa_platform.jobs import commands, kuberay, packing
 from brgsa_platform.jobs import ray_jobs as submit
 
+VERBS = typer.main.get_command(app).commands
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -62,7 +65,7 @@ def test_other_addresses_are_refused(given: str, said: str) -> None:
 )
 def test_a_command_is_checked_before_it_is_sent(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        commands.parse(words)
+        commands.parse(words, VERBS)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_a_command_is_checked_before_it_is_sent(words: list[str], said: str) -> 
 )
 def test_places_in_the_jobs_own_folder_are_refused(words: list[str], field: str) -> None:
     with pytest.raises(UserError, match=field):
-        commands.check_places(commands.parse(words))
+        commands.check_places(commands.parse(words, VERBS))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_places_in_the_jobs_own_folder_are_refused(words: list[str], field: str)
     ],
 )
 def test_places_that_all_nodes_see_are_taken(words: list[str]) -> None:
-    commands.check_places(commands.parse(words))
+    commands.check_places(commands.parse(words, VERBS))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_places_that_all_nodes_see_are_taken(words: list[str]) -> None:
     ],
 )
 def test_arguments_laid_over_a_manifests(base: str, given: str, made: str) -> None:
-    assert commands.overlaid(base.split(), given.split()) == made.split()
+    assert commands.overlaid(base.split(), given.split(), VERBS) == made.split()
 
 
 def test_names_are_new_and_labels() -> None:
@@ -215,7 +218,7 @@ def test_tracking_stores_that_make_no_sense_elsewhere(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError, match=said) as refused:
-        submit.plan(commands.parse(["phantom", "/x"]), study)
+        submit.plan(commands.parse(["phantom", "/x"], VERBS), study)
     assert "sekret" not in str(refused.value)
 
 
@@ -224,7 +227,7 @@ def test_a_plan_passes_the_address_on_and_no_password(study: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lungs")
     for name in submit.CREDENTIALS:
         monkeypatch.setenv(name, "sekret")
-    plan = submit.plan(commands.parse(["phantom", "/x y"]), study)
+    plan = submit.plan(commands.parse(["phantom", "/x y"], VERBS), study)
     assert plan.entrypoint == "python -m brgsa_platform.cli phantom '/x y'"
     assert plan.environment["MLFLOW_TRACKING_URI"] == "http://localhost:5000"
     assert plan.environment["MLFLOW_EXPERIMENT_NAME"] == "lungs"
@@ -240,5 +243,5 @@ def test_a_database_with_its_password_is_refused(study: Path) -> None:
     database = "postgresql://u:sekret@host/db"
     words = ["tune", "--data", "/d", "--space", "cmki", "--out", "/o", "--storage", database]
     with pytest.raises(UserError, match="address with a password") as refused:
-        submit.plan(commands.parse(words), study)
+        submit.plan(commands.parse(words, VERBS), study)
     assert "sekret" not in str(refused.value)

@@ -35,7 +35,7 @@ from brgsa_platform.jobs import base as jobs
 from brgsa_platform.jobs import ray_jobs as submit
 
 cluster = submit.RayJobs(sys.argv[1])
-plan = submit.plan(commands.parse(["phantom", "/unused"]), Path("."))
+plan = submit.plan(commands.Command("phantom", ("/unused",), {}), Path("."))
 cluster.submit(replace(plan, entrypoint=sys.argv[2]))
 print(plan.name, flush=True)
 if sys.argv[3:] != ["--no-wait"]:

@@ -8,7 +8,8 @@ import pytest
 
 from brgsa.errors import UserError
 from brgsa_platform.config import load_config
-from brgsa_platform.search.driver import SearchOptions, tune
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.spec import SearchOptions
 
 pytestmark = pytest.mark.ray
 

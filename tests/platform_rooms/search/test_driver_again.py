@@ -11,7 +11,8 @@ import pytest
 from brgsa.errors import UserError
 from brgsa_platform.cli.main import app
 from brgsa_platform.config import load_config
-from brgsa_platform.search.driver import SEARCH_FILE, SearchSpec, _check_same, _claim
+from brgsa_platform.search.driver import _check_same, _claim
+from brgsa_platform.search.spec import SEARCH_FILE, SearchSpec
 
 
 def test_the_same_command_begins_a_search_and_goes_on_with_it(tmp_path: Path) -> None:

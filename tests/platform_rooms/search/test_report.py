@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from brgsa_platform.search import figures as search_figures
 from brgsa_platform.search import report as search_report
 from brgsa_platform.search.figures import Field
+from brgsa_platform.search.spec import trial_name
 from brgsa_platform.tracking import client as tracking
 
 pytestmark = [
@@ -224,6 +225,6 @@ def test_the_search_s_run_holds_tables_pictures_and_counts(tmp_path: Path, monke
 
 
 def test_trial_names_sort_as_they_were_started() -> None:
-    assert search_report.trial_name(7) == "trial-0007"
-    names = [search_report.trial_name(n) for n in (2, 10, 100)]
+    assert trial_name(7) == "trial-0007"
+    names = [trial_name(n) for n in (2, 10, 100)]
     assert sorted(names) == names

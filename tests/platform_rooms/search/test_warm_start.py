@@ -14,7 +14,7 @@ import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import load_config
 from brgsa_platform.search import study, warm_start
-from brgsa_platform.search.driver import SearchSpec
+from brgsa_platform.search.spec import SearchSpec
 from brgsa_platform.tracking import client as tracking
 
 GOALS = ["val/auroc_common", "val/auroc_rare"]
