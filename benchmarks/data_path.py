@@ -30,8 +30,8 @@ from brgsa.volumes import encode
 from brgsa.volumes.augment import Augmentation
 from brgsa.volumes.intensity import Intensity, unit_intensities
 from brgsa_platform.config import DataSection
-from brgsa_platform.datasets import Rows, VolumeReader, encoded_volume, training_batches
-from brgsa_platform.order import epoch_batches
+from brgsa_platform.training.batches import Rows, VolumeReader, encoded_volume, training_batches
+from brgsa_platform.training.order import epoch_batches
 
 FULL = ((256, 256, 128), (224, 224, 112))
 BATCH = 8
@@ -264,7 +264,7 @@ def _steady_rate(sizes: Iterator[int], seconds: float) -> float:
 
 def two_workers(data: Data, repeats: int, seconds: float) -> dict[str, list[float]]:
     """Volumes a second of both in each repeat, in turns."""
-    from brgsa_platform.session import ray_session
+    from brgsa_platform.runtime.session import ray_session
 
     found: dict[str, list[float]] = {"direct": [], "through Ray Data": []}
     with ray_session(num_cpus=WORKERS + 1):

@@ -89,9 +89,9 @@ def speed(volumes: int, folder: Path) -> dict[str, float]:
     import SimpleITK as sitk
 
     from brgsa.volumes import Geometry, read_volume, standardize
-    from brgsa_platform.folders import Folder
     from brgsa_platform.layouts import Item
-    from brgsa_platform.shards import ShardWriter
+    from brgsa_platform.runtime.storage import Folder
+    from brgsa_platform.store.writer import ShardWriter
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -174,8 +174,8 @@ def _prepared(table: Path, out: Path) -> dict[str, float]:
 def child(table: Path, out: Path) -> None:
     """Prepare the archive after a small one that starts Ray's workers; print the seconds of the former."""
     from brgsa.volumes import Geometry
-    from brgsa_platform.prepare import prepare
-    from brgsa_platform.session import ray_session
+    from brgsa_platform.runtime.session import ray_session
+    from brgsa_platform.store.prepare import prepare
 
     geometry = Geometry((6.0, 6.0, 10.0), (64, 64, 32))
     rows = table.read_text(encoding="utf-8").splitlines()

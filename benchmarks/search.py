@@ -24,14 +24,15 @@ import numpy as np
 
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
-from brgsa_platform import study as studies
 from brgsa_platform.config import RunConfig, load_config
-from brgsa_platform.prepare import prepare
-from brgsa_platform.session import ray_session
-from brgsa_platform.spaces import drawn_config
-from brgsa_platform.summarize import summarize
-from brgsa_platform.train import train
-from brgsa_platform.tune import SearchOptions, read_spec, tune
+from brgsa_platform.runtime.session import ray_session
+from brgsa_platform.search import study as studies
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.spaces import drawn_config
+from brgsa_platform.search.spec import SearchOptions, read_spec
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.summaries.summarize import summarize
+from brgsa_platform.training.driver import train
 
 SPACES = ["cmki", "optim"]
 WAYS = {"TPE + ASHA": ("tpe", "asha"), "random": ("random", "none")}

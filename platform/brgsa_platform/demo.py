@@ -19,16 +19,17 @@ from brgsa.metrics import Interval
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
-from brgsa_platform.evaluate import evaluate
-from brgsa_platform.evaluation import EvaluationResult, gain
-from brgsa_platform.figures import bars_figure, save
-from brgsa_platform.prepare import prepare
-from brgsa_platform.progress import progress
-from brgsa_platform.session import ray_session
-from brgsa_platform.store import Store
-from brgsa_platform.summarize import summarize
-from brgsa_platform.train import train
-from brgsa_platform.tune import SearchOptions, SearchResult, tune
+from brgsa_platform.evaluation.evaluate import evaluate
+from brgsa_platform.evaluation.tables import EvaluationResult, gain
+from brgsa_platform.runtime.plots import bars_figure, save
+from brgsa_platform.runtime.progress import progress
+from brgsa_platform.runtime.session import ray_session
+from brgsa_platform.search.driver import SearchResult, tune
+from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.store import Store
+from brgsa_platform.summaries.summarize import summarize
+from brgsa_platform.training.driver import train
 
 # Six millimetres: what the phantom renders is some voxels large, and an epoch is seconds on two cores.
 GEOMETRY = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)

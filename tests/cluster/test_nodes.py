@@ -14,7 +14,8 @@ import pytest
 from nodes import Node, Nodes, cluster
 
 from brgsa.phantom import write_tree
-from brgsa_platform import checkpoints
+from brgsa_platform.runtime import files
+from brgsa_platform.training import checkpoints
 
 pytestmark = [
     pytest.mark.ray,
@@ -92,7 +93,7 @@ def reached(run: Path, epoch: int) -> bool:
 def same_end(run: Path, calm: Path) -> None:
     """All epochs, and bit for bit the weights of the training that nothing happened to."""
     last = checkpoints.folder_of(run, EPOCHS)
-    history = checkpoints.read_json(last / "training.json")["history"]
+    history = files.read_json(last / "training.json")["history"]
     assert [entry["epoch"] for entry in history] == list(range(1, EPOCHS + 1))
     of_calm = checkpoints.folder_of(calm, EPOCHS)
     assert (last / "model.safetensors").read_bytes() == (of_calm / "model.safetensors").read_bytes()

@@ -10,10 +10,11 @@ import pytest
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
-from brgsa_platform.prepare import prepare
-from brgsa_platform.session import ray_session
-from brgsa_platform.summarize import summarize
-from brgsa_platform.tune import SearchOptions, tune
+from brgsa_platform.runtime.session import ray_session
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.summaries.summarize import summarize
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 

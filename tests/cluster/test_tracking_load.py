@@ -22,7 +22,7 @@ import pytest
 from postgres import postgres
 from tracking_server import PASSWORD, TrackingServer
 
-from brgsa_platform import tracking
+from brgsa_platform.tracking import client as tracking
 
 SECONDS = int(os.environ.get("BRGSA_LOAD_SECONDS", "120"))
 PROCESSES = int(os.environ.get("BRGSA_LOAD_PROCESSES", "32"))

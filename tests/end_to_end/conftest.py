@@ -9,9 +9,9 @@ import pytest
 
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
-from brgsa_platform.prepare import prepare
-from brgsa_platform.session import ray_session
-from brgsa_platform.summarize import summarize
+from brgsa_platform.runtime.session import ray_session
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.summaries.summarize import summarize
 
 SCANS = 60
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from brgsa.volumes import Geometry
-from brgsa_platform.prepare import prepare
-from brgsa_platform.store import Store
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.store import Store
 
 pytestmark = pytest.mark.ray
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from brgsa_platform import demo, tracking
+from brgsa_platform import demo
+from brgsa_platform.tracking import client as tracking
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

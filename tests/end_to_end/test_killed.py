@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from brgsa_platform import checkpoints
+from brgsa_platform.runtime import files
+from brgsa_platform.training import checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -49,7 +50,7 @@ def wait(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float
 
 
 def worker_of(out: Path) -> int:
-    return int(checkpoints.read_json(out / "progress.json")["pid"])
+    return int(files.read_json(out / "progress.json")["pid"])
 
 
 def history(out: Path) -> list[int]:
@@ -86,7 +87,7 @@ def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path)
     process.communicate(timeout=60)
     done = [epoch for epoch, _ in checkpoints.whole(out)]
     assert 2 <= len(done) < EPOCHS
-    run_id = checkpoints.read_json(out / "run.json")["mlflow_run_id"]
+    run_id = files.read_json(out / "run.json")["mlflow_run_id"]
     kept = (checkpoints.folder_of(out, 2) / "training.json").stat().st_mtime_ns
 
     again = start(place, out)
@@ -94,5 +95,5 @@ def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path)
     assert again.returncode == 0, output
     assert history(out) == list(range(1, EPOCHS + 1))
     assert (checkpoints.folder_of(out, 2) / "training.json").stat().st_mtime_ns == kept, "epoch 2 was trained again"
-    assert checkpoints.read_json(out / "run.json")["mlflow_run_id"] == run_id
+    assert files.read_json(out / "run.json")["mlflow_run_id"] == run_id
     assert not list((out / checkpoints.FOLDER).glob(".*")), "something half-written stayed"

@@ -18,12 +18,12 @@ import pytest
 import typer
 
 from brgsa.checkpoint import load
-from brgsa_platform import checkpoints
+from brgsa_platform.training import checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "brgsa_platform/test_ui.py"}
+RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "platform_rooms/tracking/test_ui.py"}
 
 
 PAGES = ("README.md", "docs/store.md")
@@ -56,7 +56,7 @@ def test_every_printed_command_is_one_that_is_run() -> None:
 
 
 def test_every_page_prints_commands_that_the_command_line_takes() -> None:
-    from brgsa_platform.cli import app
+    from brgsa_platform.cli.main import app
 
     found = [
         line.removeprefix("$ ").split(" #")[0].strip()

@@ -20,9 +20,12 @@ from servers import mlflow_server
 
 from brgsa.checkpoint import load
 from brgsa.errors import UserError
-from brgsa_platform import checkpoints, tracking
 from brgsa_platform.config import load_config
-from brgsa_platform.tune import SearchOptions, SearchResult, resume, tune
+from brgsa_platform.runtime import files
+from brgsa_platform.search.driver import SearchResult, resume, tune
+from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.tracking import client as tracking
+from brgsa_platform.training import checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -74,7 +77,7 @@ def pid_of(folder: Path, number: int, epoch: int) -> int | None:
     if newest is None or not newest.name.endswith(f"{epoch:04d}"):
         return None
     try:
-        return int(checkpoints.read_json(run / "progress.json")["pid"])
+        return int(files.read_json(run / "progress.json")["pid"])
     except UserError:
         return None
 
@@ -157,8 +160,8 @@ def test_what_the_search_tells_mlflow(tmp_path: Path, pruned: SearchResult) -> N
 
 
 def test_two_goals_and_a_search_that_learns_from_another(place: Path) -> None:
-    from brgsa_platform import search_report
-    from brgsa_platform.study import make_sampler, open_study
+    from brgsa_platform.search import report as search_report
+    from brgsa_platform.search.study import make_sampler, open_study
 
     options = SearchOptions(
         trials=3, points=[{"model.bank.size": 32, "loss.temperature": 0.07, "data.style": "findings"}]
@@ -252,7 +255,7 @@ def test_a_killed_trial_and_a_killed_driver(place: Path) -> None:
         "history"
     ]  # type: ignore[operator]
     assert [entry["epoch"] for entry in history] == list(range(1, 31))
-    parent = checkpoints.read_json(folder / "search.json")["parent_run"]
+    parent = files.read_json(folder / "search.json")["parent_run"]
     assert sorted(run.info.status for run in children(parent)) == ["FAILED", "FINISHED", "FINISHED"]
     assert tracking.client().get_run(parent).info.status == "FINISHED"
 
@@ -276,7 +279,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(place: Path) -> None:
     _, left = psutil.wait_procs(below, timeout=10)
     assert [p.pid for p in left] == []
     assert not psutil.pid_exists(trial)
-    parent = checkpoints.read_json(folder / "search.json")["parent_run"]
+    parent = files.read_json(folder / "search.json")["parent_run"]
     assert tracking.client().get_run(parent).info.status == "KILLED"
     assert [run.info.status for run in children(parent)] == ["KILLED"]
 
@@ -298,7 +301,7 @@ def test_mlflow_away_for_half_a_minute(place: Path, tmp_path: Path) -> None:
         output = finish(process)
         assert "2 complete" in output
         api = tracking.client(uri)
-        parent = checkpoints.read_json(folder / "search.json")["parent_run"]
+        parent = files.read_json(folder / "search.json")["parent_run"]
         assert api.get_run(parent).info.status == "FINISHED"
         experiment = api.get_experiment_by_name(tracking.experiment_name())
         runs = api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent}'")

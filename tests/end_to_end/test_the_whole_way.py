@@ -12,13 +12,14 @@ import torch
 
 from brgsa import checkpoint, zeroshot
 from brgsa.phantom import ABNORMALITIES, RARE
-from brgsa_platform import tracking
 from brgsa_platform.config import load_config
-from brgsa_platform.evaluate import evaluate
-from brgsa_platform.predict import predict
-from brgsa_platform.store import Store
-from brgsa_platform.train import TrainResult, train
-from brgsa_platform.tune import SearchOptions, SearchResult, tune
+from brgsa_platform.evaluation.evaluate import evaluate
+from brgsa_platform.search.driver import SearchResult, tune
+from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.serving.predict import predict
+from brgsa_platform.store.store import Store
+from brgsa_platform.tracking import client as tracking
+from brgsa_platform.training.driver import TrainResult, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, decode
-from brgsa_platform.store import Store
+from brgsa_platform.store.store import Store
 
 SMALL = Geometry((6.0, 6.0, 9.0), (24, 24, 16), antialias=True)
 REPORT = "There is pleural effusion on the right."

@@ -11,14 +11,15 @@ from dataclasses import asdict
 
 from typer.testing import CliRunner
 
-from brgsa_platform import doctor, session
+from brgsa_platform.doctor import doctor
+from brgsa_platform.runtime import session
 
 
 def main() -> None:
     session.quiet_environment()
     from ray.cluster_utils import Cluster
 
-    from brgsa_platform.cli import app
+    from brgsa_platform.cli.main import app
 
     cluster = Cluster(
         initialize_head=True,

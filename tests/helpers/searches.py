@@ -10,8 +10,10 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from brgsa_platform import search_report, tracking
 from brgsa_platform.config import RunConfig, load_config, merge, parse_overrides
+from brgsa_platform.search import report as search_report
+from brgsa_platform.search.spec import trial_name
+from brgsa_platform.tracking import client as tracking
 
 EPOCHS = 6
 POINTS = (
@@ -34,7 +36,7 @@ def make_search(folder: Path) -> dict[str, str]:
         ids["cmki"] = run.run_id
         study = _study()
         for trial in study.trials:
-            name = search_report.trial_name(trial.number)
+            name = trial_name(trial.number)
             config = RunConfig.from_tree(
                 merge(base.to_dict(), parse_overrides(f"{key}={value}" for key, value in trial.params.items()))
             )

@@ -14,7 +14,7 @@ import typer
 from manifests import OVERLAYS, Manifest, job, jobs, named, quantity, services
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import app
+from brgsa_platform.cli.main import app
 from brgsa_platform.config import RunConfig, load_config
 
 UsageError = typer.BadParameter.__mro__[1]  # Typer carries its own click
@@ -101,7 +101,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> None:
-    from brgsa_platform.train import _use_gpu, check_resources
+    from brgsa_platform.training.driver import _use_gpu, check_resources
 
     entry = job(overlay, "train")
     cluster(entry)
@@ -119,7 +119,7 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_search_has_room_for_its_trials(overlay: str) -> None:
-    from brgsa_platform.trials import TrialPlan
+    from brgsa_platform.search.trials import TrialPlan
 
     entry = job(overlay, "tune")
     _, given = parse(entry["spec"]["entrypoint"])
@@ -177,8 +177,8 @@ def test_mlflow_knows_its_servers_options() -> None:
 
 def test_a_training_goes_on_from_one_overlay_to_another() -> None:
     """Begun on spot nodes, ended on others: the same folder, and nothing changed that makes it another training."""
-    from brgsa_platform.tracking import flatten
-    from brgsa_platform.train import FREE_TO_CHANGE
+    from brgsa_platform.tracking.client import flatten
+    from brgsa_platform.training.driver import FREE_TO_CHANGE
 
     one, other = job("spot", "train"), job("gpu", "train")
     assert parse(one["spec"]["entrypoint"])[1]["out"] == parse(other["spec"]["entrypoint"])[1]["out"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from manifests import K8S, OVERLAYS, Manifest, Pod, jobs, named, pods, quantity, services
 
-from brgsa_platform.session import ROLE_LABEL
+from brgsa_platform.runtime.session import ROLE_LABEL
 
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 PINNED = re.compile(r"^[\w./:-]+:\d+(\.\d+)+(-[\w.]+)?$")

@@ -14,7 +14,7 @@ from brgsa.errors import UserError
 from brgsa.volumes import Series, list_series
 from brgsa_platform.layouts.identity import pseudonym
 from brgsa_platform.layouts.item import Archive, Item, split_of
-from brgsa_platform.progress import progress
+from brgsa_platform.runtime.progress import progress
 
 FOLDERS_A_WORKER = 32  # fewer do not repay a process's start
 

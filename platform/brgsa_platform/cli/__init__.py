@@ -1,0 +1,1 @@
+"""The `brgsa` command: a file a group of verbs, no logic."""

@@ -1,0 +1,72 @@
+"""The `brgsa` command: a module a group of verbs, no logic of its own.
+
+Imports are inside the verbs: `brgsa --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from brgsa.errors import UserError
+from brgsa_platform.cli import demo, doctor, jobs, model, runs, search, store, ui
+
+app = typer.Typer(
+    help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+INTERRUPTED = 130  # exit status
+
+
+# In the order of `brgsa --help`.
+for verb in (
+    store.phantom,
+    store.prepare,
+    store.summarize,
+    model.train,
+    search.tune,
+    model.evaluate,
+    model.predict,
+    ui.ui,
+    demo.demo,
+    jobs.submit,
+    doctor.doctor,
+):
+    app.command()(verb)
+for name, group in (("store", store.app), ("runs", runs.app), ("jobs", jobs.app)):
+    app.add_typer(group, name=name)
+
+
+def main() -> None:
+    """Run a verb; exit 2 with one sentence for a user's mistake, 1 for a failure, 130 when interrupted."""
+    try:
+        # Typer turns Ctrl-C into a status that it returns.
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
+    except UserError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(
+            "interrupted; what is finished is kept, the same command goes on (tune: --resume NAME)",
+            INTERRUPTED,
+        )
+    except Exception as error:
+        click_exit = getattr(error, "exit_code", None)
+        if click_exit is not None and hasattr(error, "show"):
+            error.show()
+            sys.exit(click_exit)
+        if os.environ.get("BRGSA_DEBUG"):
+            raise
+        # Ray's errors carry whole tracebacks; their last line says what went wrong.
+        said = str(error).strip().splitlines() or [""]
+        _fail(f"failed: {type(error).__name__}: {said[-1].strip()} (BRGSA_DEBUG=1 shows where)", 1)
+
+
+def _fail(sentence: str, status: int) -> None:
+    print(f"brgsa: {sentence}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,85 @@
+"""A model: trained, evaluated, asked about one CT."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brgsa_platform.cli.options import ConfigFile, Overrides, Preset, StorePath
+
+
+class Protocol(StrEnum):
+    VALIDATION = "validation"
+    PAPER = "paper"
+
+
+def train(
+    data: StorePath,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/PRESET-HASH.")] = None,
+    settings: Overrides = None,
+) -> None:
+    """Train with Ray Train on batches from Ray Data. Killed, it goes on from its last checkpoint when started again."""
+    from brgsa_platform.config import load_config
+    from brgsa_platform.training.driver import train as run
+
+    done = run(data, load_config(preset, config, settings or []), out=out, preset=preset)
+    score = f", validation AUROC {done.best['val/auroc']:.3f}" if "val/auroc" in done.best else ""
+    typer.echo(
+        f"{done.out}: best epoch {done.best['epoch']} of {len(done.history)}{score}. "
+        f"Next: brgsa evaluate {_short(done.out)} --data {data}"
+    )
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
+    data: StorePath,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
+    protocol: Annotated[Protocol, typer.Option(help="Where the threshold comes from.")] = Protocol.VALIDATION,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 5000,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables; default the checkpoint's.")] = None,
+) -> None:
+    """Score a split zero-shot: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
+    from brgsa_platform.evaluation.evaluate import evaluate as run
+    from brgsa_platform.training import checkpoints
+
+    done = run(
+        checkpoints.resolve(checkpoint),
+        data,
+        split=split,
+        pairing=pairing,
+        protocol=protocol.value,
+        resamples=resamples,
+        out=out,
+    )
+    done.print()
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
+    scan: Annotated[
+        Path, typer.Argument(help="One CT in HU: NIfTI, NRRD, MetaImage, .npz, or the folder of a DICOM series.")
+    ],
+    prompt: Annotated[list[str] | None, typer.Option(help="A text to score; default every label's prompt.")] = None,
+    pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
+    metadata: Annotated[
+        Path | None, typer.Option(help="CT-RATE's metadata CSV, for a file of its first release.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Write a PNG of what the model sees.")] = None,
+) -> None:
+    """Score one CT: a ranked table of prompts."""
+    from brgsa_platform.serving.predict import predict as run
+    from brgsa_platform.training import checkpoints
+
+    done = run(checkpoints.resolve(checkpoint), scan, prompt, pairing=pairing, metadata=metadata, picture=picture)
+    done.print(as_json=json)
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,98 @@
+"""`brgsa tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brgsa.errors import UserError
+from brgsa_platform.cli.options import ConfigFile, Overrides, Preset
+
+
+def tune(
+    data: Annotated[
+        str | None, typer.Option(help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")
+    ] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="A search space by name, or the path of a YAML file; several combine (docs/spaces.md)."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials in all; default 16 where nothing else ends the search.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="End after so much wall clock.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="End after so many epochs of all trials together.")] = None,
+    patience: Annotated[int | None, typer.Option(help="End after so many trials without a better one.")] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, gp, cmaes, random, qmc, grid or nsga2.")] = "tpe",
+    pruner: Annotated[str, typer.Option(help="asha, median, hyperband or none.")] = "none",
+    goal: Annotated[
+        list[str] | None, typer.Option(help="auroc (default), common or rare; two for a Pareto set.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with the search of this name; with --data and --space, begin it if need be."),
+    ] = None,
+    warm_from: Annotated[
+        list[str] | None,
+        typer.Option(help="Learn from another search, a run in MLflow, or all finished trainings there: mlflow."),
+    ] = None,
+    point: Annotated[
+        list[str] | None, typer.Option(help="Begin with a point: field=value,field=value. May be repeated.")
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    name: Annotated[str | None, typer.Option(help="The search's name, also of its folder.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of searches.")] = Path("searches"),
+    seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
+    concurrent: Annotated[int | None, typer.Option(help="Trials at a time; default what the cluster holds.")] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="GPUs of each training process; a fraction lets trials share one.")
+    ] = None,
+    checkpoints: Annotated[str, typer.Option(help="Trials whose checkpoint MLflow gets: all, best or none.")] = "all",
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL of the study; default a file in its folder.")
+    ] = None,
+    settings: Overrides = None,
+) -> None:
+    """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
+    from brgsa_platform.config import load_config
+    from brgsa_platform.search.driver import resume as go_on
+    from brgsa_platform.search.driver import tune as run
+    from brgsa_platform.search.points import parse_points
+    from brgsa_platform.search.spec import SearchOptions
+
+    ends = trials or hours or epochs or patience
+    options = SearchOptions(
+        trials=trials if ends or trials == 0 else 16,
+        hours=hours,
+        epochs=epochs,
+        patience=patience,
+        concurrent=concurrent,
+        gpu_share=gpus_per_trial,
+        checkpoints=checkpoints,
+        points=parse_points(point or ()),
+        warm_from=warm_from or (),
+    )
+    if resume and not (data and space):
+        typer.echo(go_on(resume, options, out=out, spaces=space or ()).summary())
+        return
+    if not data or not space:
+        raise UserError("A search needs --data STORE and --space NAME, or --resume NAME to go on with one.")
+    done = run(
+        data,
+        load_config(preset, config, settings or []),
+        space,
+        options,
+        name=resume or name,
+        out=out,
+        goals=goal or ("auroc",),
+        sampler=sampler,
+        pruner=pruner,
+        seed=seed,
+        storage=storage,
+        preset=preset,
+        go_on=resume is not None,
+    )
+    typer.echo(done.summary())

@@ -1,0 +1,1 @@
+"""Is this machine, is this cluster fit?"""

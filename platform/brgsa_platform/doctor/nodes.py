@@ -1,0 +1,259 @@
+"""Asking the nodes of a cluster, or this machine alone, within a time limit: a node that does not answer is not waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from brgsa_platform.doctor import probes
+from brgsa_platform.runtime.storage import said
+
+HEAD = "node:__internal_head__"
+ROUND_TRIPS = 7  # of which the fastest tells the clock
+GROUP_WAIT = 3.0  # seconds until two CPUs that are free are also given
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A probe that gave no answer, and why."""
+
+    why: str
+
+
+def within(limit: float, work: Callable[[], T]) -> T | Trouble:
+    """The result of a piece of work in this process, or that it failed or is not done after `limit` seconds.
+
+    What hangs in a system call (a dead network file system) cannot be ended: its thread is left behind.
+    """
+    results: list[T | Trouble] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            results.append(Trouble(in_short(error)))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit)
+    return results[0] if results else Trouble(f"no answer within {limit:.0f} s")
+
+
+def in_short(error: BaseException) -> str:
+    """An exception's type and the first line of what it says; of a task's, what it raised on its node."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, OSError):
+        return said(cause)
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
+
+
+class Here:
+    """This machine without Ray: probes run in this process."""
+
+    def __init__(self) -> None:
+        self.names = ["this machine"]
+        self.silent: dict[str, str] = {}
+
+    def resource(self, name: str, kind: str) -> float:
+        """Nothing is counted by Ray."""
+        return 0.0
+
+    def ask(self, probe: Callable[..., Any], limit: float, *args: Any, **each: dict[str, Any]) -> dict[str, Any]:
+        """See `Nodes.ask`."""
+        name = self.names[0]
+        given = {key: value[name] for key, value in each.items()}
+        return {name: within(limit, lambda: probe(*args, **given))}
+
+
+class Nodes:
+    """The living nodes of the cluster that this process has joined, by a name that tells them apart.
+
+    Attributes:
+        names: nodes that have answered so far; the head is the first.
+        silent: node → why it is not asked any more.
+        count: living nodes, the silent ones too.
+        on_head: whether this process runs on the head.
+        gone: nodes that have left the cluster since it was started.
+    """
+
+    def __init__(self) -> None:
+        import ray
+
+        ray.cloudpickle.register_pickle_by_value(probes)
+        found = ray.nodes()
+        self.gone = sum(not node["Alive"] for node in found)
+        alive = sorted((n for n in found if n["Alive"]), key=lambda n: (HEAD not in n["Resources"], n["NodeName"]))
+        addresses = [node["NodeManagerAddress"] for node in alive]
+        self._nodes: dict[str, dict[str, Any]] = {}
+        for node in alive:
+            address = node["NodeManagerAddress"]
+            several = f"#{node['NodeID'][:6]}" if addresses.count(address) > 1 else ""
+            head = " (head)" if HEAD in node["Resources"] else ""
+            self._nodes[f"{address}{several}{head}"] = node
+        self.names = list(self._nodes)
+        self.count = len(self.names)
+        here = ray.get_runtime_context().get_node_id()
+        self.on_head = not ray.util.client.ray.is_connected() and any(
+            HEAD in node["Resources"] and node["NodeID"] == here for node in alive
+        )
+        self.silent: dict[str, str] = {}
+        self._remote: dict[Callable[..., Any], Any] = {}
+
+    def resource(self, name: str, kind: str) -> float:
+        """How much of a resource ("CPU", "memory" …) Ray counts on a node."""
+        return float(self._nodes[name]["Resources"].get(kind, 0.0))
+
+    def ask(self, probe: Callable[..., Any], limit: float, *args: Any, **each: dict[str, Any]) -> dict[str, Any]:
+        """Run a probe on every node at once; node → what it returned, or `Trouble`.
+
+        A node that has not answered after `limit` seconds, or has died, is not asked again.
+
+        Args:
+            each: keyword arguments of the probe that differ: node → value.
+        """
+        import ray
+
+        tasks = {
+            name: self.start(name, probe, *args, **{key: value[name] for key, value in each.items()})
+            for name in self.names
+        }
+        ready, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=limit) if tasks else ([], [])
+        return {name: self._answer(name, task, task in ready, probe, limit) for name, task in tasks.items()}
+
+    def start(self, name: str, probe: Callable[..., Any], *args: Any, **given: Any) -> Any:
+        """Begin a probe on a node, without a CPU of it: a busy cluster answers too."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if probe not in self._remote:  # made anew, it would be sent to the workers anew
+            self._remote[probe] = ray.remote(probe)
+        there = NodeAffinitySchedulingStrategy(self._nodes[name]["NodeID"], soft=False)
+        return self._remote[probe].options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*args, **given)
+
+    def named(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Names of the nodes with these ids."""
+        return tuple(name for name, node in self._nodes.items() if node["NodeID"] in set(ids))
+
+    def drop(self, name: str, why: str) -> Trouble:
+        """Ask this node no more."""
+        self.silent[name] = why
+        self.names = [other for other in self.names if other != name]
+        return Trouble(why)
+
+    def _answer(self, name: str, task: Any, ready: bool, probe: Callable[..., Any], limit: float) -> Any:
+        import ray
+
+        if not ready:
+            ray.cancel(task, force=True)
+            return self.drop(name, f"no answer to '{probe.__name__}' within {limit:.0f} s")
+        try:
+            return ray.get(task, timeout=limit)
+        except ray.exceptions.RayTaskError as error:
+            return Trouble(in_short(error))
+        except ray.exceptions.RayError as error:
+            return self.drop(name, f"'{probe.__name__}' was lost ({type(error).__name__})")
+
+
+def clock_offsets(nodes: Nodes, limit: float) -> dict[str, tuple[float, float]]:
+    """Node → seconds that its clock is ahead of this process', and how much of it may be the way there and back."""
+    import ray
+
+    found: dict[str, tuple[float, float]] = {}
+    for name in list(nodes.names):
+        end = time.monotonic() + limit
+        for _ in range(ROUND_TRIPS):
+            start = time.time()
+            task = nodes.start(name, probes.clock)
+            try:
+                there = ray.get(task, timeout=max(0.1, end - time.monotonic()))
+            except ray.exceptions.RayError as error:
+                nodes.drop(name, f"'clock' was lost ({type(error).__name__})")
+                break
+            took = time.time() - start
+            if name not in found or took / 2 < found[name][1]:
+                found[name] = (there - start - took / 2, took / 2)
+    return found
+
+
+def transfers(nodes: Nodes, limit: float, size: int) -> dict[tuple[str, str], float | Trouble]:
+    """(from, to) → MB/s of an object of `size` bytes, around the ring of nodes, one after the other until `limit` is over.
+
+    On a single node the object only goes into its store and out again.
+    """
+    import ray
+
+    found: dict[tuple[str, str], float | Trouble] = {}
+    ring = list(nodes.names)
+    end = time.monotonic() + limit
+    for source, target in zip(ring, ring[1:] + ring[:1], strict=True):
+        if time.monotonic() > end:
+            break
+        try:
+            # The first one also opens connections and starts a process.
+            found[source, target] = size / 1e6 / min(_transfer(nodes, source, target, size, end) for _ in range(2))
+        except ray.exceptions.RayError as error:
+            found[source, target] = Trouble(in_short(error))
+    return found
+
+
+def _transfer(nodes: Nodes, source: str, target: str, size: int, end: float) -> float:
+    """Seconds that an object took."""
+    import ray
+
+    refs, took = ray.get(nodes.start(source, probes.put, size), timeout=max(0.1, end - time.monotonic()))
+    if source != target:
+        took = ray.get(nodes.start(target, probes.get, refs), timeout=max(0.1, end - time.monotonic()))
+    return float(took)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """An all-reduce: over gloo or nccl, on which nodes, in how many seconds."""
+
+    backend: str
+    nodes: tuple[str, ...]
+    seconds: float
+
+
+def all_reduce(nodes: Nodes, limit: float, size: int) -> Reduced | Trouble | None:
+    """Sum `size` bytes over two processes, on two nodes where there are two with a free CPU (and GPU); None: none free."""
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    end = time.monotonic() + limit
+    for unit, backend in (({"CPU": 1, "GPU": 1}, "nccl"), ({"CPU": 1}, "gloo")):
+        free = ray.available_resources()
+        if any(free.get(kind, 0) < 2 * amount for kind, amount in unit.items()):
+            continue
+        group = placement_group([unit, unit], strategy="SPREAD")
+        try:
+            if not group.wait(GROUP_WAIT):
+                continue
+            peers = [
+                ray.remote(probes.Peer)
+                .options(
+                    num_cpus=1,
+                    num_gpus=unit.get("GPU", 0),
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
+                )
+                .remote()
+                for rank in range(2)
+            ]
+            address = ray.get(peers[0].address.remote(), timeout=max(0.1, end - time.monotonic()))
+            left = max(1.0, end - time.monotonic())
+            tasks = [peer.all_reduce.remote(address, rank, backend, size, left) for rank, peer in enumerate(peers)]
+            took = max(ray.get(tasks, timeout=left))
+            where = placement_group_table(group)["bundles_to_node_id"].values()
+            return Reduced(backend, nodes.named(where), took)
+        except ray.exceptions.RayError as error:
+            return Trouble(in_short(error))
+        finally:
+            remove_placement_group(group)  # and with it the two processes
+    return None

@@ -1,0 +1,1 @@
+"""Verbs as jobs on a cluster."""

@@ -1,0 +1,1 @@
+"""What every verb needs to run: Ray's session, filesystems, progress, pictures."""

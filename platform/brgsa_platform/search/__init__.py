@@ -1,0 +1,1 @@
+"""Several trainings compared: Tune and Optuna, and what a search leaves."""

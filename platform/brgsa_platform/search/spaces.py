@@ -1,0 +1,97 @@
+"""Search spaces against the run configuration: every field there, every draw valid, before a cluster starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tune_spaces
+from brgsa.errors import UserError, nearest
+from brgsa_platform.config import RunConfig, merge
+from tune_spaces.schema import schema
+
+
+def field_names() -> list[str]:
+    """Every field that a search can draw, as `section.key`, in the configuration's order."""
+    return list(_leaves(RunConfig().to_dict()))
+
+
+def drawn_config(base: RunConfig, drawn: Mapping[str, Any], where: str = "the search space") -> RunConfig:
+    """The base configuration with a trial's values in it.
+
+    Args:
+        drawn: value by field (`section.key`); a list or mapping as the JSON text that `tune_spaces.scalar` makes of it.
+        where: the values come from, for messages.
+
+    Raises:
+        UserError: unknown field or impossible value.
+    """
+    tree = base.to_dict()
+    for field, value in drawn.items():
+        branch = _structure(value)
+        for part in reversed(field.split(".")):
+            branch = {part: branch}
+        tree = merge(tree, branch)
+    return RunConfig.from_tree(tree, where)
+
+
+def check_space(parameters: Sequence[tune_spaces.Parameter], base: RunConfig) -> None:
+    """Every field must be one of the configuration's, and every corner of the space a configuration over `base`.
+
+    Args:
+        parameters: as `tune_spaces.load` gives them.
+
+    Raises:
+        UserError: names field and space, and the fewest values that do not go together.
+    """
+    known = field_names()
+    for parameter in parameters:
+        if parameter.field not in known:
+            raise UserError(
+                f"{parameter.where} is no field of the configuration{nearest(parameter.field, known)}: correct its name."
+            )
+    for drawn in tune_spaces.corners(parameters):
+        if _refusal(base, drawn) is not None:
+            wrong = _fewest(base, drawn)
+            spaces = " + ".join(dict.fromkeys(p.space for p in parameters if p.field in wrong))
+            values = ", ".join(f"{field}={value}" for field, value in wrong.items())
+            drawn_config(base, wrong, f"search space {spaces} at {values}")
+
+
+def _structure(value: Any) -> Any:
+    """The inverse of `tune_spaces.scalar`."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
+    except ValueError:
+        return value  # a text that only begins like one: the configuration says what it thinks of it
+
+
+def _refusal(base: RunConfig, drawn: Mapping[str, Any]) -> str | None:
+    """Why the configuration does not take a draw; None when it does."""
+    try:
+        drawn_config(base, drawn)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _fewest(base: RunConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """A refused draw without the values that it is refused without, for the same reason."""
+    reason, wrong = _refusal(base, drawn), dict(drawn)
+    for field in drawn:
+        fewer = {other: value for other, value in wrong.items() if other != field}
+        if _refusal(base, fewer) == reason:
+            wrong = fewer
+    return wrong
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
+
+
+if __name__ == "__main__":  # python -m brgsa_platform.search.spaces > tune_spaces/schema.json
+    print(json.dumps(schema(field_names()), indent=2, ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""From an archive to shards, and what reads them."""

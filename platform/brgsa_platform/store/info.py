@@ -1,0 +1,196 @@
+"""`brgsa store info` and `brgsa store show`: what a store holds, and what one of its volumes looks like."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from brgsa.errors import UserError
+from brgsa.volumes import decode
+from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
+
+SPLITS = ("train", "validation", "test")
+PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
+BODY = -500  # HU above which a voxel counts as body in the fingerprint, as air would outweigh everything
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds.
+
+    Attributes:
+        splits: split → number of patients, scans, volumes.
+        prevalence: label → split → (volumes with it, volumes where it is known).
+        spacing: axis → percentile → mm of the scans as they came.
+        size: axis → percentile → mm from the first to the last voxel of the scans as they came.
+        hu: percentiles of HU over the body's voxels.
+        histogram: share of voxels in each bin of 64 HU from -1024 up.
+        flags: flag → volumes that carry it.
+        quarantine: stage → volumes refused there.
+    """
+
+    path: str
+    settings: dict[str, Any]
+    fingerprint: str
+    bytes: int
+    shards: int
+    batches: int
+    splits: dict[str, dict[str, int]]
+    prevalence: dict[str, dict[str, tuple[int, int]]]
+    spacing: dict[str, dict[str, float]]
+    size: dict[str, dict[str, float]]
+    hu: dict[str, float]
+    histogram: list[float]
+    flags: dict[str, int]
+    quarantine: dict[str, int]
+    styles: list[str]
+
+    def print(self, as_json: bool = False) -> None:
+        """The tables on a terminal, or one JSON object."""
+        if as_json:
+            print(json.dumps(asdict(self), indent=1))
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console()
+        geometry = self.settings["geometry"]
+        grid = "×".join(map(str, geometry["shape"])) + " voxels of " + "×".join(f"{s:g}" for s in geometry["spacing"])
+        console.print(
+            f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(
+            f"fingerprint {self.fingerprint}; summaries: {', '.join(self.styles) or 'none yet'}; strict: "
+            f"{self.settings['strict']}",
+            highlight=False,
+        )
+        splits = Table("split", "patients", "scans", "volumes", box=box.SIMPLE_HEAD)
+        for split, counts in self.splits.items():
+            splits.add_row(split, *(f"{counts[kind]:,}" for kind in ("patients", "scans", "volumes")))
+        console.print(splits)
+        labels = Table("label: volumes with it", *self.splits, box=box.SIMPLE_HEAD)
+        for name, by_split in self.prevalence.items():
+            labels.add_row(name, *(_share(*by_split[split]) for split in self.splits))
+        console.print(labels)
+        scans = Table("the scans as they came", *(f"{p:g} %" for p in PERCENTILES), box=box.SIMPLE_HEAD)
+        for what, found in (("spacing", self.spacing), ("extent", self.size)):
+            for axis, values in found.items():
+                scans.add_row(f"{what} {axis} (mm)", *(f"{v:.2f}" for v in values.values()))
+        scans.add_row("HU of the body", *(f"{v:.0f}" for v in self.hu.values()))
+        console.print(scans)
+        for what, counted in (("flags", self.flags), ("quarantine", self.quarantine)):
+            if counted:
+                console.print(f"{what}: " + ", ".join(f"{name} {n}" for name, n in counted.items()), highlight=False)
+
+    def draw(self, file: Path) -> None:
+        """Write a PNG of spacings, extents and HU."""
+        from brgsa_platform.runtime.plots import fingerprint_figure
+
+        fingerprint_figure(self.spacing, self.size, self.histogram, (HU_FIRST, HU_BIN)).savefig(file, dpi=120)
+
+
+def info(path: str) -> StoreInfo:
+    """Count a store; reads its index, not its volumes."""
+    store = Store.open(path)
+    index = store.index()
+    splits = [split for split in SPLITS if pc.any(pc.equal(index["split"], split)).as_py()]
+    parts = {split: index.filter(pc.equal(index["split"], split)) for split in splits}
+    spacing = np.array(index["source_spacing"].to_pylist(), dtype=np.float64)
+    shape = np.array(index["source_shape"].to_pylist(), dtype=np.float64)
+    counts = np.array(index["hu"].to_pylist(), dtype=np.float64).sum(axis=0)
+    return StoreInfo(
+        path=store.path,
+        settings=store.meta.settings,
+        fingerprint=store.fingerprint,
+        bytes=sum(store.meta.sizes.values()),
+        shards=len(store.meta.shards),
+        batches=len(store.meta.batches),
+        splits={
+            split: {
+                "patients": pc.count_distinct(part["patient_id"]).as_py(),
+                "scans": pc.count_distinct(part["scan_id"]).as_py(),
+                "volumes": len(part),
+            }
+            for split, part in parts.items()
+        },
+        prevalence={name: {split: _prevalence(part, name) for split, part in parts.items()} for name in store.labels},
+        spacing=_percentiles(spacing),
+        size=_percentiles(spacing * (shape - 1)),
+        hu=_hu_percentiles(counts),
+        histogram=[float(n) for n in counts / counts.sum()],
+        flags=dict(Counter(flag for flags in index["flags"].to_pylist() for flag in flags).most_common()),
+        quarantine=dict(Counter(store.quarantine()["stage"].to_pylist()).most_common()),
+        styles=store.styles(),
+    )
+
+
+def show(path: str, volume_id: str, picture: Path, with_report: bool = False) -> str:
+    """Write a volume's middle slices as a PNG; gives its row as lines, the report only where asked for.
+
+    Raises:
+        UserError: the store has no such volume, or the picture cannot be written.
+    """
+    from brgsa_platform.runtime.plots import planes_figure
+
+    store = Store.open(path)
+    found = store.index().filter(pc.equal(pc.field("volume_id"), volume_id)).to_pylist()
+    if not found:
+        raise UserError(f"{store.path} has no volume {volume_id!r}: its index.parquet lists those that it has.")
+    row = found[0]
+    volume = decode(store.encoded(row["shard"], row["row_group"]))
+    try:
+        planes_figure([(volume_id, volume)], store.geometry.spacing).savefig(picture, dpi=120)
+    except OSError as error:
+        raise UserError(f"The picture {picture} cannot be written ({error.strerror or error}).") from error
+    present = [name for name, value in (row["labels"] or {}).items() if value == 1]
+    lines = {
+        "volume": f"{volume_id}, scan {row['scan_id']}, patient {row['patient_id']}, split {row['split']}",
+        "came as": f"{_times(row['source_shape'])} voxels of {_times(row['source_spacing'])} mm from {row['source']}",
+        "stored as": f"{_times(row['shape'])} voxels of {_times(row['spacing'])} mm, HU {volume.min()} to {volume.max()}",
+        "where": f"{store.shards()[row['shard']]}, row group {row['row_group']}",
+        "flags": ", ".join(row["flags"]) or "none",
+        "labels": ", ".join(present) or "none present",
+        "picture": str(picture),
+    }
+    if with_report:
+        lines["report"] = row["report"]
+    return "\n".join(f"{name:>9}  {text}" for name, text in lines.items())
+
+
+def _prevalence(part: pa.Table, label: str) -> tuple[int, int]:
+    values = pc.struct_field(part["labels"].combine_chunks(), label)
+    return int(pc.sum(values).as_py() or 0), len(values) - values.null_count
+
+
+def _share(present: int, known: int) -> str:
+    return f"{present:,} ({present / known:.1%})" if known else "unknown"
+
+
+def _percentiles(values: np.ndarray) -> dict[str, dict[str, float]]:
+    found = np.percentile(values, PERCENTILES, axis=0)
+    return {
+        axis: {f"{p:g}": float(v) for p, v in zip(PERCENTILES, found[:, i], strict=True)}
+        for i, axis in enumerate("xyz")
+    }
+
+
+def _hu_percentiles(counts: np.ndarray) -> dict[str, float]:
+    """Percentiles of the body's HU from a histogram, linear within a bin."""
+    edges = HU_FIRST + HU_BIN * np.arange(HU_BINS + 1)
+    body = np.where(edges[:-1] >= BODY, counts, 0)
+    shares = np.concatenate([[0.0], np.cumsum(body) / max(body.sum(), 1)])
+    return {f"{p:g}": float(np.interp(p / 100, shares, edges)) for p in PERCENTILES}
+
+
+def _times(values: list[float]) -> str:
+    return "×".join(f"{v:g}" for v in values)

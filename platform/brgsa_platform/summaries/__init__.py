@@ -1,0 +1,1 @@
+"""Reports to summaries, over a whole store."""

@@ -1,0 +1,220 @@
+"""`brgsa runs`: what the tracking store holds, for a terminal. Each verb's answer is plain data; `tables` prints it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from datetime import datetime
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from brgsa.errors import UserError
+from brgsa_platform.runtime import files
+from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking.client import Record, quoted
+
+METRIC = "best/auroc"
+# How a trial's run ends, in the words of a search.
+TRIAL_STATES = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed", "RUNNING": "running"}
+ID_LENGTH = 8
+CANDIDATES = 5  # named when a RUN is ambiguous
+
+
+def list_runs(search: str | None = None, verb: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    """The newest runs first; a search's trials are folded into its line.
+
+    Args:
+        search: a search's id or name; its trials are listed.
+        verb: only runs of this verb; "trial" lists the trials of all searches.
+    """
+    if search is not None:
+        where = _children_of(one_run(search, "tune"))
+    elif verb is not None:
+        where = f'tags."brgsa.verb" = {quoted(verb)}'
+    else:
+        where = "tags.\"brgsa.verb\" != 'trial'"
+    return [_line(record) for record in tracking.find(where, limit=limit)]
+
+
+def show_run(text: str) -> dict[str, Any]:
+    """All about one run: the parameters that are not its preset's (a trial: its search's base's) first."""
+    record = one_run(text)
+    search = _parent(record)
+    base, base_name = _base(record, search)
+    changed = {
+        key: {"base": base[key], "value": value}
+        for key, value in record.params.items()
+        if key in base and base[key] != value
+    }
+    return {
+        **_line(record),
+        "run_id": record.run_id,
+        "seconds": round(record.ended - record.started, 1) if record.ended else None,
+        "search": search.name if search else None,
+        "base": base_name,
+        "changed": changed,
+        "params": {key: value for key, value in sorted(record.params.items()) if key not in changed},
+        "metrics": {key: _metric(record, key) for key in sorted(record.metrics)},
+        "tags": {key: value for key, value in sorted(record.tags.items()) if not key.startswith("mlflow.")},
+        "artifacts": tracking.artifacts(record.run_id),
+    }
+
+
+def compare_runs(texts: list[str]) -> dict[str, Any]:
+    """Parameters that differ between the runs, and their metrics, side by side."""
+    if len(texts) < 2:
+        raise UserError("Give two or more runs to compare; `brgsa runs list` names them.")
+    records = [one_run(text) for text in texts]
+    params = sorted({key for record in records for key in record.params})
+    differing = [key for key in params if len({record.params.get(key) for record in records}) > 1]
+    metrics = sorted({key for record in records for key in record.metrics})
+    return {
+        "runs": [_line(record) for record in records],
+        "params": {key: [record.params.get(key) for record in records] for key in differing},
+        "metrics": {key: [_finite(record.metrics.get(key)) for record in records] for key in metrics},
+    }
+
+
+def best_run(metric: str = METRIC, search: str | None = None) -> dict[str, Any]:
+    """The finished training or trial with the best value of a metric (a loss: the lowest), and how to evaluate it."""
+    within = f" AND {_children_of(one_run(search, 'tune'))}" if search is not None else ""
+    lower = "loss" in metric
+    order = f"metrics.{_key(metric)} {'ASC' if lower else 'DESC'}"
+    ended = "attributes.status = 'FINISHED'"
+    found = [
+        record
+        for verb in ("train", "trial")
+        for record in tracking.find(f"tags.\"brgsa.verb\" = '{verb}' AND {ended}{within}", order=order, limit=1)
+        if not math.isnan(record.metrics.get(metric, math.nan))
+    ]
+    if not found:
+        where = f"in search {search}" if search is not None else f"in {experiment_and_store()}"
+        raise UserError(f"There is no finished training with the metric {metric} {where}: train one, or give --metric.")
+    best = (min if lower else max)(found, key=lambda record: record.metrics[metric])
+    folder, store = _where(best)
+    parent = _parent(best)
+    return {
+        **_line(best),
+        "run_id": best.run_id,
+        "metric": metric,
+        "value": best.metrics[metric],
+        "search": parent.name if parent else None,
+        "evaluate": f"brgsa evaluate {folder or 'RUN_FOLDER'} --data {store or 'STORE'}",
+    }
+
+
+def one_run(text: str, verb: str | None = None) -> Record:
+    """The run with this id, beginning of an id, or name.
+
+    Raises:
+        UserError: there is none, or several, which are then named.
+    """
+    only = f' AND tags."brgsa.verb" = {quoted(verb)}' if verb else ""
+    kind = {"tune": "search"}.get(verb or "", "run")
+    alike = tracking.find(f"attributes.run_name LIKE {quoted(text)}{only}")
+    found = [record for record in alike if record.name == text]
+    if text.isalnum():
+        named = {record.run_id for record in found}
+        by_id = tracking.find(f"attributes.run_id LIKE {quoted(text + '%')}{only}")
+        found += [record for record in by_id if record.run_id not in named]
+    if not found:
+        raise UserError(f"There is no {kind} {text!r} in {experiment_and_store()}: `brgsa runs list` names them.")
+    if len(found) > 1:
+        named_ones = [f"{r.run_id[:ID_LENGTH]} ({r.name}, {age(r.started)} ago)" for r in found[:CANDIDATES]]
+        more = f" and {len(found) - CANDIDATES} more" if len(found) > CANDIDATES else ""
+        raise UserError(f"{text!r} may be any of {', '.join(named_ones)}{more}: give the beginning of its id.")
+    return found[0]
+
+
+def experiment_and_store() -> str:
+    """Where the runs are looked for, without a password."""
+    return f"experiment {tracking.experiment_name()} of {tracking.shown_uri()}"
+
+
+def age(since: float) -> str:
+    """How long ago, in one unit."""
+    seconds = max(0.0, time.time() - since)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _line(record: Record) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "id": record.run_id[:ID_LENGTH],
+        "verb": record.verb,
+        "name": record.name,
+        "status": TRIAL_STATES.get(record.status, record.status.lower()) if record.verb == "trial" else _status(record),
+        "auroc": _finite(record.metrics.get(METRIC, record.metrics.get("auroc/macro"))),
+        "started": datetime.fromtimestamp(record.started).astimezone().isoformat(timespec="seconds"),
+    }
+    if record.verb == "tune":
+        states = Counter(TRIAL_STATES.get(r.status, r.status.lower()) for r in tracking.find(_children_of(record)))
+        line["trials"] = {state: states[state] for state in TRIAL_STATES.values() if states[state]}
+    return line
+
+
+def _status(record: Record) -> str:
+    return "interrupted" if record.status == "KILLED" else record.status.lower()
+
+
+def _children_of(search: Record) -> str:
+    return f"tags.\"mlflow.parentRunId\" = '{search.run_id}'"
+
+
+def _parent(record: Record) -> Record | None:
+    found = tracking.find(f"attributes.run_id = '{record.parent}'") if record.parent else []
+    return found[0] if found else None
+
+
+def _base(record: Record, search: Record | None) -> tuple[dict[str, str], str]:
+    """What a run's parameters are held against, as MLflow writes it, and its name; nothing where there is no such thing."""
+    if record.verb == "trial" and search is not None:
+        prefix = "base."
+        base = {key.removeprefix(prefix): value for key, value in search.params.items() if key.startswith(prefix)}
+        return base, f"search {search.name}"
+    if record.verb != "train":
+        return {}, ""
+    from brgsa_platform.config import load_config
+
+    preset = record.tags.get("brgsa.preset") or None
+    try:
+        config, name = load_config(preset), f"preset {preset}" if preset else "the defaults"
+    except UserError:  # the preset was a file, and is gone
+        config, name = load_config(), "the defaults"
+    return {key: str(value) for key, value in tracking.flatten(config.to_dict()).items()}, name
+
+
+def _metric(record: Record, key: str) -> dict[str, Any]:
+    """A metric's last value and, where it has several, its best one with the step."""
+    points = [(step, value) for step, value in tracking.metric_history(record.run_id, key) if math.isfinite(value)]
+    told: dict[str, Any] = {"last": _finite(record.metrics[key])}
+    if len(points) > 1:
+        best = (min if "loss" in key else max)(points, key=lambda point: point[1])
+        told |= {"best": best[1], "step": best[0]}
+    return told
+
+
+def _where(record: Record) -> tuple[str | None, str | None]:
+    """The run's folder, searched for by its name near the current folder, and the store it was trained on."""
+    name = escape(record.tags.get("brgsa.out", ""))
+    for pattern in (f"{name}", f"*/{name}", f"*/*/{name}", f"*/*/trials/{name}", f"*/*/*/trials/{name}"):
+        for folder in Path().glob(pattern) if name else ():
+            if (folder / "run.json").is_file():
+                about = files.read_json(folder / "run.json")
+                if about.get("mlflow_run_id") == record.run_id:
+                    return str(folder), str(about.get("store"))
+    return None, None
+
+
+def _key(metric: str) -> str:
+    if "`" in metric or not metric:
+        raise UserError(f"{metric!r} is no metric's name.")
+    return f"`{metric}`"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

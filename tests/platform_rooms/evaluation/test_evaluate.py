@@ -1,0 +1,232 @@
+"""A checkpoint and a store in, tables and an MLflow run out; a tiny model on tiny scans, everything else real."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from brgsa import checkpoint, gap, metrics, zeroshot
+from brgsa.config import BankConfig, ModelConfig, TextConfig, VisionConfig
+from brgsa.errors import UserError
+from brgsa.model import BrgSA
+from brgsa.text import train_tokenizer
+from brgsa.volumes import Geometry, read_volume, standardize
+from brgsa_platform.evaluation.evaluate import evaluate
+from brgsa_platform.runtime.session import ray_session
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.store import Store
+from brgsa_platform.tracking import client as tracking
+
+pytestmark = pytest.mark.ray
+
+LABELS = ["Cardiomegaly", "Lung nodule", "Pleural effusion", "Pneumothorax"]
+GEOMETRY = Geometry(spacing=(4.0, 4.0, 8.0), shape=(20, 20, 10))
+CROP = (16, 16, 8)
+SPLITS = ["train"] * 6 + ["validation"] * 6 + ["test"] * 8
+REPORT = "The patient has a secret sentence number {}."
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A prepared store and what went into it."""
+
+    store: Path
+    scans: dict[str, Path]
+    labels: dict[str, list[float]]
+    checkpoint: Path
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    folder = tmp_path_factory.mktemp("archive")
+    rng = np.random.default_rng(0)
+    rows, scans, labels = [], {}, {}
+    for scan, split in enumerate(SPLITS):
+        # Cardiomegaly in each second scan, no pneumothorax anywhere but in validation, nodules rare in training.
+        found = [scan % 2, int(split != "train" and scan % 3 == 0), (scan // 2) % 2, int(scan == 7)]
+        for reconstruction in range(1 + (scan % 4 == 0)):
+            volume_id = f"s{scan}_{reconstruction}"
+            hu = rng.integers(-1000, 600, (24, 22, 12)).astype(np.int16)
+            path = folder / f"{volume_id}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), path)
+            scans[volume_id] = path
+            report = REPORT.format(scan)
+            rows.append([path.name, report, f"s{scan}", f"p{scan}", split, *found])
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["volume", "report", "scan_id", "patient_id", "split", *LABELS], *rows])
+    with pytest.MonkeyPatch.context() as patch, ray_session(num_cpus=2):
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
+        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        prepare(folder / "manifest.csv", "manifest", folder / "store", geometry=GEOMETRY)
+        index = Store.open(folder / "store").index(["volume_id", "scan_id", "labels"]).to_pylist()
+        labels = {row["volume_id"]: [row["labels"][name] for name in LABELS] for row in index}
+        yield Archive(folder / "store", scans, labels, save_model(folder / "run" / "epoch-0001"))
+
+
+def save_model(folder: Path, bank: bool = True, geometry: Geometry = GEOMETRY, style: str = "report") -> Path:
+    config = ModelConfig(
+        vision=VisionConfig(volume=CROP, patch=(8, 8, 4), width=16, depth=1, heads=2, mlp=32),
+        text=TextConfig(max_tokens=16, layers_summed=1, width=16, depth=1, heads=2, vocabulary=200),
+        bank=BankConfig(enabled=bank, size=8),
+        embedding=12,
+    )
+    torch.manual_seed(0)
+    texts = [*zeroshot.prompts(LABELS), *(REPORT.format(i) for i in range(len(SPLITS)))]
+    run = {"data": {"geometry": geometry.to_dict(), "crop": list(CROP), "style": style}, "labels": LABELS}
+    return checkpoint.save(folder, BrgSA(config, tokenizer=train_tokenizer(texts * 2, 200)), run)
+
+
+def read_scores(result_file: str) -> tuple[list[str], np.ndarray]:
+    table = pq.read_table(result_file)
+    return table["volume_id"].to_pylist(), np.stack([table[name].to_numpy() for name in LABELS], axis=1)
+
+
+def as_seen(archive: Archive, volume_ids: list[str]) -> torch.Tensor:
+    """The volumes as the model must see them, from the files themselves."""
+    arrays = [standardize(read_volume(archive.scans[volume]), GEOMETRY)[2:18, 2:18, 1:9] for volume in volume_ids]
+    return torch.from_numpy(np.stack(arrays)[:, None].astype(np.float32) / 1000)
+
+
+def test_the_table_is_the_model_s_scores_against_the_labels(archive: Archive, tmp_path: Path) -> None:
+    result = evaluate(archive.checkpoint, archive.store, resamples=50, batch_size=3, out=tmp_path)
+    volume_ids, scores = read_scores(result.files["scores"])
+    index = Store.open(archive.store).index(["volume_id", "split"]).to_pylist()
+    assert sorted(volume_ids) == sorted(row["volume_id"] for row in index if row["split"] == "test")
+
+    model = checkpoint.load(archive.checkpoint).model
+    volumes = model.encode_volumes(as_seen(archive, volume_ids))
+    expected = zeroshot.scores(volumes, model.encode_texts(zeroshot.prompts(LABELS)))
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
+
+    truth = np.array([archive.labels[volume] for volume in volume_ids])
+    for i in range(3):
+        assert result.abnormalities[i].figures["auroc"].value == metrics.auroc(truth[:, i], scores[:, i])
+    assert not result.abnormalities[3].measured
+    assert [row.rare for row in result.abnormalities] == [False, True, False, True]
+    assert result.about["scans"] == 8
+    assert result.about["volumes"] == 10
+    assert result.about["cluster"] == "scan"
+
+
+def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path: Path) -> None:
+    result = evaluate(archive.checkpoint, archive.store, resamples=50, out=tmp_path / "new" / "folder")
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
+        "evaluation-test.csv",
+        "evaluation-test.json",
+        "scores-test.parquet",
+    ]
+    tree = json.loads(Path(result.files["json"]).read_text(encoding="utf-8"))
+    api = tracking.client()
+    run = api.get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["brgsa.verb"] == "evaluate"
+    assert run.data.tags["brgsa.data"] == Store.open(archive.store).fingerprint
+    assert run.data.metrics["auroc/macro"] == pytest.approx(tree["macro"]["auroc"]["value"])
+    assert run.data.metrics["gap/before"] == pytest.approx(tree["modality_gap"]["before"])
+    artifacts = {entry.path for entry in api.list_artifacts(result.run_id)}
+    assert {"evaluation.json", "roc.png", "auroc.png", "embeddings.png", "slices.png"} <= artifacts
+    for path in artifacts:
+        content = Path(api.download_artifacts(result.run_id, path, str(tmp_path))).read_bytes()
+        assert b"secret sentence" not in content
+    assert "secret sentence" not in json.dumps([run.data.params, run.data.tags])
+
+
+def test_thresholds_are_chosen_on_validation_or_on_test_as_asked(archive: Archive, tmp_path: Path) -> None:
+    found = {}
+    for protocol in ("validation", "paper"):
+        result = evaluate(archive.checkpoint, archive.store, protocol=protocol, resamples=20, out=tmp_path / protocol)
+        found[protocol] = [row.threshold for row in result.abnormalities]
+        assert protocol in result.about["threshold_source"]
+        assert result.about["cluster"] == {"validation": "scan", "paper": "volume"}[protocol]
+    for protocol, split in (("validation", "validation"), ("paper", "test")):
+        here = evaluate(archive.checkpoint, archive.store, split, protocol="paper", resamples=5, out=tmp_path / "x")
+        volume_ids, scores = read_scores(here.files["scores"])
+        truth = np.array([archive.labels[volume] for volume in volume_ids])
+        expected = [metrics.corner_threshold(truth[:, i], scores[:, i]) for i in range(4)]
+        np.testing.assert_allclose(found[protocol], expected)
+
+
+def test_gap_is_measured_on_the_texts_of_the_training_style(archive: Archive, tmp_path: Path) -> None:
+    result = evaluate(archive.checkpoint, archive.store, resamples=5, out=tmp_path)
+    volume_ids, _ = read_scores(result.files["scores"])
+    written = Store.open(archive.store).texts("report")
+    model = checkpoint.load(archive.checkpoint).model
+    volumes = model.encode_volumes(as_seen(archive, volume_ids))
+    texts = model.encode_texts([written[volume] for volume in volume_ids])
+    assert result.gap is not None
+    assert result.gap.before == pytest.approx(gap.modality_gap(volumes.plain, texts.plain), abs=1e-5)
+    assert result.gap.after == pytest.approx(gap.modality_gap(volumes.bridged, texts.bridged), abs=1e-5)
+    assert result.gap.clouds_before.volumes.shape == (len(volume_ids), 2)
+    bare = save_model(tmp_path / "bare", bank=False)
+    assert evaluate(bare, archive.store, resamples=5).gap.after is None  # type: ignore[union-attr]
+    unsaid = save_model(tmp_path / "unsaid", style="positives")
+    other = evaluate(unsaid, archive.store, resamples=5)
+    assert other.gap is None
+    assert any("brgsa summarize --style positives" in note for note in other.notes)
+
+
+def test_chosen_labels_contrast_and_rare_names(archive: Archive, tmp_path: Path) -> None:
+    chosen = ["Lung nodule", "Cardiomegaly"]
+    result = evaluate(
+        archive.checkpoint,
+        archive.store,
+        labels=chosen,
+        rare=["Cardiomegaly"],
+        template=zeroshot.CT_CLIP_TEMPLATES[0],
+        contrast=zeroshot.CT_CLIP_TEMPLATES[1],
+        resamples=5,
+        out=tmp_path,
+    )
+    assert [(row.name, row.rare) for row in result.abnormalities] == [("Lung nodule", False), ("Cardiomegaly", True)]
+    table = pq.read_table(result.files["scores"])
+    assert table.column_names == ["volume_id", *chosen]
+    assert all(0 < score < 1 for name in chosen for score in table[name].to_pylist())
+
+
+def test_the_same_call_gives_the_same_table(archive: Archive, tmp_path: Path) -> None:
+    texts = []
+    for name in ("a", "b"):
+        result = evaluate(archive.checkpoint, archive.store, resamples=30, batch_size=4, out=tmp_path / name)
+        texts.append(Path(result.files["csv"]).read_text(encoding="utf-8"))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"split": "holdout"}, "test.*train.*validation"),
+        ({"pairing": "t.v"}, "v'.t'"),
+        ({"protocol": "honest"}, "validation, paper"),
+        ({"cluster": "hospital"}, "volume, scan, patient"),
+        ({"labels": ["Cardiomegali"]}, "did you mean Cardiomegaly"),
+        ({"rare": ["Gout"]}, "Gout"),
+        ({"resamples": 0}, "resamples"),
+        ({"template": "There is it."}, "abnormality"),
+    ],
+)
+def test_mistakes_are_named_before_anything_starts(archive: Archive, choices: dict[str, object], says: str) -> None:
+    before = set(archive.checkpoint.iterdir())
+    with pytest.raises(UserError, match=says):
+        evaluate(archive.checkpoint, archive.store, **choices)  # type: ignore[arg-type]
+    assert set(archive.checkpoint.iterdir()) == before
+
+
+def test_a_checkpoint_of_another_geometry_is_refused(archive: Archive, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other", geometry=Geometry(spacing=(3.0, 3.0, 6.0), shape=(20, 20, 10)))
+    with pytest.raises(UserError, match=r"3\.0.*4\.0"):
+        evaluate(other, archive.store)
+
+
+def test_an_unwritable_folder_is_refused_before_encoding(archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--out"):
+        evaluate(archive.checkpoint, archive.store, out=tmp_path / "file" / "folder")

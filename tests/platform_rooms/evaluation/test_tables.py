@@ -1,0 +1,146 @@
+"""The evaluation's table: means, groups, what is left out, and how it is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from brgsa import metrics
+from brgsa_platform.evaluation import tables as evaluation
+from brgsa_platform.runtime import plots as figures
+
+NAMES = ["Cardiomegaly", "Pleural effusion", "Pneumothorax", "Lung cyst"]
+ABOUT = {"data": "abc", "split": "test", "volumes": 90, "cluster": "scan", "resamples": 100, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def study() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(7)
+    labels = (rng.random((90, 4)) < 0.3).astype(float)
+    labels[:, 3] = 0  # nobody has it
+    return labels, rng.normal(size=(90, 4)) + labels
+
+
+def table(study: tuple[np.ndarray, np.ndarray], **changes: object) -> evaluation.EvaluationResult:
+    labels, scores = study
+    options = {"thresholds": np.zeros(4), "rare": ["Pneumothorax"], "resamples": 100, "about": ABOUT} | changes
+    return evaluation.tabulate(NAMES, labels, scores, **options)  # type: ignore[arg-type]
+
+
+def test_means_are_over_the_measured_abnormalities_of_each_group(study: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = study
+    result = table(study)
+    area = [metrics.auroc(labels[:, i], scores[:, i]) for i in range(3)]
+    assert result.means["macro"]["auroc"].value == pytest.approx(np.mean(area))
+    assert result.means["common"]["auroc"].value == pytest.approx(np.mean(area[:2]))
+    assert result.means["rare"]["auroc"] == result.abnormalities[2].figures["auroc"]
+    assert result.columns() == [0, 1, 2]
+
+
+def test_an_abnormality_nobody_has_is_listed_with_a_dash_and_said(study: tuple[np.ndarray, np.ndarray]) -> None:
+    result = table(study)
+    assert not result.abnormalities[3].measured
+    assert any("Lung cyst" in note and "positive" in note for note in result.notes)
+    tree = json.loads(json.dumps(evaluation.to_json(result), allow_nan=False))
+    assert tree["abnormalities"]["Lung cyst"]["auroc"]["value"] is None
+    assert tree["abnormalities"]["Lung cyst"]["accuracy"]["value"] is None
+    assert not any("Lung cyst" in key for key in evaluation.to_metrics(result))
+    assert "Lung cyst" in evaluation.to_columns(result)["abnormality"]
+
+
+def test_one_that_everybody_has_is_not_measured_either(study: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = study
+    full = labels.copy()
+    full[:, 3] = 1
+    result = evaluation.tabulate(NAMES, full, scores, thresholds=np.zeros(4), resamples=10)
+    assert result.columns() == [0, 1, 2]
+    assert np.isnan(result.abnormalities[3].figures["auprc"].value)  # 1.0 for free would lift the mean
+    assert any("No negative" in note for note in result.notes)
+
+
+def test_an_interval_of_a_handful_of_positives_is_cautioned_about(study: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = study
+    few = labels.copy()
+    few[:, 3] = np.arange(90) < 4
+    result = evaluation.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10)
+    assert next(note for note in result.notes if "says too little" in note).endswith(": Lung cyst.")
+    few[:, 3] = np.arange(90) < 5
+    assert not evaluation.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10).notes
+
+
+def test_without_a_threshold_only_the_ranking_is_measured(study: tuple[np.ndarray, np.ndarray]) -> None:
+    result = table(study, thresholds=[0.0, np.nan, 0.0, np.nan])
+    row = result.abnormalities[1]
+    assert np.isfinite(row.figures["auroc"].value)
+    assert np.isnan(row.figures["f1"].value)
+    assert any("threshold" in note and "Pleural effusion" in note for note in result.notes)
+    assert np.isfinite(result.means["common"]["f1"].value)
+
+
+def test_csv_holds_what_json_holds(study: tuple[np.ndarray, np.ndarray]) -> None:
+    result = table(study)
+    tree = evaluation.to_json(result)
+    rows = list(csv.DictReader(io.StringIO(evaluation.to_csv(result))))
+    assert [row["abnormality"] for row in rows[:4]] == NAMES
+    assert [row["group"] for row in rows] == ["common", "common", "rare", "common", "macro", "common", "rare"]
+    for row in rows[:3]:
+        found = tree["abnormalities"][row["abnormality"]]
+        assert float(row["auroc_low"]) == pytest.approx(found["auroc"]["low"], rel=1e-5)
+        assert int(row["positives"]) == found["positives"]
+    assert rows[3]["auroc"] == ""
+    assert float(rows[4]["auprc"]) == pytest.approx(tree["macro"]["auprc"]["value"], rel=1e-5)
+
+
+def test_gain_is_paired(study: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, scores = study
+    result = table(study)
+    assert evaluation.gain(result, result) == (0, 0, 0, 0, 0)
+    noise = np.random.default_rng(1).normal(size=scores.shape)
+    worse = table((labels, scores + 0.3 * noise))
+    found = evaluation.gain(result, worse)
+    assert found.value == pytest.approx(result.means["common"]["auroc"].value - worse.means["common"]["auroc"].value)
+    assert found.low < found.value < found.high
+    both = [r.means["common"]["auroc"].sd for r in (result, worse)]
+    assert found.sd < np.hypot(*both)  # the volumes' luck is shared and falls out
+    with pytest.raises(ValueError, match="seed"):
+        evaluation.gain(result, table(study, about=ABOUT | {"seed": 1}, seed=1))
+
+
+def test_terminal_table_and_notes(study: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
+    table(study, about=ABOUT | {"checkpoint": "run/epoch-0001", "threshold_source": "chosen elsewhere"}).print()
+    shown = capsys.readouterr().out
+    assert "Pneumothorax (rare)" in shown
+    assert "mean of common (2)" in shown
+    assert "chosen elsewhere" in shown
+    assert "100 resamples of scans" in shown
+
+
+def test_figures_are_drawn_for_what_is_measured(study: tuple[np.ndarray, np.ndarray], tmp_path: object) -> None:
+    labels, scores = study
+    result = table(study)
+    curves = {NAMES[i]: (metrics.roc_curve(labels[:, i], scores[:, i]), 0.5) for i in result.columns()}
+    legend = figures.roc_figure(curves).axes[0].get_legend()
+    assert len(legend.get_texts()) == 3
+    bars = figures.bars_figure({"BrgSA": {row.name: row.figures["auroc"] for row in result.abnormalities}})
+    assert {label.get_text() for label in bars.axes[0].get_yticklabels()} == set(NAMES[:3])
+
+
+def test_slices_are_shown_in_the_radiological_convention() -> None:
+    volume = np.full((8, 6, 10), -1000, np.int16)
+    volume[7, 3, 5] = 500  # far left of the patient, in the middle slices
+    volume[4, 0, 5] = 501  # far anterior
+    volume[4, 3, 9] = 502  # far superior
+    figure = figures.planes_figure([("x", volume)], (1.0, 1.0, 2.0), centre=(4, 3, 5))
+    axial, coronal, sagittal = (figure.axes[i].images[0].get_array() for i in range(3))
+    assert axial.shape == (6, 8)  # rows to posterior, columns to the left
+    assert axial[3, 7] == 500
+    assert axial[0, 4] == 501
+    assert coronal[0, 4] == 502  # superior on top
+    assert sagittal[0, 3] == 502
+    assert sagittal[4, 0] == 501  # anterior at the picture's left; z = 5 of 0..9 stands in row 4
+    letters = [text.get_text() for text in figure.axes[0].texts]
+    assert letters == ["R", "L", "A", "P"]

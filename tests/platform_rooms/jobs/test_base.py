@@ -1,0 +1,58 @@
+"""Following a job, whatever runs it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from brgsa_platform.jobs import base as jobs
+
+
+@pytest.fixture
+def default_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "following puts back what it found"
+    signal.signal(signal.SIGINT, before)
+
+
+class Closing:
+    """Ctrl-C comes just while this is finalized, where Python prints an exception and forgets it."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+class Endless:
+    where, keeps_logs = "--ray http://head:8265", False
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def get(self, name: str) -> jobs.Job:
+        self.asked += 1
+        if self.asked == 2:
+            Closing()
+        assert self.asked < 5, "the interrupt was lost"
+        return jobs.Job(name, "RUNNING", "RUNNING")
+
+    def list(self) -> list[jobs.Job]:
+        return []
+
+    def log(self, name: str) -> None:
+        return None
+
+    def stop(self, name: str) -> None:
+        raise AssertionError("nobody asked for that")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("default_interrupts")
+def test_a_ctrl_c_that_python_loses_in_a_finalizer_still_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jobs, "POLL", 0.01)
+    assert jobs.attend(Endless(), "brgsa-train-1") == jobs.INTERRUPTED
+    assert "brgsa-train-1 goes on. Follow it: brgsa jobs logs brgsa-train-1" in capsys.readouterr().err

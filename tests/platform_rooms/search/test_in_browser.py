@@ -1,0 +1,149 @@
+"""A search as MLflow's own pages show it: a real server, as `brgsa ui` starts it, in a headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from brgsa_platform.tracking import client as tracking
+
+SECONDS = 60  # that a page may take on a busy machine
+SIZE = (1400, 900)
+PLOTS = "return [...document.querySelectorAll('.js-plotly-plot')]"
+
+
+class Page:
+    """One browser tab on the server."""
+
+    def __init__(self, driver: Any, address: str) -> None:
+        self.driver, self.address = driver, address
+
+    def open(self, path: str) -> None:
+        self.driver.get("about:blank")  # the UI is one page: only its fragment would change
+        self.driver.get(self.address + path)
+
+    def wait(self, ready: Any, what: str) -> Any:
+        return WebDriverWait(self.driver, SECONDS).until(lambda driver: ready(), f"{what}\n{self.text()[:3000]}")
+
+    def text(self) -> str:
+        return str(self.driver.execute_script("return document.body.innerText"))
+
+    def script(self, code: str) -> Any:
+        return self.driver.execute_script(code)
+
+
+@pytest.fixture(scope="session")
+def programs() -> tuple[str, str]:
+    """Chromium and its driver; asked for before a server is started for nothing."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("chromium and chromedriver are absent: apt-get install chromium chromium-driver")
+    return chromium, driver
+
+
+@pytest.fixture(scope="module")
+def page(programs: tuple[str, str], search_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    options, driver = webdriver.ChromeOptions(), programs[1]
+    options.binary_location = programs[0]
+    profile = tmp_path_factory.mktemp("profile")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        # The window has no bars in headless mode, but Chromium sets their height aside.
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": SIZE[0], "height": SIZE[1], "deviceScaleFactor": 1, "mobile": False},
+        )
+        yield Page(browser, search_server)
+    finally:
+        browser.quit()
+
+
+@pytest.fixture(autouse=True)
+def store(programs: tuple[str, str], searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", searched.uri)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+
+
+def compare_path(ids: dict[str, str], *names: str) -> str:
+    experiment = tracking.client().get_run(ids[names[0]]).info.experiment_id
+    runs = quote(json.dumps([ids[name] for name in names]))
+    return f"/#/compare-runs?runs={runs}&experiments={quote(json.dumps([experiment]))}&workflowType=machine_learning"
+
+
+def test_the_compare_page_shows_parameters_and_parallel_coordinates(page: Page, searched: Any, tmp_path: Path) -> None:
+    page.open(compare_path(searched.ids, "trial-0000", "trial-0001"))
+    page.wait(lambda: "Comparing 2 Runs" in page.text(), "the compare page")
+    (plot,) = page.wait(lambda: page.script(f"{PLOTS}.map(plot => plot.data)"), "the parallel coordinates")
+    (lines,) = plot
+    assert lines["type"] == "parcoords"
+    axes = {axis["label"]: axis["values"] for axis in lines["dimensions"]}
+    assert {"data.style", "loss.temperature", "model.bank.size"} <= set(axes)
+    assert sorted(axes["loss.temperature"]) == [0.05, 0.12]
+    assert sorted(axes["model.bank.size"]) == [256, 1024]
+    # What the trials have in common is hidden where the page's own switches hide it; the names stand in full.
+    table = page.text()
+    for shown in ("trial-0000", "trial-0001", "loss.temperature", "0.12", "model.bank.size", "1024", "findings"):
+        assert shown in table
+    for metric in ("val/auroc", "best/auroc"):
+        assert page.driver.find_elements(By.LINK_TEXT, metric), metric
+
+    # MLflow opens a chat beside every page; it is no part of what a search looks like.
+    for close in page.driver.find_elements(By.CSS_SELECTOR, '[data-component-id="mlflow.assistant.chat_panel.close"]'):
+        close.click()
+        page.open(compare_path(searched.ids, "trial-0000", "trial-0001"))  # a plot keeps the width that it was given
+    page.wait(lambda: page.script(f"{PLOTS}.some(plot => plot.getBoundingClientRect().width > 700)"), "the wide plot")
+    picture = tmp_path / "search-compare.png"
+    assert page.driver.save_screenshot(str(picture))
+    assert picture.stat().st_size > 20_000
+    if kept := os.environ.get("BRGSA_SCREENSHOT"):  # how docs/search-compare.png was made
+        shutil.copy(picture, kept)
+
+
+def test_a_metric_s_link_leads_to_both_trials_curves_over_the_epochs(page: Page, searched: Any) -> None:
+    page.open(compare_path(searched.ids, "trial-0000", "trial-0001"))
+    (link,) = page.wait(lambda: page.driver.find_elements(By.LINK_TEXT, "val/auroc"), "the metric's link")
+    page.script(f"location.href = {json.dumps(link.get_attribute('href'))}")
+    shown = f"{PLOTS}.flatMap(plot => plot.data).map(line => [line.name, line.x, line.y])"
+
+    def drawn() -> list[list[Any]]:
+        """Both trials' curves, once their points have come."""
+        found: list[list[Any]] = page.script(shown)
+        return found if len(found) >= 2 and all(x and y for _, x, y in found) else []
+
+    lines = page.wait(drawn, "the curves")
+    curves = {name: (list(x), list(y)) for name, x, y in lines}
+    assert set(curves) == {"trial-0000", "trial-0001"}
+    for name, (epochs, values) in curves.items():
+        history = tracking.metric_history(searched.ids[name], "val/auroc")
+        assert epochs == [step for step, _ in history] == [1, 2, 3, 4, 5, 6]
+        assert values == pytest.approx([value for _, value in history])
+    drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer path.js-line').length"
+    assert page.wait(lambda: page.script(drawn), "drawn lines") >= 2
+
+
+def test_the_runs_page_sorts_trials_by_a_metric_s_column(page: Page, searched: Any) -> None:
+    where = quote("tags.\"brgsa.space\" = 'cmki' and tags.\"brgsa.verb\" = 'trial'")
+    by = quote("metrics.`best/auroc`")
+    page.open(f"{tracking.runs_page()}&searchFilter={where}&orderByKey={by}&orderByAsc=false&startTime=ALL")
+    names = "return [...document.querySelectorAll('[role=gridcell] a')].map(a => a.innerText).filter(t => /^trial-/.test(t))"
+    found = page.wait(lambda: len(page.script(names)) == 4 and page.script(names), "the trials")
+    assert found[:2] == ["trial-0001", "trial-0000"]  # those without the metric come last
+
+
+def test_the_search_s_run_shows_its_table_with_values(page: Page, searched: Any) -> None:
+    experiment = tracking.client().get_run(searched.ids["cmki"]).info.experiment_id
+    page.open(f"/#/experiments/{experiment}/runs/{searched.ids['cmki']}/artifacts/trials.json")
+    page.wait(lambda: "model/bank/size" in page.text(), "the table")
+    page.wait(lambda: "4096" in page.text() and "out of memory" in page.text(), "its values")

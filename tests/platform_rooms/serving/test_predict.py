@@ -1,0 +1,163 @@
+"""One CT in, a ranked list out: from a NIfTI file and a checkpoint on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from brgsa import checkpoint, zeroshot
+from brgsa.config import BankConfig, ModelConfig, TextConfig, VisionConfig
+from brgsa.errors import UserError
+from brgsa.model import BrgSA
+from brgsa.text import train_tokenizer
+from brgsa.volumes import Geometry, read_volume, standardize
+from brgsa_platform.serving.predict import predict
+
+LABELS = ["Cardiomegaly", "Pleural effusion", "Lung nodule"]
+GEOMETRY = Geometry(spacing=(4.0, 4.0, 8.0), shape=(20, 20, 10))
+CROP = (16, 16, 8)
+
+
+def save_model(folder: Path, bank: bool = True, **more: object) -> Path:
+    config = ModelConfig(
+        vision=VisionConfig(volume=CROP, patch=(8, 8, 4), width=16, depth=1, heads=2, mlp=32),
+        text=TextConfig(max_tokens=16, layers_summed=1, width=16, depth=1, heads=2, vocabulary=200),
+        bank=BankConfig(enabled=bank, size=8),
+        embedding=12,
+    )
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(zeroshot.prompts(LABELS) * 2, 200)
+    data = {"geometry": GEOMETRY.to_dict(), "crop": list(CROP), "style": "report"}
+    return checkpoint.save(folder, BrgSA(config, tokenizer=tokenizer), {"data": data, "labels": LABELS, **more})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "epoch-0001")
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    hu = np.random.default_rng(0).integers(-1000, 600, (40, 38, 22)).astype(np.int16)
+    path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-2.0, -2.0, 4.0, 1.0])), path)
+    return path
+
+
+def test_scores_are_the_model_s_on_the_centre_crop(saved: Path, scan: Path) -> None:
+    found = predict(saved, scan)
+    model = checkpoint.load(saved).model
+    seen = standardize(read_volume(scan), GEOMETRY)[2:18, 2:18, 1:9].astype(np.float32) / 1000
+    expected = zeroshot.scores(
+        model.encode_volumes(torch.from_numpy(seen)[None, None]), model.encode_texts(zeroshot.prompts(LABELS))
+    )[0]
+    assert {row.prompt: row.score for row in found.rows} == pytest.approx(
+        dict(zip(zeroshot.prompts(LABELS), expected.tolist(), strict=True)), abs=1e-6
+    )
+    scores = [row.score for row in found.rows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(row.percentile is None for row in found.rows)
+
+
+def test_own_prompts_and_pairings(saved: Path, scan: Path) -> None:
+    asked = ["There is a stent.", "There is cardiomegaly."]
+    plain, bridged = (predict(saved, scan, asked, pairing=pairing) for pairing in ("v.t", "v'.t"))
+    both = predict(saved, scan, asked)
+    assert {row.prompt for row in both.rows} == set(asked)
+    by_prompt = [{row.prompt: row.score for row in found.rows} for found in (plain, bridged, both)]
+    for text in asked:
+        assert by_prompt[2][text] == pytest.approx((by_prompt[0][text] + by_prompt[1][text]) / 2, abs=1e-6)
+
+
+def test_percentiles_stand_among_the_validation_scores(tmp_path: Path, scan: Path) -> None:
+    first, second, third = zeroshot.prompts(LABELS)
+    known = {first: [-1.0] * 3 + [1.0], second: [-1.0, 1.0, 1.0, 1.0], third: [-1.0, -1.0, 1.0, 1.0]}
+    path = save_model(tmp_path / "epoch-0002", reference_scores=known)
+    found = predict(path, scan)
+    assert [(row.prompt, row.percentile) for row in found.rows] == [(first, 0.75), (third, 0.5), (second, 0.25)]
+    # They are of the default pairing, and of these prompts, alone.
+    assert all(row.percentile is None for row in predict(path, scan, pairing="v.t").rows)
+    mixed = predict(path, scan, [first, "There is a stent."]).rows
+    assert {row.prompt: row.percentile for row in mixed} == {first: 0.75, "There is a stent.": None}
+    assert mixed[0].score >= mixed[1].score
+
+
+def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
+    saved: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CT-RATE's first release: stored values, and a header that says nothing."""
+    stored = np.asarray(nibabel.load(scan).dataobj).astype(np.int16) + 1024
+    bare = tmp_path / "train_1_a_1.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), bare)
+    table = tmp_path / "metadata.csv"
+    fields = {
+        "VolumeName": bare.name,
+        "RescaleSlope": "1",
+        "RescaleIntercept": "-1024",
+        "XYSpacing": "[2.0, 2.0]",
+        "ZSpacing": "4.0",
+        "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
+    }
+    table.write_text(",".join(fields) + "\n" + ",".join(f'"{value}"' for value in fields.values()) + "\n")
+    found, expected = predict(saved, bare, metadata=table), predict(saved, scan)
+    assert [row.prompt for row in found.rows] == [row.prompt for row in expected.rows]
+    assert [row.score for row in found.rows] == pytest.approx([row.score for row in expected.rows], abs=1e-6)
+    assert not found.warnings
+    predict(saved, bare).print()
+    assert "Caution" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"metadata\.csv.*scan\.nii\.gz"):
+        predict(saved, scan, metadata=table)
+    with pytest.raises(UserError, match=r"other\.csv"):
+        predict(saved, bare, metadata=tmp_path / "other.csv")
+
+
+def test_printed_as_table_and_as_json(saved: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = predict(saved, scan)
+    found.print(as_json=True)
+    tree = json.loads(capsys.readouterr().out)
+    assert [row["prompt"] for row in tree["prompts"]] == [row.prompt for row in found.rows]
+    found.print()
+    shown = capsys.readouterr().out
+    assert all(row.prompt in shown for row in found.rows)
+    assert "higher than" not in shown
+
+
+def test_picture_is_written_whole_or_refused_at_once(saved: Path, scan: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "seen.png"
+    predict(saved, scan, picture=picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [picture]
+    with pytest.raises(UserError, match="nowhere"):
+        predict(saved, scan, picture=tmp_path / "nowhere" / "seen.png")
+
+
+def test_mistakes_are_named(saved: Path, scan: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="prompt is empty"):
+        predict(saved, scan, [" "])
+    with pytest.raises(UserError, match="pairing"):
+        predict(saved, scan, pairing="t.t")
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        predict(tmp_path, scan)
+    with pytest.raises(UserError, match=r"missing\.nii\.gz"):
+        predict(saved, tmp_path / "missing.nii.gz")
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(scan.read_bytes()[:200])
+    with pytest.raises(UserError, match=r"broken\.nii\.gz"):
+        predict(saved, broken)
+    bare = save_model(tmp_path / "bare", bank=False)
+    with pytest.raises(UserError, match="knowledge bank"):
+        predict(bare, scan, pairing="v'.t")
+    assert len(predict(bare, scan).rows) == len(LABELS)
+
+
+def test_predicting_starts_neither_ray_nor_mlflow() -> None:
+    check = "import sys, brgsa_platform.serving.predict; print(sorted({'ray', 'mlflow'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

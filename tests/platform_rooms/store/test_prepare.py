@@ -1,0 +1,251 @@
+"""An archive to a store: what comes through, what is set aside, and what a kill leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from archives import REPORT, SMALL, chest, contents, quarantine, save_manifest, save_scan, save_table, volumes
+
+from brgsa import phantom
+from brgsa.errors import UserError
+from brgsa.labels import CT_RATE
+from brgsa.volumes import Geometry, read_volume, standardize
+from brgsa_platform.layouts import METADATA, read_layout
+from brgsa_platform.runtime.storage import Folder
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.store import Store
+from brgsa_platform.store.writer import ShardWriter
+from brgsa_platform.tracking import client as tracking
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_phantom_comes_through(ray_session: None, tmp_path: Path) -> None:
+    made = phantom.write_tree(tmp_path / "tree", 10, 4, workers=1)
+    result = prepare(tmp_path / "tree", "ct-rate", tmp_path / "store", geometry=SMALL, validation_fraction=0.3)
+    assert sum(result.volumes.values()) == made.volumes
+    assert result.quarantined == 0
+    store = Store.open(tmp_path / "store")
+    assert set(CT_RATE) <= set(store.labels)
+    stored = volumes(tmp_path / "store")
+    for item, row in zip(read_layout(tmp_path / "tree", "ct-rate", 0.3), store.index().to_pylist(), strict=True):
+        assert (row["volume_id"], row["scan_id"], row["patient_id"]) == (item.volume_id, item.scan_id, item.patient_id)
+        assert (row["split"], row["report"], row["source"]) == (item.split, item.report, item.source)
+        assert {name: row["labels"][name] for name in store.labels} == {
+            name: item.labels.get(name) for name in store.labels
+        }
+        assert row["flags"] == ["rescale:csv", "geometry:csv"]
+        np.testing.assert_array_equal(stored[item.volume_id], standardize(read_volume(item.path, item.metadata), SMALL))
+
+
+def test_both_releases_become_the_same_rows(ray_session: None, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    table: list[list[object]] = []
+    names = []
+    for release, patient, intercept in (("train", 1, -1024), ("train_fixed", 2, -1024), ("train", 3, -8192)):
+        name = f"train_{patient}_a_1.nii.gz"
+        bare = release == "train"
+        stored = (chest() - (intercept if bare else 0)).astype(np.int16)
+        save_scan(dataset / release / f"train_{patient}" / f"train_{patient}_a" / name, stored, bare)
+        table.append([name, 1, intercept, "[4.0, 4.0]", 8.0, "[1, 0, 0, 0, 1, 0]"])
+        names.append(name)
+    lost = "train_4_a_1.nii.gz"  # no row of the metadata
+    save_scan(dataset / "train" / "train_4" / "train_4_a" / lost, (chest() + 1024).astype(np.int16), True)
+    save_table(dataset / "metadata" / "train_metadata.csv", ("VolumeName", *METADATA), table)
+    save_table(
+        dataset / "radiology_text_reports" / "train_reports.csv",
+        ("VolumeName", "Findings_EN", "Impressions_EN"),
+        [[name, REPORT, "Not given."] for name in [*names, lost]],
+    )
+    prepare(tmp_path, "ct-rate", tmp_path / "store", geometry=SMALL)
+    stored = volumes(tmp_path / "store")
+    first, fixed, other = (stored[name.removesuffix(".nii.gz")] for name in names)
+    np.testing.assert_array_equal(first, fixed)
+    np.testing.assert_array_equal(first, other)
+    flags = Store.open(tmp_path / "store").index(["flags"])["flags"].to_pylist()
+    csv_, header = ["rescale:csv", "geometry:csv"], ["rescale:header", "geometry:header"]
+    assert flags == [csv_, header, csv_]
+    stage, reason = quarantine(tmp_path / "store")["train_4_a_1"]
+    assert stage == "read"
+    assert "XYSpacing" in reason
+
+
+def test_bad_volumes_are_set_aside_and_the_run_goes_on(ray_session: None, tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 3)
+    cut = tmp_path / "in" / "s001.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:500])
+    save_scan(tmp_path / "in" / "silent.nii.gz", chest(9))
+    with manifest.open("a", newline="") as file:
+        csv.writer(file).writerows([["silent.nii.gz", "  "], ["gone.nii.gz", REPORT]])
+    result = prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+    assert list(volumes(tmp_path / "store")) == ["s000", "s002"]
+    assert result.quarantined == 3
+    assert quarantine(tmp_path / "store") == {
+        "gone": ("read", "gone.nii.gz: there is no such file."),
+        "s001": ("read", "s001.nii.gz: the file is cut short or damaged; copy it again from its source."),
+        "silent": ("report", "silent.nii.gz: it has no report; add one to the table, or leave the volume out."),
+    }
+    assert "3 in quarantine" in result.summary()
+
+
+def test_where_nothing_can_be_used_nothing_counts(ray_session: None, tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 2)
+    whole = [(path, path.read_bytes()) for path in (tmp_path / "in").glob("*.gz")]
+    for path, raw in whole:
+        path.write_bytes(raw[:300])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"None of the 2 volumes .*: s000\.nii\.gz: the file is cut short"):
+            prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+        assert [path.name for path in (tmp_path / "store").iterdir()] == ["quarantine.parquet"]
+        assert set(quarantine(tmp_path / "store")) == {"s000", "s001"}
+        with pytest.raises(UserError, match="not a store"):
+            Store.open(tmp_path / "store")
+    for path, raw in whole:
+        path.write_bytes(raw)
+    assert sum(prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL).volumes.values()) == 2
+
+
+def test_a_second_run_goes_on_and_mixes_nothing(ray_session: None, tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 20)
+    (tmp_path / "in" / "s007.nii.gz").write_bytes(b"")
+    out = tmp_path / "store"
+    first = prepare(manifest, "manifest", out, geometry=SMALL)
+    before = contents(out)
+    assert sum(name.startswith("volumes/") for name in before) == 10  # two a shard, so that there is work for all
+    assert prepare(manifest, "manifest", out, geometry=SMALL) == first
+
+    # As a kill leaves it: two shards missing, two half-written, nothing counted yet.
+    meta = json.loads((out / "store.json").read_text())
+    unfinished = [{**batch, "complete": False} for batch in meta["batches"]]
+    (out / "store.json").write_text(json.dumps({**meta, "batches": unfinished, "fingerprint": ""}))
+    (out / "index.parquet").unlink()
+    for name in ("part-00003.parquet", "part-00008.parquet"):
+        (out / "volumes" / name).unlink()
+    half = out / "volumes" / "part-00005.parquet"
+    half.write_bytes(half.read_bytes()[:-100])
+    (out / "volumes" / ".part-00003.parquet.0123456789ab").write_bytes(b"half")
+    kept = (out / "volumes" / "part-00000.parquet").stat().st_mtime_ns
+    assert prepare(manifest, "manifest", out, geometry=SMALL) == first
+    assert contents(out) == before
+    assert (out / "volumes" / "part-00000.parquet").stat().st_mtime_ns == kept
+
+    for change, words in (
+        ({"geometry": Geometry((6.0, 6.0, 9.0), (24, 24, 16))}, "other settings .*geometry was"),
+        ({"geometry": SMALL, "validation_fraction": 0.5}, "other settings .*validation_fraction was 0.1, now 0.5"),
+    ):
+        with pytest.raises(UserError, match=words):
+            prepare(manifest, "manifest", out, **change)  # type: ignore[arg-type]
+    manifest.write_text(manifest.read_text().replace("right", "left"))
+    with pytest.raises(UserError, match="holds 19 of these volumes with another report"):
+        prepare(manifest, "manifest", out, geometry=SMALL)
+    assert contents(out) == before
+
+
+def test_a_store_does_not_depend_on_where_the_archive_lies(ray_session: None, tmp_path: Path) -> None:
+    save_manifest(tmp_path / "here", 3)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    for place in ("here", "there"):
+        prepare(tmp_path / place / "scans.csv", "manifest", tmp_path / f"store-{place}", geometry=SMALL)
+    assert contents(tmp_path / "store-here") == contents(tmp_path / "store-there")
+
+
+def test_kill_9_in_mid_run_leaves_the_bytes_of_an_undisturbed_one(ray_session: None, tmp_path: Path) -> None:
+    save_scan(tmp_path / "scan.nii.gz", chest(shape=(128, 128, 40)))
+    rows: list[list[object]] = [[f"v{i:03d}", "scan.nii.gz", REPORT] for i in range(120)]
+    rows[50][1] = "gone.nii.gz"
+    manifest = save_table(tmp_path / "scans.csv", ("volume_id", "volume", "report"), rows)
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "brgsa_platform.cli", "prepare", str(manifest), "--layout", "manifest"]
+    grid = ["--spacing", "4", "4", "8", "--shape", "96", "96", "48"]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), *grid],
+        env={**os.environ, "RAY_ADDRESS": "", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    end = time.monotonic() + 120
+    while not list(out.glob("volumes/part-*")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.002)
+    process.kill()
+    output, _ = process.communicate(timeout=60)
+    done = list(out.glob("volumes/part-*"))
+    assert done, output
+    assert len(done) < 16, "it was over before it was killed"
+    with pytest.raises(UserError, match="not finished"):
+        Store.open(out)
+    geometry = Geometry((4.0, 4.0, 8.0), (96, 96, 48))
+    prepare(manifest, "manifest", out, geometry=geometry)
+    prepare(manifest, "manifest", tmp_path / "undisturbed", geometry=geometry)
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert list(quarantine(out)) == ["v050"]
+
+
+def test_folders_that_cannot_be_the_store(ray_session: None, tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 1)
+    with pytest.raises(UserError, match="not empty and no store: choose another --out"):
+        prepare(manifest, "manifest", tmp_path / "in", geometry=SMALL)
+    with pytest.raises(UserError, match=r"scans\.csv/store cannot be written .*choose another --out"):
+        prepare(manifest, "manifest", manifest / "store", geometry=SMALL)
+
+
+def test_a_disk_that_refuses_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 1)
+    items = read_layout(manifest, "manifest", 0.1)
+    (tmp_path / "store" / "volumes" / "part-00000.parquet").mkdir(parents=True)  # nothing can be renamed to this
+    assert ShardWriter(Folder(tmp_path / "store"), SMALL)("part-00000.parquet", items) == "Is a directory"
+    assert [path.name for path in (tmp_path / "store" / "volumes").iterdir()] == ["part-00000.parquet"]
+
+
+def test_an_unreachable_server_stops_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = save_manifest(tmp_path / "in", 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="does not answer"):
+        prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+    assert not (tmp_path / "store").exists()
+
+
+def test_mlflow_gets_counts_and_slices_and_no_patient(store: Path) -> None:
+    api = tracking.client()
+    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    run = api.search_runs([experiment.experiment_id], f"tags.`brgsa.data` = '{Store.open(store).fingerprint}'")[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["brgsa.verb"] == "prepare"
+    assert run.data.params["layout"] == "manifest"
+    assert run.data.params["shape"] == "[20, 20, 10]"
+    expected = {"volumes/train": 2, "volumes/validation": 1, "volumes/test": 1, "quarantined": 1, "quarantined/read": 1}
+    assert expected.items() <= run.data.metrics.items()
+    assert [file.path for file in api.list_artifacts(run.info.run_id)] == ["slices.png"]
+    told = json.dumps([run.data.params, run.data.tags, run.data.metrics])
+    assert "secretpatient" not in told
+    assert "Secretname" not in told
+
+
+@pytest.mark.shared
+def test_real_scans_with_real_reports(ray_session: None, shared_data: Path, tmp_path: Path) -> None:
+    with (shared_data / "reports" / "ct_rate_reports_18labels.csv").open(newline="") as file:
+        reports = [row for row, _ in zip(csv.DictReader(file), range(3), strict=False)]
+    names = ["chest_a.nrrd", "thorax_contrast.nii.gz", "thorax_lowres.nrrd"]
+    labels = [name for name in CT_RATE if name in reports[0]]
+    rows: list[list[object]] = [
+        [shared_data / "ct" / name, row["report_text"], *(row[label] for label in labels)]
+        for name, row in zip(names, reports, strict=True)
+    ]
+    manifest = save_table(tmp_path / "scans.csv", ("volume", "report", *labels), rows)
+    grid = Geometry((3.0, 3.0, 6.0), (128, 128, 64))
+    result = prepare(manifest, "manifest", tmp_path / "store", geometry=grid, roots=[str(shared_data / "ct")])
+    assert (sum(result.volumes.values()), result.quarantined) == (3, 0)
+    for hu in volumes(tmp_path / "store").values():
+        assert (hu.min(), hu.shape) == (-1000, (128, 128, 64))
+        assert 800 < hu.max() <= 1000
+        middle = hu[32:96, 32:96, 24:40]
+        assert 0.1 < np.mean(middle < -700) < 0.9, "lungs and what lies between them"

@@ -1,0 +1,103 @@
+"""DICOM and RAD-ChestCT archives to stores: what comes through, what is set aside, and what names nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from archives import SMALL, contents, quarantine, save_manifest, save_scan, save_table, volumes
+
+from brgsa.volumes import Geometry
+from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.store import Store
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.shared
+def test_two_real_series_of_a_study(ray_session: None, shared_data: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"0123456789abcdef")
+    reports = tmp_path / "reports.json"
+    reports.write_text(json.dumps({"series2_B70f": "There is a lung mass.", "series3_B40f": "There is a lung mass."}))
+    geometry = Geometry((3.0, 3.0, 8.0), (128, 128, 32))
+    out = tmp_path / "store"
+    result = prepare(shared_data / "dicom", "dicom", out, geometry=geometry, reports=reports, id_key=key)
+    assert (sum(result.volumes.values()), result.quarantined) == (2, 0)
+    index = Store.open(out).index().to_pylist()
+    assert len({row["patient_id"] for row in index}) == len({row["scan_id"] for row in index}) == 1
+    sharp, soft = volumes(out).values()
+    assert abs(float(sharp.mean()) - float(soft.mean())) < 10, "the same patient on the same grid, two kernels"
+    assert np.corrcoef(sharp.ravel(), soft.ravel())[0, 1] > 0.9
+    everything = b"".join(contents(out).values())
+    for name in (b"A0002", b"B70f", b"1.3.6.1", str(shared_data).encode()):
+        assert name not in everything, "an identifier of the archive is in the store"
+    again = prepare(shared_data / "dicom", "dicom", tmp_path / "again", geometry=geometry, reports=reports, id_key=key)
+    assert again.fingerprint == result.fingerprint
+
+
+@pytest.mark.shared
+def test_a_series_with_a_lost_slice_is_quarantined(ray_session: None, shared_data: Path, tmp_path: Path) -> None:
+    for folder in ("series2_B70f", "series3_B40f"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        for slice_ in (shared_data / "dicom" / "A0002" / folder).iterdir():
+            (tmp_path / "in" / folder / slice_.name).write_bytes(slice_.read_bytes())
+    (tmp_path / "in" / "series2_B70f" / "1-12.dcm").unlink()
+    key = tmp_path / "key"
+    key.write_bytes(b"0123456789abcdef")
+    reports = save_table(
+        tmp_path / "reports.csv", ("volume_id", "report"), [["series2_B70f", "A."], ["series3_B40f", "A."]]
+    )
+    result = prepare(tmp_path / "in", "dicom", tmp_path / "store", geometry=SMALL, reports=reports, id_key=key)
+    assert (sum(result.volumes.values()), result.quarantined) == (1, 1)
+    ((stage, reason),) = quarantine(tmp_path / "store").values()
+    assert stage == "list"
+    assert "missing" in reason
+
+
+def test_an_archive_published_without_reports(ray_session: None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ct = np.full((30, 40, 44), -1000, dtype=np.int16)
+    ct[:, 5:35, 4:40] = rng.normal(40, 20, (30, 30, 36))
+    ct[:, 12:28, 8:18] = -850
+    np.savez_compressed(tmp_path / "trn00001.npz", ct=ct)
+    save_table(
+        tmp_path / "CT_Scan_Metadata_Complete_35747.csv",
+        ("NoteAcc_DEID", "MRN_DEID", "orig_orientation", "final_spacing"),
+        [["trn00001", "7", "[1, 0, 0, 0, 1, 0]", 0.8]],
+    )
+    result = prepare(
+        tmp_path, "rad-chestct", tmp_path.parent / "rad-store", geometry=Geometry((1.6, 1.6, 1.6), (24, 24, 16))
+    )
+    assert result.volumes == {"test": 1}, quarantine(tmp_path.parent / "rad-store")
+    assert Store.open(tmp_path.parent / "rad-store").texts("report") == {"trn00001": ""}
+
+
+def test_strict_refuses_what_contradicts_itself(ray_session: None, tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 2)
+    hu = np.random.default_rng(1).integers(3000, 3060, (24, 22, 16)).astype(np.int16)  # no chest in HU
+    save_scan(tmp_path / "in" / "s001.nii.gz", hu)
+    lenient = prepare(manifest, "manifest", tmp_path / "lenient", geometry=SMALL)
+    assert lenient.quarantined == 0
+    assert "hu:implausible" in Store.open(tmp_path / "lenient").index(["flags"])["flags"].to_pylist()[1]
+    strict = prepare(manifest, "manifest", tmp_path / "strict", geometry=SMALL, strict=True)
+    assert (sum(strict.volumes.values()), strict.quarantined) == (1, 1)
+    stage, reason = quarantine(tmp_path / "strict")["s001"]
+    assert stage == "strict"
+    assert "Air is not near -1000 HU" in reason
+
+
+def test_other_interpolations_are_other_stores(ray_session: None, tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 1)
+    found = {}
+    for kind in ("linear", "nearest", "cubic"):
+        geometry = Geometry((3.0, 3.0, 6.0), (24, 24, 16), interpolation=kind)
+        prepare(manifest, "manifest", tmp_path / kind, geometry=geometry)
+        found[kind] = volumes(tmp_path / kind)["s000"]
+    assert not np.array_equal(found["linear"], found["nearest"])
+    assert not np.array_equal(found["linear"], found["cubic"])
+    shards = {kind: pq.read_table(tmp_path / kind / "volumes" / "part-00000.parquet") for kind in found}
+    assert len({table["checksum"][0].as_py() for table in shards.values()}) == 3

@@ -1,0 +1,87 @@
+"""Reports to summaries beside the shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from archives import contents
+
+from brgsa.errors import UserError
+from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
+from brgsa_platform.store.store import Store, summary_name
+from brgsa_platform.summaries.summarize import summarize
+from brgsa_platform.tracking import client as tracking
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(store, tmp_path / "store"))
+
+
+def test_summaries_join_the_store_as_columns(copy: Path) -> None:
+    before = contents(copy)
+    result = summarize(copy, ["positives", "findings", "positives"])
+    store = Store.open(copy)
+    assert store.styles() == ["findings", "positives"]
+    reports = store.texts("report")
+    for style in ("positives", "findings"):
+        expected = dict(zip(reports, summarize_many(list(reports.values()), style), strict=True))
+        assert store.texts(style) == expected
+        rows = store.index(["volume_id", f"summary.{style}"]).to_pylist()
+        assert {row["volume_id"]: row[f"summary.{style}"] for row in rows} == expected
+    assert store.texts("positives")["a1"] == "There is lung nodule."
+    assert store.texts("positives")["c1"] == NOTHING_FOUND
+    figures = result.styles["positives"]
+    assert (figures["reports"], figures["nothing_found"]) == (4, 1)
+    assert figures["words_after"] < figures["words_before"]
+    assert "positives" in result.summary()
+    after = contents(copy)
+    assert {name: after[name] for name in before} == before, "nothing that was there is written again"
+
+
+def test_a_style_is_computed_once_for_a_summariser_and_rows(copy: Path) -> None:
+    summarize(copy, ["positives"])
+    file = copy / summary_name("positives")
+    first, when = file.read_bytes(), file.stat().st_mtime_ns
+    summarize(copy, ["positives"])
+    assert file.stat().st_mtime_ns == when
+    for about in ({b"brgsa": b'{"summariser": "an older one"}'}, None):
+        pq.write_table(pq.read_table(file).replace_schema_metadata(about), file)
+        summarize(copy, ["positives"])
+        assert file.read_bytes() == first
+
+
+def test_report_needs_no_table(copy: Path) -> None:
+    result = summarize(copy, ["report"])
+    assert Store.open(copy).styles() == []
+    assert result.styles["report"]["words_before"] == result.styles["report"]["words_after"]
+
+
+def test_mlflow_gets_figures_and_no_text(copy: Path) -> None:
+    summarize(copy, ["positives"])
+    api = tracking.client()
+    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    run = api.search_runs([experiment.experiment_id], "tags.`brgsa.verb` = 'summarize'", max_results=1)[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["style"] == "positives"
+    assert run.data.tags["brgsa.data"] == Store.open(copy).fingerprint
+    assert {"reports", "words_before", "words_after", "nothing_found"} <= set(run.data.metrics)
+    told = json.dumps([run.data.params, run.data.tags, run.data.metrics])
+    assert "Secretname" not in told
+    assert "secretpatient" not in told
+
+
+def test_refusals(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'positive' is unknown: choose from " + ", ".join(STYLES[:2])):
+        summarize(copy, ["positive"])
+    with pytest.raises(UserError, match="not a store"):
+        summarize(tmp_path, ["positives"])
+    (copy / "summaries").write_text("a file where the folder belongs")
+    with pytest.raises(UserError, match=r"Summaries cannot be written to .*mend that"):
+        summarize(copy, ["positives"])

@@ -1,0 +1,110 @@
+"""A training that is killed within an epoch and goes on: to the last bit what an undisturbed one makes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.training import checkpoints
+from brgsa_platform.training.driver import train
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+EPOCHS = 3
+# Everything that draws random numbers is on: order, crop, flips, turns, intensities, noise, sentences, dropout.
+SETTINGS = [
+    "data={style: report, sentences: 2, flip: [0.5, 0.5, 0.5], rotate: 0.5, scale: 0.1, shift: 20, noise: 30}",
+    "data.shuffle_buffer=20",
+    "model.vision.volume=[16, 16, 8]",
+    f"train.epochs={EPOCHS}",
+    f"train.keep={EPOCHS}",
+    "train.batch_size=4",  # 12 steps an epoch
+    "train.threads=1",
+    "train.workers=0",
+    "optim.schedule=plateau",
+]
+EACH_STEP = "train.checkpoint_minutes=1e-9"
+
+
+def config(*more: str) -> RunConfig:
+    return load_config("paper-smoke", overrides=[*SETTINGS, *more])
+
+
+def made(out: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
+    """Weights and optimiser of each epoch, and what was measured but for the time."""
+    files = [
+        (folder / name).read_bytes()
+        for _, folder in checkpoints.whole(out)
+        for name in ("model.safetensors", "optimizer.pt")
+    ]
+    newest = checkpoints.latest(out)
+    assert newest is not None
+    history = json.loads((newest / "training.json").read_text())["history"]
+    return files, [{k: v for k, v in entry.items() if k != "train/volumes_per_s"} for entry in history]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(pairs, config(), out=out, quiet=True)
+    return made(out)
+
+
+def test_killed_in_mid_epoch(pairs: Path, tmp_path: Path, undisturbed: Any) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "brgsa_platform.cli", "train", "--data", str(pairs), "--preset", "paper-smoke"]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), *SETTINGS, EACH_STEP],
+        env={**os.environ, "RAY_ADDRESS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while not (out / "checkpoints").is_dir() or not list((out / "checkpoints").glob("epoch-0001-step-*")):
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    stood = checkpoints.latest(out)
+    assert stood is not None
+    assert stood.name.startswith("epoch-0001-step-")
+    state = json.loads((stood / "training.json").read_text())
+    assert state["epoch"] == 1
+    assert 12 < state["step"] < 24
+    result = train(pairs, config(), out=out, quiet=True)
+    assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
+    assert made(out) == undisturbed
+    assert not list((out / "checkpoints").glob("*step*"))
+
+
+def test_stopped_between_two_epochs(pairs: Path, tmp_path: Path, undisturbed: Any) -> None:
+    out = tmp_path / "run"
+
+    class Stop(Exception):
+        pass
+
+    def stop(entry: dict[str, Any]) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(pairs, config(EACH_STEP), out=out, quiet=True, on_epoch=stop)
+    assert made(out)[0] == undisturbed[0][:2]
+    train(pairs, config(), out=out, quiet=True)
+    assert made(out) == undisturbed
