@@ -1,6 +1,6 @@
 """BrgSA: Bridged Semantic Alignment for zero-shot diagnosis from 3D CT, as a plain PyTorch library.
 
-The names below are imported when first used, so that `import brgsa` costs nothing.
+A name is imported when it is first used, so that `import brgsa` costs nothing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Checkpoints: a folder with safetensors weights, the text tower's files and JSON; nothing in it is unpickled.
+"""Checkpoints: folders with safetensors weights, the text tower's files and JSON. Reading one never unpickles code.
 
 model.safetensors   weights
 model.json          ModelConfig
 text/               tokenizer and text model configuration
 run.json            the resolved run configuration, label names, data fingerprint
-training.json       epoch, metrics   \\  only in a checkpoint that a
-optimizer.pt        optimiser state  /   training can go on from
+training.json       epoch, metrics   \\  only where a training
+optimizer.pt        optimiser state  /   can be resumed
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model in evaluation mode, its run's configuration and where it lies."""
+    """A loaded checkpoint: the model in evaluation mode, its run's configuration, and its folder."""
 
     model: BrgSA
     run: dict[str, Any]
@@ -46,7 +46,18 @@ def save(
     training: dict[str, Any] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Path:
-    """Write a checkpoint aside and rename it to `folder`, so that a folder of that name is always whole."""
+    """Write a checkpoint aside and rename it to `folder`, so that a folder of that name is always whole.
+
+    Args:
+        run: contents of run.json.
+        training, optimizer: training.json and optimizer.pt, for a checkpoint from which a training is resumed.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: the disk is full, say; an older checkpoint at `folder` is then unchanged.
+    """
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +75,7 @@ def save(
         if optimizer is not None:
             torch.save(optimizer.state_dict(), aside / "optimizer.pt")
         if folder.exists():
-            # Moved away at once rather than deleted bit by bit, which a kill would leave half done.
+            # A rename takes an instant; a deletion goes file by file, and a kill would leave it half done.
             os.replace(folder, replaced)
         os.replace(aside, folder)
     except BaseException:
@@ -80,7 +91,7 @@ def load(path: Path | str) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        UserError: the folder is no checkpoint, is damaged, or its weights belong to another configuration.
+        UserError: the folder is no checkpoint, is damaged, or its weights are of another configuration.
     """
     path = Path(path)
     config = read_model_config(path)
@@ -91,26 +102,42 @@ def load(path: Path | str) -> Checkpoint:
 
 
 def read_model_config(path: Path) -> ModelConfig:
-    """The ModelConfig of a checkpoint folder."""
-    if not (path / "model.json").is_file():
-        raise UserError(f"{path} is not a checkpoint (it has no model.json): give a folder that `brgsa train` wrote.")
-    tree = _read_json(path / "model.json")
-    found = tree.pop("format", None)
-    if found != FORMAT:
+    """The ModelConfig of a checkpoint folder.
+
+    Raises:
+        UserError: the folder is no checkpoint, or its model.json is damaged or of another version.
+    """
+    file = path / "model.json"
+    if not file.is_file():
         raise UserError(
-            f"{path / 'model.json'} has format {found}, this version reads {FORMAT}: train again or update."
+            f"{path} is not a checkpoint (it has no model.json): give a folder that `brgsa train` wrote.",
+            code="not-a-checkpoint",
+            field=str(path),
+        )
+    tree = _read_json(file)
+    version = tree.pop("format", None)
+    if version != FORMAT:
+        raise UserError(
+            f"{file} has format {version}, this version reads {FORMAT}: train again or update.",
+            code="checkpoint-format",
+            field=str(file),
+            value=version,
         )
     try:
         return ModelConfig.from_dict(tree)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path / 'model.json'} is not a model configuration ({error}).") from error
+        raise UserError(
+            f"{file} is not a model configuration ({error}): the checkpoint is damaged, use another.",
+            code="checkpoint-damaged",
+            field=str(file),
+        ) from error
 
 
 def load_weights(model: BrgSA, path: Path) -> None:
     """Load `model.safetensors` of a checkpoint folder into a model of the same configuration.
 
     Raises:
-        UserError: damaged file, or weights of another configuration; names the first that does not fit.
+        UserError: the file is damaged, or holds weights of another configuration; the first that differs is named.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -119,7 +146,7 @@ def load_weights(model: BrgSA, path: Path) -> None:
     try:
         weights = load_file(str(file))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({error}): the checkpoint is damaged, use another.") from error
+        raise _damaged(file, error) from error
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         have = tuple(weights[name].shape) if name in weights else "nothing"
@@ -127,15 +154,23 @@ def load_weights(model: BrgSA, path: Path) -> None:
         if have != want:
             raise UserError(
                 f"{file} is of another configuration: {name} is {have} there and {want} in this model; use the "
-                "configuration that stands in the checkpoint's run.json."
+                "configuration in the checkpoint's run.json.",
+                code="checkpoint-mismatch",
+                field=name,
+                value=have,
             )
     model.load_state_dict(weights)
 
 
 def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore the optimiser from a checkpoint folder and give back `training.json`."""
+    """Restore the optimiser's state from a checkpoint folder, and return what training.json holds.
+
+    Raises:
+        UserError: one of the two files is missing, damaged, or of another optimiser.
+    """
+    file = path / "optimizer.pt"
     try:
-        state = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state)
     except (
         OSError,
@@ -147,7 +182,11 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any
         TypeError,
         AttributeError,
     ) as error:
-        raise UserError(f"{path / 'optimizer.pt'} cannot be read: the training cannot go on from {path}.") from error
+        raise UserError(
+            f"{file} cannot be read: the training cannot go on from {path}.",
+            code="checkpoint-damaged",
+            field=str(file),
+        ) from error
     return _read_json(path / "training.json")
 
 
@@ -159,7 +198,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): the checkpoint is damaged, use another.") from error
+        raise _damaged(path, error) from error
     if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no JSON object: the checkpoint is damaged, use another.")
+        raise _damaged(path, "it holds no JSON object")
     return tree
+
+
+def _damaged(file: Path, reason: object) -> UserError:
+    return UserError(
+        f"{file} cannot be read ({reason}): the checkpoint is damaged, use another.",
+        code="checkpoint-damaged",
+        field=str(file),
+    )

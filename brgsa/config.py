@@ -1,11 +1,15 @@
-"""What a BrgSA model and its loss are made of, as plain dataclasses; the defaults are the paper's (method.md)."""
+"""The configuration of a BrgSA model and its loss, as plain dataclasses; the defaults are the paper's (arXiv 2501.03565)
+but for the small text tower.
+
+Each raises ValueError, which names the field, for a value that cannot be.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-# Read by pydantic, when the platform nests these classes: an unknown key is an error there.
+# For pydantic, when the platform nests these classes: an unknown key is an error there.
 _STRICT = {"extra": "forbid"}
 
 VISION_TOWERS = ("vit3d", "cnn3d", "resnet10", "resnet18", "resnet34")
@@ -30,16 +34,17 @@ class VisionConfig:
     Attributes:
         name: "vit3d" (the paper's), MONAI's "resnet10", "resnet18", "resnet34", or "cnn3d" (small, for coarse grids).
         volume: voxels (x, y, z) that the tower is made for.
-        windows: HU windows (low, high), each an input channel scaled to [-1, 1]; empty: one channel as the paper's,
-            HU / 1000.
-        patch, depth, heads, mlp: ViT only: patch voxels, blocks, attention heads, hidden units of the MLP.
-        patch_dropout: ViT only: share of the patches that a training step leaves out, drawn anew for each volume; half of
-            them halve a step's time and memory.
-        width: ViT: token width; others: channels of the first stage.
-        norm: not ViT: "group" gives the same result however a batch is split over workers, "batch" does not.
-        pool: not ViT: "avg", or "avg+max", which keeps small lesions that an average over the volume loses.
-        stem_kernel, stem_stride, stem_pool: ResNet only: kernel and stride of the first convolution, and whether a
-            max-pool of stride 2 follows it.
+        windows: HU windows (low, high), each an input channel scaled to [-1, 1]; by default there is one channel,
+            HU / 1000, as in the paper.
+        patch, depth, heads, mlp: for the ViT alone: patch voxels (x, y, z), blocks, attention heads, hidden units of the
+            MLP.
+        patch_dropout: for the ViT alone: share of the patches that a training step leaves out, drawn anew for each volume;
+            half of them take half a step's time and memory.
+        width: token width of the ViT; channels of the first stage of the others.
+        norm: for all but the ViT: "group" gives the same result however a batch is split over workers, "batch" does not.
+        pool: for all but the ViT: "avg", or "avg+max", which keeps small lesions that an average over the volume loses.
+        stem_kernel, stem_stride, stem_pool: for the ResNets alone: kernel and stride of the first convolution, and whether
+            a max-pool of stride 2 follows it.
     """
 
     name: str = "vit3d"
@@ -88,11 +93,11 @@ class TextConfig:
     """A text tower.
 
     Attributes:
-        name: "small" (a BERT from scratch, its WordPiece vocabulary trained on the corpus), or a folder or hub name of
-            any BERT-like Hugging Face model.
-        max_tokens: longer texts are cut (97 in the paper).
-        layers_summed: how many of the last hidden layers are summed (4 in the paper).
-        width, depth, heads, vocabulary: "small" only: hidden size, blocks, attention heads, vocabulary size.
+        name: "small" (a BERT from scratch, whose WordPiece vocabulary is trained on the corpus), or a folder or hub name
+            of any BERT-like Hugging Face model.
+        max_tokens: longer texts are cut.
+        layers_summed: number of the last hidden layers that are summed.
+        width, depth, heads, vocabulary: for "small" alone: hidden size, blocks, attention heads, vocabulary size.
     """
 
     name: str = "small"
@@ -117,9 +122,9 @@ class BankConfig:
 
     Attributes:
         size: number of bank vectors, K.
-        init: how they start: "orthogonal" (the paper's), "gaussian", "xavier", "uniform" (±0.1) or "kmeans" (centroids
+        init: their first values: "orthogonal" (the paper's), "gaussian", "xavier", "uniform" (±0.1) or "kmeans" (centroids
             of the untrained towers' embeddings).
-        scale_logits: divide the logits x Mᵀ by sqrt(D); off in the paper.
+        scale_logits: divide the logits x Mᵀ by sqrt(D), which the paper does not.
     """
 
     enabled: bool = True
@@ -140,7 +145,7 @@ class BankConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Two towers, the width D of the space that they share, the bank and the temperature."""
+    """The two towers, the bank, and the width D of the space that they share (`embedding`)."""
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -153,11 +158,16 @@ class ModelConfig:
         _require_positive("model", self, "embedding")
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by section, as JSON keeps them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`, also after a round trip through JSON (lists become tuples again)."""
+        """The inverse of `to_dict`, also after a round trip through JSON (lists become tuples again).
+
+        Raises:
+            KeyError, TypeError: a section is missing, or a field is unknown.
+        """
         vision = {k: _tuples(v) for k, v in tree["vision"].items()}
         return cls(
             vision=VisionConfig(**vision),
@@ -173,13 +183,13 @@ def _tuples(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Temperature and weights of the loss (method.md, "Equations").
+    """Temperature and weights of the loss (see `brgsa.losses.brgsa_loss`).
 
     Attributes:
-        temperature: 1 / s of InfoNCE.
-        plain, bridged, reconstruction: weights of InfoNCE(v, t), InfoNCE(v', t') and L_MSE.
-        same_text: two scans of a batch with the very same text are each other's "negatives" as in the paper, or are
-            left out ("ignore"), which suits summaries, where many healthy scans read alike.
+        temperature: of InfoNCE; cosines are divided by it.
+        plain, bridged, reconstruction: weights of InfoNCE(v, t), InfoNCE(v', t') and the bank's reconstruction error.
+        same_text: two scans of a batch with the very same text are each other's "negatives", as in the paper, or the pair
+            is left out ("ignore"), which suits summaries: those of many healthy scans are the same.
     """
 
     temperature: float = 0.1

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and the name that was probably meant."""
+"""The one exception that means "the user can mend this", and the name that the user probably meant."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ class UserError(Exception):
     """A mistake in input, files or configuration that the user can mend.
 
     The message is one sentence (two at most) that names the file or field, says what is wrong and how to mend it. The
-    command line prints it without a traceback and exits with status 2.
+    command line prints it without a traceback and exits with status 2. Programs and tests read the attributes below,
+    never the wording. They survive pickling, so a refusal on a worker process arrives whole.
+
+    Attributes:
+        code: the kind of mistake in a few words that stay the same, as "volume-too-small"; empty where nobody asks.
+        field: what is at fault: a configuration field ("model.vision.volume"), an option, a table's column or a file.
+        value: what stands there, as a plain value (text, number, tuple) that can be pickled; None where nothing does.
     """
+
+    def __init__(self, message: str, *, code: str = "", field: str = "", value: object = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+        self.value = value
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`" (did you mean …?)"` with the closest of the known names, to stand behind a wrong one; empty when none is close."""
+    """`" (did you mean …?)"` with the known name closest to a wrong one, to put behind it; empty when none is close."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -1,6 +1,6 @@
-"""The modality gap: how far apart the volumes and the texts lie on the unit sphere, and its picture in two dimensions.
+"""The modality gap: how far apart volumes and texts are on the unit sphere, and its picture in two dimensions.
 
-Use it twice, with the plain and with the bridged embeddings: before and after CMKI.
+The plain embeddings give the gap before CMKI, the bridged ones the gap after it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 class Clouds(NamedTuple):
-    """Two clouds of points in the plane, (N, 2) and (M, 2), and the share of their variance that the plane shows."""
+    """Two clouds of points in the plane, float64 (N, 2) and (M, 2), and the share of their variance that the plane shows."""
 
     volumes: Floats
     texts: Floats
@@ -24,7 +24,11 @@ class Clouds(NamedTuple):
 def modality_gap(volumes: ArrayLike, texts: ArrayLike) -> float:
     """‖mean(v̂) - mean(t̂)‖ of the normalised embeddings (Liang et al. 2022), between 0 and 2.
 
-    volumes: (N, D), texts: (M, D), not normalised; N and M may differ. Raises ValueError for an empty cloud.
+    Args:
+        volumes, texts: embeddings (N, D) and (M, D), not normalised; N and M may differ.
+
+    Raises:
+        ValueError: a cloud is empty or no matrix.
     """
     return float(np.linalg.norm(_directions(volumes).mean(axis=0) - _directions(texts).mean(axis=0)))
 
@@ -32,8 +36,13 @@ def modality_gap(volumes: ArrayLike, texts: ArrayLike) -> float:
 def project(volumes: ArrayLike, texts: ArrayLike) -> Clouds:
     """Both clouds of normalised embeddings on their first two common principal axes (PCA of the pooled points).
 
-    volumes: (N, D), texts: (M, D). Each axis points to where its heaviest coordinate is positive, so that a picture
-    does not flip between runs. Raises ValueError for an empty cloud.
+    Each axis has the direction in which its heaviest coordinate is positive, so that a picture does not flip between runs.
+
+    Args:
+        volumes, texts: embeddings (N, D) and (M, D), not normalised.
+
+    Raises:
+        ValueError: a cloud is empty or no matrix.
     """
     image, text = _directions(volumes), _directions(texts)
     pooled = np.concatenate([image, text])

@@ -1,7 +1,7 @@
 """Abnormality label sets, in their published order.
 
-Sources: CT-RATE and CT-RATE-LT dataset pages (Hamamci et al. 2024; Lai et al. 2025), RAD-ChestCT in CT-RATE's wording
-(the 16 labels that CT-CLIP's external evaluation uses).
+Sources: the dataset pages of CT-RATE (Hamamci et al. 2024) and CT-RATE-LT (Lai et al. 2025). RAD-ChestCT's are the 16 labels
+that CT-CLIP's external evaluation uses, in CT-RATE's wording.
 """
 
 from __future__ import annotations

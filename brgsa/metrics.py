@@ -1,9 +1,11 @@
 """How well scores rank and separate volumes: AUROC, AUPRC, ROC curves, thresholds and bootstrap intervals.
 
-Labels are 1 (present), 0 (absent) or NaN (unknown); a volume of unknown label is left out of that abnormality.
-A figure that needs both classes, or a positive, is NaN where the class is absent: "cannot be measured here", never 0
-or 0.5. The numbers are scikit-learn's (`roc_auc_score`, `average_precision_score`, `roc_curve`,
-`f1_score(average="weighted")` and so on), which the tests hold them to; scikit-learn itself is not needed.
+Labels are 1 (present), 0 (absent) or NaN (unknown), scores are finite floats. A volume of unknown label is left out of that
+abnormality. A figure that needs both classes, or a positive, is NaN where the class is absent ("cannot be measured here"),
+never 0 or 0.5. The numbers are scikit-learn's (`roc_auc_score`, `average_precision_score`, `roc_curve`,
+`f1_score(average="weighted")` and so on), as the tests check; scikit-learn itself is not needed.
+
+Every function raises ValueError for labels and scores of different shapes, other labels, and scores that are not finite.
 """
 
 from __future__ import annotations
@@ -16,18 +18,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 RANKING = ("auroc", "auprc")
 AT_THRESHOLD = ("f1", "accuracy", "precision", "recall")
 
-_CHUNK_CELLS = 1 << 19  # resamples are drawn in blocks of about this many counts, which stay in the processor's cache
+_CHUNK_CELLS = 1 << 19  # counts of the resamples drawn at a time: so many stay in the processor's cache
 
 
 class RocCurve(NamedTuple):
-    """False and true positive rates (T + 1,) from (0, 0) to (1, 1), and the thresholds, falling from infinity.
+    """An ROC curve: its points from (0, 0) to (1, 1), float64 (T + 1,) each.
 
-    At `thresholds[i]` a score counts as positive when it is at least that threshold.
+    Attributes:
+        fpr, tpr: false and true positive rates.
+        thresholds: falling from infinity; at `thresholds[i]` a score of at least that much counts as positive.
     """
 
     fpr: Floats
@@ -47,10 +50,14 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Figures of P abnormalities on all volumes (`point`: name → (P,)) and on R resamples (`draws`: name → (R, P)).
+    """The figures of P abnormalities on all volumes and on R resamples.
 
-    The draws of two models on the same volumes, groups and seed are paired: `interval` of their difference is the
-    interval of what one gains over the other.
+    The draws of two models on the same volumes, groups and seed are paired: the `interval` of their difference is that of
+    what one model gains over the other.
+
+    Attributes:
+        point: figure → float64 (P,), on all volumes.
+        draws: figure → float64 (R, P), on each resample.
     """
 
     point: dict[str, Floats]
@@ -69,7 +76,7 @@ class Bootstrap:
 
 
 def interval(value: float, draws: Floats) -> Interval:
-    """Summarise the resampled values (R,) of a figure whose value on all volumes is `value`; NaN draws are left out."""
+    """The interval of a figure from its value on all volumes and its draws, float (R,); NaN draws are left out."""
     known = draws[~np.isnan(draws)]
     if not known.size or np.isnan(value):
         return Interval(value, np.nan, np.nan, np.nan, np.nan)
@@ -78,26 +85,20 @@ def interval(value: float, draws: Floats) -> Interval:
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve, ties counting half. NaN unless both classes are present.
-
-    labels, scores: (N,).
-    """
+    """Area under the ROC curve of labels and scores (N,), ties counting half; NaN unless both classes are present."""
     return _Ranked(*_column(labels, scores)).auroc_auprc(None)[0].item()
 
 
 def auprc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Average precision: the step-wise area under the precision-recall curve. NaN without a positive.
+    """Average precision of labels and scores (N,), the step-wise area under the precision-recall curve.
 
-    labels, scores: (N,).
+    It is NaN without a positive.
     """
     return _Ranked(*_column(labels, scores)).auroc_auprc(None)[1].item()
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
-    """The ROC curve with a point at every distinct score. Rates of an absent class are NaN.
-
-    labels, scores: (N,).
-    """
+    """The ROC curve of labels and scores (N,), with a point at every distinct score; rates of an absent class are NaN."""
     truth, score = _column(labels, scores)
     order = np.argsort(-score, kind="stable")
     truth, score = truth[order], score[order]
@@ -111,13 +112,12 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
 
 
 def corner_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
-    """The score nearest the ROC's corner, sqrt((1 - TPR)² + FPR²), where scores strictly above it are positive.
+    """The threshold for labels and scores (N,) that is nearest the ROC's corner: the least sqrt((1 - TPR)² + FPR²).
 
-    The candidates are the scores themselves; of equal distances the largest threshold wins (the evaluation protocol
-    that BrgSA, CT-CLIP and fVLM share). Chosen on the volumes it is then applied to, it fits the test labels
-    (protocol `paper`); chosen on the validation split it does not. NaN unless both classes are present.
-
-    labels, scores: (N,).
+    Scores strictly above it are positive. The candidates are the scores themselves; of equal distances the largest
+    threshold wins (the evaluation protocol that BrgSA, CT-CLIP and fVLM share). Chosen on the volumes that it is then
+    applied to, it fits the test labels (protocol `paper`); chosen on the validation split it does not. It is NaN unless
+    both classes are present.
     """
     truth, score = _column(labels, scores)
     positives = truth.sum()
@@ -127,18 +127,17 @@ def corner_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     candidates, group = np.unique(score, return_inverse=True)
     misses = np.cumsum(np.bincount(group, weights=truth))
     alarms = negatives - np.cumsum(np.bincount(group, weights=1.0 - truth))
-    # Multiplied through by both class sizes these are whole numbers, so that equal distances are exactly equal.
+    # Multiplied by both class sizes these are whole numbers, so that equal distances are exactly equal.
     distance = (misses * negatives) ** 2 + (alarms * positives) ** 2
     return float(candidates[np.flatnonzero(distance == distance.min())[-1]])
 
 
 def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> dict[str, float]:
-    """Weighted F1, accuracy, and the positive class's precision and recall, a score strictly above being positive.
+    """The figures `AT_THRESHOLD` of labels and scores (N,), where a score strictly above the threshold is positive.
 
-    Weighted F1 is the mean of both classes' F1, weighted by their sizes. As in scikit-learn, precision is 0 where
-    nothing is called positive. All NaN when the threshold is NaN or there is no volume; recall NaN without a positive.
-
-    labels, scores: (N,).
+    Weighted F1 is the mean of both classes' F1, weighted by their sizes; precision and recall are the positive class's. As
+    in scikit-learn, precision is 0 where nothing is called positive. All are NaN when the threshold is NaN or there is no
+    volume; recall is NaN without a positive.
     """
     truth, score = _column(labels, scores)
     called = (score > threshold).astype(np.float64)
@@ -156,13 +155,15 @@ def bootstrap(
 ) -> Bootstrap:
     """Resample volumes with replacement and measure every abnormality on each resample.
 
-    labels, scores: (N, P). Without `groups` single volumes are drawn, as in the paper. `groups` (N,) names each
-    volume's scan or patient: whole groups are then drawn, since two reconstructions of a scan are not two observations.
-    `thresholds` (P,) adds the figures of `at_threshold`; they stay fixed over the resamples. A resample in which an
-    abnormality lacks a class is NaN there (see `Bootstrap.interval`).
+    Each abnormality is sorted once. A resample is a vector of how often each volume was drawn, so that all its figures are
+    running sums of those counts. Where a resample lacks a class of an abnormality, its figures are NaN (see
+    `Bootstrap.interval`).
 
-    Each abnormality is sorted once; a resample is a vector of how often each volume was drawn, so that all its
-    figures are running sums of those counts.
+    Args:
+        labels, scores: (N, P), N volumes and P abnormalities.
+        groups: (N,) each volume's scan or patient. Whole groups are then drawn, since two reconstructions of a scan are not
+            two observations; by default single volumes are, as in the paper.
+        thresholds: (P,) adds the figures of `at_threshold`; they stay fixed over the resamples.
     """
     truth, score = _matrix(labels, scores)
     volumes, abnormalities = truth.shape
@@ -204,7 +205,7 @@ def _fill(
 
 
 class _Ranked:
-    """One abnormality's volumes (n,), sorted once by rising score, with runs of equal scores."""
+    """The n volumes of one abnormality, sorted once by rising score, with the runs of equal scores."""
 
     def __init__(self, truth: Floats, score: Floats) -> None:
         self._order = np.argsort(score, kind="stable")
@@ -219,14 +220,14 @@ class _Ranked:
         return cells if self._starts is None else np.add.reduceat(cells, self._starts, axis=1)
 
     def auroc_auprc(self, counts: Floats | None) -> tuple[Floats, Floats]:
-        """AUROC and AUPRC (R,) for the draw counts (R, n) of each volume; None is every volume once."""
+        """AUROC and AUPRC, (R,) each, for the draw counts (R, n) of the volumes; None means every volume once."""
         drawn = self._sorted(counts)
         hits, drawn = self._per_run(drawn * self._truth), self._per_run(drawn)
         alarms = drawn - hits
         below = np.cumsum(alarms, axis=1)
         positives, negatives = hits.sum(axis=1), alarms.sum(axis=1)
         wins = np.einsum("rn,rn->r", hits, below) - 0.5 * np.einsum("rn,rn->r", hits, alarms)
-        # Precision at a threshold: of what lies at or above it, the share of positives.
+        # Precision at a threshold: the share of positives among the volumes at or above it.
         hits_above = positives[:, None] - np.cumsum(hits, axis=1) + hits
         all_above = hits_above + negatives[:, None] - below + alarms
         precision = hits_above / np.maximum(all_above, 1.0)
@@ -259,7 +260,7 @@ def _confusion_figures(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> dict[s
 
 
 def _draw_counts(rng: np.random.Generator, resamples: int, size: int) -> Floats:
-    """How often each of `size` things comes up in `size` draws with replacement: (resamples, size)."""
+    """How often each of `size` things is drawn in `size` draws with replacement: (resamples, size)."""
     drawn = rng.integers(0, size, (resamples, size)) + size * np.arange(resamples)[:, None]
     counts: Floats = np.bincount(drawn.ravel(), minlength=resamples * size).astype(np.float64)
     return counts.reshape(resamples, size)
@@ -273,7 +274,7 @@ def _divide(above: Floats, below: Any) -> Floats:
 
 
 def _nanmean(values: Floats) -> Floats:
-    """Mean over the last axis without NaN; NaN (and no warning) where nothing is left."""
+    """Mean over the last axis without NaN; NaN (without a warning) where nothing is left."""
     known = ~np.isnan(values)
     return _divide(np.asarray(np.where(known, values, 0.0).sum(axis=-1)), known.sum(axis=-1))
 

@@ -49,7 +49,7 @@ def backward_in_micro_batches(
             encoded.append(encode(micro_batch))
     volumes, texts = (_leaves(Embeddings.concatenate(parts)) for parts in zip(*encoded, strict=True))
     losses = loss_of(volumes, texts)
-    scale(losses.total).backward()  # type: ignore[no-untyped-call]
+    scale(losses.total).backward()
 
     sizes = [len(part.plain) for part, _ in encoded]
     gradients = [_gradient(leaf).split(sizes) for leaf in _tensors(volumes, texts)]

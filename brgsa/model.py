@@ -1,4 +1,4 @@
-"""BrgSA: two towers, a shared space, and the bank through which both modalities are re-expressed."""
+"""BrgSA: two towers, one shared space, and the bank through which both modalities are re-expressed."""
 
 from __future__ import annotations
 
@@ -18,26 +18,36 @@ if TYPE_CHECKING:
 
 
 class Embeddings(NamedTuple):
-    """Embeddings of one modality, not normalised: plain v or t (B, D), and bridged v' or t' (B, D), None without a bank."""
+    """The embeddings of one modality, not normalised.
+
+    Attributes:
+        plain: v or t, float (B, D).
+        bridged: v' or t', float (B, D); None for a model without a bank.
+    """
 
     plain: Tensor
     bridged: Tensor | None
 
     def cpu(self) -> Embeddings:
+        """The same embeddings in the CPU's memory."""
         return Embeddings(self.plain.cpu(), None if self.bridged is None else self.bridged.cpu())
 
     @staticmethod
     def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
+        """Several batches of one model as one, row after row."""
         bridged = [part.bridged for part in parts if part.bridged is not None]
         return Embeddings(torch.cat([part.plain for part in parts]), torch.cat(bridged) if bridged else None)
 
 
 class BrgSA(nn.Module):
-    """The model of method.md; with `config.bank.enabled` false it is the plain CLIP baseline.
+    """The model of the paper (arXiv 2501.03565); with `config.bank.enabled` false it is the plain CLIP baseline.
 
     Args:
-        text: a text tower that is there already (a saved one); else the configuration's is made.
-        tokenizer: the corpus's tokenizer, when the configuration names the "small" text tower.
+        text: a text tower that exists already (a saved one); by default the configuration's is made.
+        tokenizer: the corpus's tokenizer, which the "small" text tower needs.
+
+    Raises:
+        UserError: the text tower cannot be made (see `brgsa.text.text_tower`).
     """
 
     def __init__(
@@ -57,31 +67,39 @@ class BrgSA(nn.Module):
 
     @property
     def has_bank(self) -> bool:
+        """Whether there are bridged embeddings; False for the CLIP baseline."""
         return self.bank is not None
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights, where the inputs must be as well."""
         return self.project_volume.weight.device
 
     def forward(self, volumes: Tensor, tokens: Tokens) -> tuple[Embeddings, Embeddings]:
-        """Volumes (B, 1, X, Y, Z) in [-1, 1] and tokenised texts to their embeddings."""
+        """The embeddings of a batch's volumes and of its texts; the arguments are those of the two methods below."""
         return self.embed_volumes(volumes), self.embed_tokens(tokens)
 
     def embed_volumes(self, volumes: Tensor) -> Embeddings:
+        """The embeddings of volumes, with gradients.
+
+        Args:
+            volumes: float (B, 1, X, Y, Z) in [-1, 1] (HU / 1000), on the model's device.
+        """
         return self._bridge(self.project_volume(self.vision(volumes)))
 
     def embed_tokens(self, tokens: Tokens) -> Embeddings:
+        """The embeddings of B tokenised texts, with gradients; the tokens are on the model's device."""
         return self._bridge(self.project_text(self.text(tokens)))
+
+    def _bridge(self, plain: Tensor) -> Embeddings:
+        return Embeddings(plain, None if self.bank is None else self.bank(plain))
 
     @torch.no_grad()
     def encode_volumes(self, volumes: Tensor) -> Embeddings:
-        """(B, 1, X, Y, Z) in [-1, 1] (HU / 1000) to embeddings, without gradients."""
+        """`embed_volumes` without gradients, of volumes on any device."""
         return self.embed_volumes(volumes.to(self.device))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        """Texts (prompts, summaries or reports) to embeddings, without gradients."""
+        """The embeddings of B prompts, summaries or reports as written, without gradients."""
         return self.embed_tokens(self.text.tokenize(texts).to(self.device))
-
-    def _bridge(self, plain: Tensor) -> Embeddings:
-        return Embeddings(plain, None if self.bank is None else self.bank(plain))

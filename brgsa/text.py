@@ -22,20 +22,30 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class Tokens(NamedTuple):
-    """Tokenised texts: ids and mask (B, L), and the number of words (B,), special tokens counted as words."""
+    """B tokenised texts, padded to the L tokens of the longest; all int64.
+
+    Attributes:
+        ids: (B, L).
+        mask: (B, L), 1 for a token and 0 for padding.
+        words: (B,) number of words; a special token counts as a word.
+    """
 
     ids: Tensor
     mask: Tensor
     words: Tensor
 
     def to(self, device: torch.device | str) -> Tokens:
+        """The same tokens on a device."""
         return Tokens(*(x.to(device) for x in self))
 
 
 class TextTower(nn.Module):
-    """A BERT whose last hidden layers are summed and averaged over words: texts → (B, `width`).
+    """A BERT whose last hidden layers are summed, and averaged over words.
 
-    The sub-words of a word are summed, then words are averaged (method.md, "text tower").
+    The sub-words of a word are summed, then words are averaged (the paper's text tower).
+
+    Raises:
+        UserError: the model has fewer positions than `config.max_tokens`, or fewer layers than `config.layers_summed`.
     """
 
     def __init__(self, bert: nn.Module, tokenizer: PreTrainedTokenizerBase, config: TextConfig) -> None:
@@ -49,16 +59,22 @@ class TextTower(nn.Module):
         limit = getattr(settings, "max_position_embeddings", config.max_tokens)
         if config.max_tokens > limit:
             raise UserError(
-                f"text.max_tokens={config.max_tokens} is over the text model's {limit} positions: lower it."
+                f"text.max_tokens={config.max_tokens} is over the text model's {limit} positions: lower it.",
+                code="over-the-text-model",
+                field="text.max_tokens",
+                value=config.max_tokens,
             )
         if config.layers_summed > settings.num_hidden_layers:
             raise UserError(
                 f"text.layers_summed={config.layers_summed} is over the text model's {settings.num_hidden_layers} "
-                "layers: lower it."
+                "layers: lower it.",
+                code="over-the-text-model",
+                field="text.layers_summed",
+                value=config.layers_summed,
             )
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts to padded ids, on the CPU; a text over `max_tokens` is cut."""
+        """B texts to tokens on the CPU; a text of more than `max_tokens` is cut."""
         batch = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
@@ -70,55 +86,33 @@ class TextTower(nn.Module):
         return Tokens(batch["input_ids"], batch["attention_mask"], torch.tensor(words))
 
     def forward(self, tokens: Tokens) -> Tensor:
+        """Tokens on the model's device to embeddings, float (B, `width`)."""
         hidden = self.bert(input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=True).hidden_states[
             -self.layers_summed :
         ]
         summed_BLW = torch.stack(hidden).sum(0) * tokens.mask.unsqueeze(-1)
-        pooled: Tensor = summed_BLW.sum(1) / tokens.words.unsqueeze(-1)
-        return pooled
+        pooled_BW: Tensor = summed_BLW.sum(1) / tokens.words.unsqueeze(-1)
+        return pooled_BW
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer and model configuration; the weights travel with the whole model's."""
+        """Write the tokenizer and the model's configuration; the weights are saved with the whole model's."""
         self.tokenizer.save_pretrained(str(folder))
         settings: Any = self.bert.config
         settings.save_pretrained(str(folder))
 
 
-def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
-    """A lower-casing WordPiece tokenizer learned from the corpus; the same corpus gives the same vocabulary.
+def text_tower(config: TextConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> TextTower:
+    """The tower that the configuration names; "small" needs the corpus's tokenizer.
 
     Raises:
-        UserError: the corpus holds no word twice.
+        UserError: see `TextTower` and `pretrained_tower`.
+        ValueError: the small tower has no tokenizer.
     """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    texts = list(corpus)
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    characters = sorted({c for text in texts for c in normalizer.normalize_str(text) if not c.isspace()})
-    draft = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    draft.normalizer = normalizer
-    draft.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=max(vocabulary, len(SPECIAL_TOKENS) + 2 * len(characters)),
-        # The trainer breaks ties between equally frequent pieces by their ids, and numbers single characters as its hash
-        # map has them, another way in each process. Given beforehand they have fixed ids.
-        special_tokens=[*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters)],
-        show_progress=False,
-        min_frequency=2,
-    )
-    draft.train_from_iterator(texts, trainer)
-    pieces = draft.get_vocab()
-    if len(pieces) <= len(SPECIAL_TOKENS) + 2 * len(characters):
-        raise UserError("The corpus for the text vocabulary holds no repeated words: check the reports of the store.")
-    inner = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
-    inner.normalizer = normalizer
-    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, pieces[token]) for token in ("[CLS]", "[SEP]")]
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    if config.name == "small":
+        if tokenizer is None:
+            raise ValueError("the small text tower needs a tokenizer: see train_tokenizer")
+        return small_tower(config, tokenizer)
+    return pretrained_tower(config)
 
 
 def small_tower(config: TextConfig, tokenizer: PreTrainedTokenizerBase) -> TextTower:
@@ -141,7 +135,7 @@ def pretrained_tower(config: TextConfig) -> TextTower:
     """A Hugging Face model by folder or hub name.
 
     Raises:
-        UserError: there is no such model, or the hub cannot be reached.
+        UserError: there is no such model, the hub cannot be reached, or its tokenizer cannot count words.
     """
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
@@ -152,37 +146,42 @@ def pretrained_tower(config: TextConfig) -> TextTower:
     except (*DAMAGED, SafetensorError) as error:
         raise UserError(
             f"text.name={config.name!r} is neither a folder with a Hugging Face model nor a model that the hub gives: "
-            'correct it, or use "small".'
+            'correct it, or use "small".',
+            code="no-text-model",
+            field="text.name",
+            value=config.name,
         ) from error
-    _require_fast(tokenizer, config.name)
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"The tokenizer of text.name={config.name!r} has no fast version, which counting words needs: choose "
+            "another model.",
+            code="slow-tokenizer",
+            field="text.name",
+            value=config.name,
+        )
     return TextTower(_without_pooler(bert), tokenizer, config)
 
 
 def saved_tower(config: TextConfig, folder: Path) -> TextTower:
-    """The tower that `TextTower.save` described, its weights not yet loaded.
+    """The tower that `TextTower.save` described; its weights are not loaded yet.
 
     Raises:
-        UserError: the files are damaged, missing, or ask for code of their own to be run.
+        UserError: the files are damaged or missing, or ask to run code of their own.
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    # Left open, transformers asks at the terminal whether code that lies in the folder may run.
+    # By default transformers asks at the terminal whether code in the folder may run.
     only_data: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **only_data)
         bert = AutoModel.from_config(AutoConfig.from_pretrained(str(folder), **only_data))
     except DAMAGED as error:
-        raise UserError(f"{folder} does not describe a text tower: the checkpoint is damaged, use another.") from error
+        raise UserError(
+            f"{folder} does not describe a text tower: the checkpoint is damaged, use another.",
+            code="checkpoint-damaged",
+            field=str(folder),
+        ) from error
     return TextTower(_without_pooler(bert), tokenizer, config)
-
-
-def text_tower(config: TextConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> TextTower:
-    """The tower that the configuration names; "small" needs the corpus's tokenizer."""
-    if config.name == "small":
-        if tokenizer is None:
-            raise ValueError("the small text tower needs a tokenizer: see train_tokenizer")
-        return small_tower(config, tokenizer)
-    return pretrained_tower(config)
 
 
 def _without_pooler(bert: nn.Module) -> nn.Module:
@@ -192,6 +191,44 @@ def _without_pooler(bert: nn.Module) -> nn.Module:
     return bert
 
 
-def _require_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    if not tokenizer.is_fast:
-        raise UserError(f"The tokenizer of text.name={name!r} has no fast version, which counting words needs.")
+def train_tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+    """A lower-casing WordPiece tokenizer learned from the corpus; the same corpus gives the same vocabulary.
+
+    Args:
+        vocabulary: number of pieces to aim at; the corpus's characters and the special tokens are always among them.
+
+    Raises:
+        UserError: the corpus repeats no word.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = list(corpus)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    characters = sorted({c for text in texts for c in normalizer.normalize_str(text) if not c.isspace()})
+    draft = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    draft.normalizer = normalizer
+    draft.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=max(vocabulary, len(SPECIAL_TOKENS) + 2 * len(characters)),
+        # The trainer breaks ties between equally frequent pieces by their ids, and numbers single characters in the order
+        # of its hash map, which differs in each process. Given as special tokens they have fixed ids.
+        special_tokens=[*SPECIAL_TOKENS, *characters, *(f"##{c}" for c in characters)],
+        show_progress=False,
+        min_frequency=2,
+    )
+    draft.train_from_iterator(texts, trainer)
+    pieces = draft.get_vocab()
+    if len(pieces) <= len(SPECIAL_TOKENS) + 2 * len(characters):
+        raise UserError(
+            "The corpus for the text vocabulary holds no repeated words: check the reports of the store.",
+            code="no-repeated-words",
+        )
+    inner = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    inner.normalizer = normalizer
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, pieces[token]) for token in ("[CLS]", "[SEP]")]
+    )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)

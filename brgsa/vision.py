@@ -1,6 +1,6 @@
 """Vision towers by name: the paper's 3D ViT, MONAI's ResNets, and a small convolutional one for coarse grids.
 
-A tower takes volumes (B, 1, X, Y, Z) in [-1, 1] (HU / 1000) and gives (B, `tower.width`).
+A tower takes volumes, float (B, 1, X, Y, Z) in [-1, 1] (HU / 1000), and gives embeddings, float (B, `tower.width`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def vision_tower(config: VisionConfig) -> nn.Module:
 
 
 class Windows(nn.Module):
-    """(B, 1, X, Y, Z) in HU/1000 → one channel a HU window, each scaled to [-1, 1]; without windows the input as is."""
+    """One channel per HU window, each scaled to [-1, 1]; without windows, the input as it is."""
 
     def __init__(self, windows: tuple[tuple[float, float], ...]) -> None:
         super().__init__()
@@ -34,87 +34,18 @@ class Windows(nn.Module):
         self.low: Tensor
         self.high: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Volumes (B, 1, X, Y, Z) in HU / 1000 to (B, `channels`, X, Y, Z) in [-1, 1]."""
         if self.low.numel() == 0:
-            return x
-        return ((x - self.low) / (self.high - self.low)).clamp(0, 1) * 2 - 1
-
-
-class PatchEmbedding(nn.Module):
-    """Non-overlapping 3D patches to tokens: (B, C, X, Y, Z) → (B, N, width), x slowest, z fastest.
-
-    A reshape and one matrix product: what a strided Conv3d computes, 5 times quicker on a CPU.
-    """
-
-    def __init__(self, patch: Grid, channels: int, width: int) -> None:
-        super().__init__()
-        self.patch = patch
-        self.proj = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, channels, *size = x.shape
-        (px, py, pz), (nx, ny, nz) = self.patch, self.grid(tuple(size))
-        x = x.reshape(batch, channels, nx, px, ny, py, nz, pz).permute(0, 2, 4, 6, 1, 3, 5, 7)
-        tokens: Tensor = self.proj(x.reshape(batch, nx * ny * nz, -1))
-        return tokens
-
-    def grid(self, size: tuple[int, ...]) -> Grid:
-        if any(n % p for n, p in zip(size, self.patch, strict=True)):
-            raise ValueError(f"a volume of {size} voxels does not divide into patches of {self.patch}")
-        nx, ny, nz = (n // p for n, p in zip(size, self.patch, strict=True))
-        return nx, ny, nz
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention through torch's fused kernels."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x_BNW: Tensor) -> Tensor:
-        batch, tokens, width = x_BNW.shape
-        qkv = self.qkv(x_BNW).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q_BHNd, k_BHNd, v_BHNd = qkv.unbind(0)
-        mixed = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        return out
-
-
-class MLP(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block, LayerNorm eps 1e-6."""
-
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = MLP(width, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+            return volumes
+        return ((volumes - self.low) / (self.high - self.low)).clamp(0, 1) * 2 - 1
 
 
 class ViT3D(nn.Module):
     """The paper's 3D vision transformer; its embedding is the class token after the final norm.
 
-    Works at any volume size that its patch divides: the position table is resized trilinearly where the grid differs
-    from the one it was made for.
+    It works at any volume size that its patch divides: the position table is resized trilinearly where the grid of
+    patches differs from the configuration's.
 
     Attributes:
         checkpoint_activations: keep only each block's input for the backward pass and compute the block again there:
@@ -140,6 +71,11 @@ class ViT3D(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """Volumes (B, 1, X, Y, Z) in [-1, 1] to embeddings (B, width).
+
+        Raises:
+            ValueError: the patch does not divide the volume's size.
+        """
         x = self.windows(volumes)
         grid = self.patch_embed.grid(tuple(x.shape[2:]))
         positions = resize_positions(self.pos_embed, self.grid, grid)
@@ -152,8 +88,89 @@ class ViT3D(nn.Module):
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)
-        out: Tensor = self.norm(tokens[:, 0])
-        return out
+        embedding: Tensor = self.norm(tokens[:, 0])
+        return embedding
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping 3D patches to N tokens, x slowest and z fastest.
+
+    A reshape and one matrix product: they compute what a strided Conv3d computes, 5 times quicker on a CPU.
+    """
+
+    def __init__(self, patch: Grid, channels: int, width: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Linear(channels * patch[0] * patch[1] * patch[2], width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to tokens (B, N, width)."""
+        batch, channels, *size = x.shape
+        (px, py, pz), (nx, ny, nz) = self.patch, self.grid(tuple(size))
+        x = x.reshape(batch, channels, nx, px, ny, py, nz, pz).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        tokens: Tensor = self.proj(x.reshape(batch, nx * ny * nz, -1))
+        return tokens
+
+    def grid(self, size: tuple[int, ...]) -> Grid:
+        """Patches along x, y and z of a volume of `size` voxels.
+
+        Raises:
+            ValueError: the patch does not divide the size.
+        """
+        if any(n % p for n, p in zip(size, self.patch, strict=True)):
+            raise ValueError(f"a volume of {size} voxels does not divide into patches of {self.patch}")
+        nx, ny, nz = (n // p for n, p in zip(size, self.patch, strict=True))
+        return nx, ny, nz
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, LayerNorm eps 1e-6."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width, hidden)
+
+    def forward(self, x_BNW: Tensor) -> Tensor:
+        """Tokens (B, N, width) to tokens of the same shape."""
+        x_BNW = x_BNW + self.attn(self.norm1(x_BNW))
+        out_BNW: Tensor = x_BNW + self.mlp(self.norm2(x_BNW))
+        return out_BNW
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through torch's fused kernels."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BNW: Tensor) -> Tensor:
+        """Tokens (B, N, width) to tokens of the same shape."""
+        batch, tokens, width = x_BNW.shape
+        qkv = self.qkv(x_BNW).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q_BHNd, k_BHNd, v_BHNd = qkv.unbind(0)
+        mixed_BHNd = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
+        out_BNW: Tensor = self.proj(mixed_BHNd.transpose(1, 2).reshape(batch, tokens, width))
+        return out_BNW
+
+
+class MLP(nn.Module):
+    """A transformer block's two linear layers with GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BNW: Tensor) -> Tensor:
+        """Tokens (B, N, width) to tokens of the same shape."""
+        out_BNW: Tensor = self.fc2(F.gelu(self.fc1(x_BNW)))
+        return out_BNW
 
 
 def drop_patches(tokens_BNW: Tensor, share: float) -> Tensor:
@@ -165,10 +182,10 @@ def drop_patches(tokens_BNW: Tensor, share: float) -> Tensor:
 
 
 def sincos_positions(grid: Grid, width: int) -> Tensor:
-    """3D sine-cosine table (1, 1 + N, width) for a grid of N patches, x slowest; row 0, the class token's, is zero.
+    """3D sine-cosine table, float32 (1, 1 + N, width), for a grid of N patches; x is slowest, the class token's row 0 is zero.
 
-    Each axis takes the same even number of columns, half sine and half cosine at frequencies 10000^(-i/n); columns left
-    over stay zero.
+    Each axis takes the same even number of columns, half sine and half cosine at frequencies 10000^(-i/n); the columns
+    that are left over stay zero.
     """
     per_axis = width // 6
     frequencies = 10000.0 ** (-torch.arange(per_axis, dtype=torch.float64) / max(per_axis, 1))
@@ -183,7 +200,7 @@ def sincos_positions(grid: Grid, width: int) -> Tensor:
 
 
 def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """A position table (1, 1 + N_old, width) resized trilinearly to another grid; the class token's row is kept."""
+    """A position table (1, 1 + N_old, width) resized trilinearly to another grid; the class token's row stays as it is."""
     if old == new:
         return table
     head, body = table[:, :1], table[:, 1:]
@@ -193,7 +210,7 @@ def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
 
 
 class ResNet3D(nn.Module):
-    """MONAI's 3D ResNet without its classifier; pooled by average, or by average and maximum side by side."""
+    """MONAI's 3D ResNet without its classifier, pooled by average, or by average and maximum side by side."""
 
     LAYERS: dict[str, list[int]] = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}  # noqa: RUF012
 
@@ -224,14 +241,15 @@ class ResNet3D(nn.Module):
             self.width *= 2
 
     def forward(self, volumes: Tensor) -> Tensor:
-        out: Tensor = self.net(self.windows(volumes))
-        return out
+        """Volumes (B, 1, X, Y, Z) in [-1, 1] to embeddings (B, width)."""
+        embedding: Tensor = self.net(self.windows(volumes))
+        return embedding
 
 
 class ConvNet3D(nn.Module):
-    """Five 3×3×3 convolutions, an eighth of the resolution at the end, pooled as `ResNet3D` is.
+    """Five 3×3×3 convolutions down to an eighth of the resolution, pooled like `ResNet3D`.
 
-    A tower for grids of some 64×64×32 voxels, where a ResNet's five halvings leave nothing of a lesion's place.
+    It is made for grids of about 64×64×32 voxels, where a ResNet's five halvings leave nothing of a lesion's place.
     """
 
     CHANNELS, STRIDES = (1, 2, 2, 4, 6), (2, 2, 1, 2, 1)
@@ -257,15 +275,17 @@ class ConvNet3D(nn.Module):
         self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, volumes: Tensor) -> Tensor:
+        """Volumes (B, 1, X, Y, Z) in [-1, 1] to embeddings (B, width)."""
         x = self.windows(volumes).contiguous(memory_format=torch.channels_last_3d)
-        out: Tensor = self.pool(self.net(x))
-        return out
+        embedding: Tensor = self.pool(self.net(x))
+        return embedding
 
 
 class AverageAndMaximum(nn.Module):
-    """(B, C, X, Y, Z) → (B, 2C): global average and global maximum."""
+    """Global average and global maximum side by side."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to (B, 2C)."""
         flat = x.flatten(2)
         return torch.cat([flat.mean(-1), flat.amax(-1)], dim=1)
 

@@ -1,6 +1,6 @@
 """Zero-shot diagnosis: prompts in the words of the summaries, and the score of a volume for a prompt.
 
-v and t are a volume's and a prompt's plain embeddings, v' and t' the same through the knowledge bank (CMKI). BrgSA's
+v and t are the plain embeddings of a volume and a prompt, v' and t' the bridged ones (through the knowledge bank). BrgSA's
 score is (cos(v, t) + cos(v', t)) / 2; the other pairings are the paper's ablations.
 """
 
@@ -21,33 +21,50 @@ if TYPE_CHECKING:
 PAIRINGS: tuple[str, ...] = ("mean", "v.t", "v.t'", "v'.t", "v'.t'")
 
 TEMPLATE = "There is {abnormality}."
-NEGATED_TEMPLATE = "There is no {abnormality}."
 CT_CLIP_TEMPLATES = ("{abnormality} is present.", "{abnormality} is not present.")
 
 
 def prompts(names: Sequence[str], template: str = TEMPLATE) -> list[str]:
     """One sentence per abnormality name.
 
-    A name in the middle of a sentence loses its capital ("There is pleural effusion."), unless it is an acronym's.
+    A name in the middle of a sentence loses its capital ("There is pleural effusion."), unless it begins with an acronym.
 
-    Raises UserError if the template lacks the field {abnormality} or holds another.
+    Raises:
+        UserError: the template lacks the field {abnormality}, or holds another.
     """
     place = template.find("{abnormality}")
     if place < 0 or set("{}") & set(template.replace("{abnormality}", "")):
-        raise UserError(f"The prompt template {template!r} must hold the field {{abnormality}} and no other braces.")
+        raise UserError(
+            f"The prompt template {template!r} must hold the field {{abnormality}} and no other braces.",
+            code="prompt-template",
+            field="template",
+            value=template,
+        )
     return [template.replace("{abnormality}", name if place == 0 else _lower_first(name)) for name in names]
 
 
 def scores(volumes: Embeddings, texts: Embeddings, pairing: str = "mean") -> Tensor:
-    """Score every volume for every prompt: (N, P), a cosine or the mean of two, in [-1, 1].
+    """The score of every volume for every prompt: a cosine, or the mean of two.
 
-    volumes: plain and bridged (N, D); texts: plain and bridged (P, D). "mean" is (cos(v, t) + cos(v', t)) / 2; for a
-    model without a bank (bridged None: the CLIP baseline) it is cos(v, t).
+    Args:
+        volumes: embeddings of N volumes, float (N, D).
+        texts: embeddings of P prompts, float (P, D).
+        pairing: one of `PAIRINGS`. "mean" is (cos(v, t) + cos(v', t)) / 2; for a model without a bank (the CLIP
+            baseline) it is cos(v, t).
 
-    Raises UserError for an unknown pairing, and for a bridged pairing of a model without a bank.
+    Returns:
+        float (N, P) in [-1, 1].
+
+    Raises:
+        UserError: the pairing is unknown, or is a bridged one and the model has no bank.
     """
     if pairing not in PAIRINGS:
-        raise UserError(f"Unknown pairing {pairing!r}: choose one of {', '.join(PAIRINGS)}.")
+        raise UserError(
+            f"Unknown pairing {pairing!r}: choose one of {', '.join(PAIRINGS)}.",
+            code="unknown-pairing",
+            field="pairing",
+            value=pairing,
+        )
     if pairing == "mean":
         plain = _cosine(volumes.plain, texts.plain)
         return plain if volumes.bridged is None else (plain + _cosine(volumes.bridged, texts.plain)) / 2
@@ -62,10 +79,19 @@ def contrast_scores(
     pairing: str = "mean",
     inverse_temperature: float = 10.0,
 ) -> Tensor:
-    """CT-CLIP's variant: the probability (N, P) of "is present" in a softmax over the pair present / not present.
+    """CT-CLIP's variant of `scores`: the probability of "is present" in a softmax over the pair present / not present.
 
-    present, absent: the two prompts of each abnormality, row by row (P, D). The inverse temperature, the model's own by
-    default in BrgSA's training, spreads the probabilities and leaves their order over volumes as it is.
+    Args:
+        volumes: embeddings of N volumes, float (N, D).
+        present, absent: embeddings of the two prompts of each of P abnormalities, row by row, float (P, D).
+        inverse_temperature: spreads the probabilities and leaves their order over the volumes as it is; by default that of
+            BrgSA's training.
+
+    Returns:
+        float (N, P) in [0, 1].
+
+    Raises:
+        UserError: as in `scores`.
     """
     pair = torch.stack([scores(volumes, present, pairing), scores(volumes, absent, pairing)])
     return torch.softmax(inverse_temperature * pair, dim=0)[0]
@@ -75,7 +101,10 @@ def _side(embeddings: Embeddings, name: str, pairing: str) -> Tensor:
     chosen = embeddings.bridged if name.endswith("'") else embeddings.plain
     if chosen is None:
         raise UserError(
-            f"Pairing {pairing!r} needs a knowledge bank, which this model was built without: use v.t or mean."
+            f"Pairing {pairing!r} needs a knowledge bank, and this model has none: use v.t or mean.",
+            code="pairing-needs-bank",
+            field="pairing",
+            value=pairing,
         )
     return chosen
 

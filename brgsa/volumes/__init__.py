@@ -2,9 +2,9 @@
 
 from brgsa.volumes.codec import decode, encode
 from brgsa.volumes.dicom import Series, list_series
-from brgsa.volumes.doubts import doubts
 from brgsa.volumes.errors import VolumeError
 from brgsa.volumes.geometry import Geometry, standardize
+from brgsa.volumes.quality_flags import quality_warnings
 from brgsa.volumes.readers import read_volume
 from brgsa.volumes.volume import Volume
 
@@ -14,9 +14,9 @@ __all__ = [
     "Volume",
     "VolumeError",
     "decode",
-    "doubts",
     "encode",
     "list_series",
+    "quality_warnings",
     "read_volume",
     "standardize",
 ]

@@ -40,7 +40,7 @@ def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None, ser
     Returns:
         The volume in HU. A tilted scan is turned by the closest axis permutation and flips, not resampled. `flags`:
         `rescale:csv` or `rescale:header` (applied already); `geometry:csv` or `geometry:header`; and what looks odd, of
-        which `doubts` says what it means.
+        which `quality_warnings` says what it means.
 
     Raises:
         VolumeError: the file is missing, damaged, no image, not 3-D, has fewer than 8 voxels along an axis, one value only,

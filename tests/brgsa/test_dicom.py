@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless, SecondaryCaptureImageStorage, generate_uid
 
-from brgsa.volumes import Geometry, VolumeError, doubts, list_series, read_volume, standardize
+from brgsa.volumes import Geometry, VolumeError, list_series, quality_warnings, read_volume, standardize
 from scans import chest, save_dicom
 
 RECORDED = ("rescale:header", "geometry:header")
@@ -261,7 +261,7 @@ def test_slices_without_a_rescale_are_no_hu(tmp_path: Path) -> None:
     save_dicom(tmp_path, chest(), change=lambda k, h: put(RescaleSlope=None, RescaleIntercept=None)(h))
     volume = read_volume(tmp_path)
     assert "hu:implausible" in volume.flags
-    assert "may not be Hounsfield units" in " ".join(doubts(volume.flags))
+    assert "may not be Hounsfield units" in " ".join(quality_warnings(volume.flags))
 
 
 def test_a_constant_series_is_no_picture(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from brgsa.volumes import VolumeError, doubts, read_volume
+from brgsa.volumes import VolumeError, quality_warnings, read_volume
 from scans import TABLE, chest, save_nifti
 
 # --- Hounsfield units -------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_rescale_applied_twice_is_seen(tmp_path: Path) -> None:
         twice = save_nifti(tmp_path / "a.nii.gz", (chest().astype(np.int32) + intercept).astype(np.int16))
         volume = read_volume(twice, {**TABLE, "RescaleIntercept": str(intercept)})
         assert {"rescale:twice", "rescale:unsure", "hu:implausible"} <= set(volume.flags)
-        assert "applied twice" in " ".join(doubts(volume.flags))
+        assert "applied twice" in " ".join(quality_warnings(volume.flags))
 
 
 @pytest.mark.parametrize("change", [{"RescaleIntercept": "-8192"}, {"RescaleSlope": "4"}])
@@ -110,7 +110,7 @@ def test_a_table_of_another_rescale_is_seen(change: dict[str, str], tmp_path: Pa
     # Voxels that are HU already need no table, a wrong one included.
     fixed = read_volume(save_nifti(tmp_path / "b.nii.gz", chest()), {**TABLE, **change})
     np.testing.assert_array_equal(fixed.array, chest())
-    assert doubts(fixed.flags) == []
+    assert quality_warnings(fixed.flags) == []
 
 
 @pytest.mark.parametrize("slope", ["0", "-1"])
@@ -132,8 +132,11 @@ def test_half_of_one_release_and_half_of_the_other_is_seen(tmp_path: Path) -> No
 
 
 def test_only_what_is_doubtful_makes_a_doubt() -> None:
-    assert doubts(("rescale:csv", "geometry:csv", "rescale:header", "geometry:header", "orientation:tilted")) == []
-    said = doubts(("rescale:unsure", "spacing:disagrees", "orientation:assumed", "release:mixed"))
+    assert (
+        quality_warnings(("rescale:csv", "geometry:csv", "rescale:header", "geometry:header", "orientation:tilted"))
+        == []
+    )
+    said = quality_warnings(("rescale:unsure", "spacing:disagrees", "orientation:assumed", "release:mixed"))
     assert len(said) == 4
     assert all(sentence.endswith(".") and sentence.count(". ") == 0 for sentence in said)
 
@@ -179,4 +182,4 @@ def test_a_real_scan_is_told_apart_in_both_releases(
         array = (hu - times * intercept).astype(np.int16)
         volume = read_volume(save_nifti(tmp_path / "a.nii", array, np.eye(4) if times else None), row)
         assert flag in volume.flags
-        assert (doubts(volume.flags) == []) == (times >= 0)
+        assert (quality_warnings(volume.flags) == []) == (times >= 0)

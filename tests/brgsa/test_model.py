@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from refusals import refused
 
 from brgsa import zeroshot
 from brgsa.config import BankConfig, ModelConfig, VisionConfig
-from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
 
 Build = Callable[..., BrgSA]
@@ -48,7 +48,7 @@ def test_without_a_bank_it_is_clip(build: Build, corpus: list[str]) -> None:
     assert volumes.bridged is texts.bridged is None
     cosines = torch.nn.functional.cosine_similarity(volumes.plain[:, None], texts.plain[None], dim=-1)
     torch.testing.assert_close(zeroshot.scores(volumes, texts), cosines)
-    with pytest.raises(UserError, match="built without"):
+    with refused("pairing-needs-bank", field="pairing", value="v'.t"):
         zeroshot.scores(volumes, texts, "v'.t")
     # The bank draws its start last, so that the towers of both are the same.
     assert torch.equal(with_bank.encode_volumes(VOLUMES).plain, volumes.plain)
@@ -110,5 +110,5 @@ def test_the_defaults_are_the_papers() -> None:
 def test_a_configuration_comes_back_from_json() -> None:
     config = ModelConfig(vision=VisionConfig(windows=((-1000, -200), (0, 1000))), bank=BankConfig(size=7), embedding=3)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-    with pytest.raises(ValueError, match=r"model\.embedding must be at least 1"):
+    with pytest.raises(ValueError, match=r"model\.embedding"):
         ModelConfig(embedding=0)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from brgsa.volumes import VolumeError, doubts, read_volume
+from brgsa.volumes import VolumeError, quality_warnings, read_volume
 from scans import chest
 
 ROW = {"final_spacing": "0.8", "orig_orientation": "1,0,0,0,1,0"}
@@ -42,7 +42,7 @@ def test_without_its_row_the_archive_s_grid_is_assumed_and_said(tmp_path: Path) 
     np.testing.assert_array_equal(volume.array, chest().clip(-1000, 1000))
     assert volume.spacing == (0.8, 0.8, 0.8)
     assert volume.flags == ("rescale:header", "geometry:assumed")
-    assert len(doubts(volume.flags)) == 1
+    assert len(quality_warnings(volume.flags)) == 1
 
 
 def cut(path: Path) -> None:

@@ -36,9 +36,9 @@ def test_patch_embedding_is_a_strided_convolution() -> None:
 
 
 def test_a_volume_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not divide"):
+    with pytest.raises(ValueError, match="patches"):
         PatchEmbedding((4, 4, 4), 1, 8)(torch.zeros(1, 1, 8, 8, 6))
-    with pytest.raises(ValueError, match="not a multiple"):
+    with pytest.raises(ValueError, match=r"vision\.volume"):
         VisionConfig(volume=(30, 32, 16), patch=(16, 16, 8))
 
 
@@ -92,7 +92,7 @@ def test_the_vit_runs_on_another_grid() -> None:
     weights["pos_embed"] = resize_positions(weights["pos_embed"], (2, 2, 2), (4, 3, 3))
     made_for_it.load_state_dict(weights)
     torch.testing.assert_close(tower(x), made_for_it(x))
-    with pytest.raises(ValueError, match="does not divide"):
+    with pytest.raises(ValueError, match="patches"):
         tower(torch.zeros(1, 1, 40, 32, 16))
 
 
@@ -221,18 +221,18 @@ def test_each_window_is_a_channel(name: str) -> None:
     assert tower(lung).shape == (1, tower.width)
     # What lies beyond every window is not seen.
     torch.testing.assert_close(tower(lung + 10), tower(lung + 20))
-    with pytest.raises(ValueError, match="low < high"):
+    with pytest.raises(ValueError, match=r"vision\.windows"):
         VisionConfig(windows=((240.0, -160.0),))
 
 
 def test_unknown_tower() -> None:
-    with pytest.raises(ValueError, match="vit3d"):
+    with pytest.raises(ValueError, match=r"vision\.name"):
         VisionConfig(name="vit4d")
 
 
 @pytest.mark.parametrize("field", ["width", "depth", "heads", "mlp", "stem_kernel", "stem_stride"])
 def test_sizes_of_nothing_are_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"vision\.{field} must be at least 1"):
+    with pytest.raises(ValueError, match=rf"vision\.{field}"):
         VisionConfig(**{field: 0})
     with pytest.raises(ValueError, match=r"vision\.patch"):
         VisionConfig(patch=(0, 16, 8))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from brgsa.volumes import Geometry, VolumeError, doubts, encode, read_volume, standardize
+from brgsa.volumes import Geometry, VolumeError, encode, quality_warnings, read_volume, standardize
 from brgsa_platform.layouts import Item
 from brgsa_platform.runtime.storage import Folder, is_away, local_copy, said
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, checksum
@@ -114,7 +114,7 @@ class ShardWriter:
             # Of a DICOM series, what a library says may name a file, and a file the patient.
             told = "" if item.series else f", {said(error)}"
             raise Refused("read", f"{item.source}: {type(error).__name__}{told}") from error
-        doubtful = doubts(volume.flags) if self.strict else []
+        doubtful = quality_warnings(volume.flags) if self.strict else []
         if doubtful:
             raise Refused("strict", f"{item.source}: {' '.join(doubtful)}")
         row = {
