@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime import files
 
 if TYPE_CHECKING:
     from typing import Self
@@ -121,22 +122,19 @@ class Folder:
     def written_aside(self, name: str) -> Iterator[Path]:
         """A local path to write to; at the end it becomes the file `name`, whole or not at all.
 
-        Here: a hidden name beside it, renamed. Remote: a temporary file, sent under a hidden name, measured, and only then
-        moved to its place, so that a transfer that breaks off leaves nothing that counts.
+        Local: see `files.written_aside`. Remote: a temporary file is sent under a hidden name, measured, and only then moved
+        to its place, so that a transfer that breaks off leaves nothing that counts.
         """
-        hidden = self._hidden(name)
         if not self.remote:
-            aside, target = Path(self._path(hidden)), Path(self._path(name))
+            target = Path(self._path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with files.written_aside(target) as aside:
                 yield aside
-                os.replace(aside, target)
-            finally:
-                aside.unlink(missing_ok=True)
             return
         with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
             local = Path(scratch) / "file"
             yield local
+            hidden = self._hidden(name)
             self._patiently(lambda: self._send(local, hidden, name))
 
     def write(self, name: str, text: str) -> None:
