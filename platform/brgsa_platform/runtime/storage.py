@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from brgsa.errors import UserError
-from brgsa_platform.runtime import files
+from brgsa_platform.runtime import files, waiting
 
 if TYPE_CHECKING:
     from typing import Self
@@ -188,22 +187,14 @@ def patiently(work: Callable[[], T]) -> T:
     """Do a piece of work that may be repeated, again while the object store is away, for at most `PATIENCE` seconds.
 
     Raises:
-        OSError: it stays away, or says something final.
+        OSError: it stays away, or its answer is final.
     """
-    end, pause = time.monotonic() + PATIENCE, 0.25
-    while True:
-        try:
-            return work()
-        except OSError as error:
-            if not is_away(error) or time.monotonic() + pause > end:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+    return waiting.patiently(work, is_away, PATIENCE)
 
 
-def is_away(error: OSError) -> bool:
-    """Whether an object store was away or busy, and not final in what it said."""
-    return _AWAY.search(str(error)) is not None
+def is_away(error: Exception) -> bool:
+    """Whether an error says that an object store is away or busy; any other answer is final."""
+    return isinstance(error, OSError) and _AWAY.search(str(error)) is not None
 
 
 def said(error: BaseException) -> str:
