@@ -197,7 +197,7 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, OSError) and _AWAY.search(str(error)) is not None
 
 
-def said(error: BaseException) -> str:
+def short_error(error: BaseException) -> str:
     """What a failed read or write says, in one line and without a library's own decoration."""
     text = str(getattr(error, "strerror", None) or error).partition("\n")[0]
     detail = re.search(r"Detail: (?:\[\w+ error \d+\] |\[errno \d+\] )?(.+)", text)
@@ -212,5 +212,7 @@ def _filesystem(url: str) -> tuple[fs.FileSystem, str]:
             return fs.S3FileSystem(endpoint_override=endpoint, region=region), url.removeprefix("s3://")
         found, path = fs.FileSystem.from_uri(url)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise UserError(f"{url} cannot be opened ({said(error)}): correct the URL or its credentials.") from error
+        raise UserError(
+            f"{url} cannot be opened ({short_error(error)}): correct the URL or its credentials."
+        ) from error
     return found, path
