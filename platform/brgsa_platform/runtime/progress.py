@@ -56,7 +56,7 @@ def following(look: Callable[[], tuple[int, str] | None], advance: Callable[...,
         yield
     finally:
         stop.set()
-        thread.join(timeout=10 * SECONDS_BETWEEN_LOOKS)
+        thread.join(timeout=10.0)
 
 
 @contextmanager
