@@ -6,7 +6,6 @@ seeded for each volume. MONAI is imported only where there is one to build: that
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from brgsa.errors import UserError
+from brgsa.errors import UserError, nearest
 
 Specs = Sequence[Mapping[str, Any]]
 INT16 = np.iinfo(np.int16)
@@ -61,9 +60,7 @@ def build(spec: Mapping[str, Any]) -> Any:
     name = arguments.pop("name")
     known = _known()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"data.transforms: MONAI has no array transform {name!r}{hint}.")
+        raise UserError(f"data.transforms: MONAI has no array transform {name!r}{nearest(name, list(known))}.")
     try:
         return known[name](**arguments)
     except Exception as error:

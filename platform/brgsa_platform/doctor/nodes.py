@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from brgsa_platform.doctor import probes
-from brgsa_platform.runtime.storage import said
+from brgsa_platform.runtime.storage import short_error
 
 HEAD = "node:__internal_head__"
 ROUND_TRIPS = 7  # of which the fastest tells the clock
@@ -48,7 +48,7 @@ def in_short(error: BaseException) -> str:
     """An exception's type and the first line of what it says; of a task's, what it raised on its node."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, OSError):
-        return said(cause)
+        return short_error(cause)
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 

@@ -15,7 +15,7 @@ import yaml
 
 import tune_spaces
 from brgsa.errors import UserError
-from brgsa_platform.config import RunConfig, merge
+from brgsa_platform.config import RunConfig, flatten, merge
 from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
@@ -159,7 +159,7 @@ def resume(
 def _check_same(name: str, begun: SearchSpec, wanted: SearchSpec) -> None:
     """Refuse to go on with a search as if it were another one."""
     was, now = (
-        tracking.flatten(json.loads(json.dumps({**asdict(spec), "parent_run": "", "parameters": []})))
+        flatten(json.loads(json.dumps({**asdict(spec), "parent_run": "", "parameters": []})))
         for spec in (begun, wanted)
     )
     differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))

@@ -18,7 +18,7 @@ import numpy as np
 from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.volumes import transforms
-from brgsa_platform.config import RunConfig
+from brgsa_platform.config import RunConfig, flatten
 from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import cluster_cpus, nodes_for, ray_session
@@ -271,7 +271,7 @@ def _previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
     if not file.is_file():
         return None
     before = files.read_json(file)
-    was, now = tracking.flatten(before["config"]), tracking.flatten(config.to_dict())
+    was, now = flatten(before["config"]), flatten(config.to_dict())
     changed = sorted(
         key for key in was.keys() | now.keys() if was.get(key) != now.get(key) and key not in FREE_TO_CHANGE
     )
