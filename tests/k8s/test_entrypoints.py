@@ -119,13 +119,13 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_search_has_room_for_its_trials(overlay: str) -> None:
-    from brgsa_platform.search.trials import TrialPlan
+    from brgsa_platform.search.trials import TrialResources
 
     entry = job(overlay, "tune")
     _, given = parse(entry["spec"]["entrypoint"])
     gpus = given["gpus_per_trial"] or 0.0
-    plan = TrialPlan.of(config_of(entry), given["concurrent"], gpus, resources(entry))
-    assert plan.at_once == (2 if gpus else 1)
+    trial = TrialResources.of(config_of(entry), given["concurrent"], gpus, resources(entry))
+    assert trial.at_once == (2 if gpus else 1)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
