@@ -29,7 +29,7 @@ from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 PROTOCOLS = ("validation", "paper")
 CLUSTERS = ("volume", "scan", "patient")
@@ -76,7 +76,7 @@ def evaluate(
     Raises:
         UserError: checkpoint, store and choices do not fit together, or `out` cannot be written; nothing was started.
     """
-    loaded = checkpoint_files.load(checkpoints.resolve(checkpoint))
+    loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     store = Store.open(store_path)
     _check_choices(protocol, cluster, pairing, resamples, batch_size)
     _check_geometry(loaded, store)
@@ -232,7 +232,7 @@ def _gap(model: BrgSA, store: Store, style: str, tested: EncodedSplit) -> tuple[
 
 def _run_name(folder: Path) -> str:
     above = folder.absolute().parent
-    return above.parent.name if above.name == checkpoints.FOLDER else above.name
+    return above.parent.name if above.name == run_checkpoints.FOLDER else above.name
 
 
 def _writable(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from brgsa_platform.search.spec import CHECKPOINTS, GOALS, SEARCH_FILE, SearchOp
 from brgsa_platform.search.trials import TrialResources, run_trial, trial_folder
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.batches import rare_labels, split_rows
 from brgsa_platform.training.driver import check_fit
 from brgsa_platform.training.volume_cache import decode_once
@@ -336,9 +336,9 @@ def _log_checkpoints(folder: Path, numbers: Sequence[int]) -> None:
     with progress(len(numbers), "log checkpoints") as advance:
         for number in numbers:
             trial = trial_folder(folder, number)
-            if checkpoints.whole(trial):
+            if run_checkpoints.whole(trial):
                 run_id = str(files.read_json(trial / "run.json")["mlflow_run_id"])
-                tracking.log_checkpoint(run_id, checkpoints.resolve(trial))
+                tracking.log_checkpoint(run_id, run_checkpoints.resolve(trial))
             advance(1)
 
 
