@@ -117,7 +117,9 @@ def _join(stack: ExitStack, address: str) -> tuple[ClusterNodes | LocalMachine, 
     return nodes, Finding("Ray", OK, text)
 
 
-def _checks(nodes: ClusterNodes | LocalMachine, joined: bool, data: str | None, out: str, limit: float) -> Iterator[Check]:
+def _checks(
+    nodes: ClusterNodes | LocalMachine, joined: bool, data: str | None, out: str, limit: float
+) -> Iterator[Check]:
     """What is looked at, in this order; the first question finds the nodes that are silent."""
     facts: dict[str, Any] = {}
 
@@ -202,7 +204,9 @@ def _existing(url: str) -> str:
 
 def _tracking(nodes: ClusterNodes | None) -> list[Finding]:
     uri, experiment, shown = tracking.tracking_uri(), tracking.experiment_name(), tracking.shown_uri()
-    answers: dict[str, Any] = {"this process": run_with_timeout(MLFLOW, lambda: probes.tracking_answer(uri, experiment))}
+    answers: dict[str, Any] = {
+        "this process": run_with_timeout(MLFLOW, lambda: probes.tracking_answer(uri, experiment))
+    }
     if nodes and uri.startswith(("http://", "https://")):
         answers |= nodes.ask(probes.tracking_answer, MLFLOW, uri, experiment)
     return findings.judge_tracking(shown, answers, nodes.count if nodes else 1)

@@ -101,7 +101,9 @@ def judge_gpus(facts: Mapping[str, Mapping[str, Any] | ProbeFailure], counted: M
     return found or [Finding("GPUs", OK, "no GPU; everything runs on CPUs, slowly")]
 
 
-def judge_shared_memory(facts: Mapping[str, Mapping[str, Any] | ProbeFailure], stores: Mapping[str, float]) -> list[Finding]:
+def judge_shared_memory(
+    facts: Mapping[str, Mapping[str, Any] | ProbeFailure], stores: Mapping[str, float]
+) -> list[Finding]:
     """Ray's object store should lie in /dev/shm and fit there.
 
     Args:
@@ -334,7 +336,9 @@ def is_loopback(address: str | None) -> bool:
 
 def _probe_failures(name: str, facts: Mapping[str, Any], mend: str) -> list[Finding]:
     return [
-        Finding(name, FAIL, f"{node}: {fact.reason}", mend) for node, fact in facts.items() if isinstance(fact, ProbeFailure)
+        Finding(name, FAIL, f"{node}: {fact.reason}", mend)
+        for node, fact in facts.items()
+        if isinstance(fact, ProbeFailure)
     ]
 
 

@@ -29,8 +29,8 @@ from brgsa_platform.runtime import files
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
-from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training import placement_groups as worker_groups
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 from brgsa_platform.training.texts import Texts, codes_of
