@@ -19,7 +19,7 @@ from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session, set_data_context
 from brgsa_platform.runtime.storage import said
-from brgsa_platform.store.store import REPORT, Store, summary_name
+from brgsa_platform.store.store import REPORT, Store, summary_file
 from brgsa_platform.tracking import client as tracking
 
 REPORTS_A_TASK = 64
@@ -121,7 +121,7 @@ def _summarise_batch(batch: dict[str, Any], style: str) -> dict[str, Any]:
 
 def _write(store: Store, style: str, texts: dict[str, str], about: bytes) -> None:
     table = pa.table({"volume_id": list(texts), "summary": list(texts.values())})
-    name = summary_name(style)
+    name = summary_file(style)
     try:
         with store.folder.written_aside(name) as aside:
             pq.write_table(table.replace_schema_metadata({WRITTEN_BY: about}), aside, compression="zstd")

@@ -12,7 +12,7 @@ from archives import contents
 
 from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
-from brgsa_platform.store.store import Store, summary_name
+from brgsa_platform.store.store import Store, summary_file
 from brgsa_platform.summaries.summarize import summarize
 from brgsa_platform.tracking import client as tracking
 
@@ -47,7 +47,7 @@ def test_summaries_join_the_store_as_columns(copy: Path) -> None:
 
 def test_a_style_is_computed_once_for_a_summariser_and_rows(copy: Path) -> None:
     summarize(copy, ["positives"])
-    file = copy / summary_name("positives")
+    file = copy / summary_file("positives")
     first, when = file.read_bytes(), file.stat().st_mtime_ns
     summarize(copy, ["positives"])
     assert file.stat().st_mtime_ns == when
