@@ -1,8 +1,8 @@
 """The plan of a `brgsa prepare`: which volume goes into which shard, fixed before any scan is read.
 
-A store grows by batches. The volumes of the first run are the first batch. A later run, on a grown archive or on another one,
-adds the volumes that the store does not know yet as a batch of its own, in new shards. A batch's plan is written before its first
-shard, so a run that was killed goes on with the same plan.
+A store grows by batches. The volumes of the first run are the first batch. A later run, on a grown archive or on another
+one, adds the volumes that the store does not know yet as a batch of its own, in new shards. A batch's plan is written before
+its first shard, so a run that was killed goes on with the same plan.
 """
 
 from __future__ import annotations
