@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from brgsa.errors import UserError
 from brgsa.volumes import decode
+from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
 
 SPLITS = ("train", "validation", "test")
@@ -61,41 +62,30 @@ class StoreInfo:
         if as_json:
             print(json.dumps(asdict(self), indent=1))
             return
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        console = Console()
         geometry = self.settings["geometry"]
-        grid = "×".join(map(str, geometry["shape"])) + " voxels of " + "×".join(f"{s:g}" for s in geometry["spacing"])
-        console.print(
-            f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards",
-            highlight=False,
-            soft_wrap=True,
-        )
-        console.print(
+        grid = "×".join(map(str, geometry["shape"])) + " voxels of " + _times(geometry["spacing"])
+        print_line(f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards")
+        print_line(
             f"fingerprint {self.fingerprint}; summaries: {', '.join(self.styles) or 'none yet'}; strict: "
-            f"{self.settings['strict']}",
-            highlight=False,
+            f"{self.settings['strict']}"
         )
-        splits = Table("split", "patients", "scans", "volumes", box=box.SIMPLE_HEAD)
-        for split, counts in self.splits.items():
-            splits.add_row(split, *(f"{counts[kind]:,}" for kind in ("patients", "scans", "volumes")))
-        console.print(splits)
-        labels = Table("label: volumes with it", *self.splits, box=box.SIMPLE_HEAD)
-        for name, by_split in self.prevalence.items():
-            labels.add_row(name, *(_share(*by_split[split]) for split in self.splits))
-        console.print(labels)
-        scans = Table("the scans as they came", *(f"{p:g} %" for p in PERCENTILES), box=box.SIMPLE_HEAD)
-        for quantity, by_axis in (("spacing", self.spacing), ("extent", self.size)):
-            for axis, values in by_axis.items():
-                scans.add_row(f"{quantity} {axis} (mm)", *(f"{v:.2f}" for v in values.values()))
-        scans.add_row("HU of the body", *(f"{v:.0f}" for v in self.hu.values()))
-        console.print(scans)
+        kinds = ("patients", "scans", "volumes")
+        splits = [[split, *(f"{counts[kind]:,}" for kind in kinds)] for split, counts in self.splits.items()]
+        print_table(table(("split", *kinds), splits))
+        labels = [
+            [name, *(_share(*by_split[split]) for split in self.splits)] for name, by_split in self.prevalence.items()
+        ]
+        print_table(table(("label: volumes with it", *self.splits), labels))
+        scans = [
+            [f"{quantity} {axis} (mm)", *(f"{v:.2f}" for v in values.values())]
+            for quantity, by_axis in (("spacing", self.spacing), ("extent", self.size))
+            for axis, values in by_axis.items()
+        ]
+        scans.append(["HU of the body", *(f"{v:.0f}" for v in self.hu.values())])
+        print_table(table(("the scans as they came", *(f"{p:g} %" for p in PERCENTILES)), scans))
         for title, counts_by_name in (("flags", self.flags), ("quarantine", self.quarantine)):
             if counts_by_name:
-                listed = ", ".join(f"{name} {n}" for name, n in counts_by_name.items())
-                console.print(f"{title}: {listed}", highlight=False)
+                print_line(f"{title}: " + ", ".join(f"{name} {n}" for name, n in counts_by_name.items()))
 
     def draw(self, file: Path) -> None:
         """Write a PNG of spacings, extents and HU; OSError where it cannot be written."""

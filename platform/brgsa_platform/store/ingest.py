@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +11,7 @@ import pyarrow as pa
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts import Item
-from brgsa_platform.runtime.progress import progress
+from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import set_data_context
 from brgsa_platform.store.index import commit_batch
 from brgsa_platform.store.ingest_log import IngestLogHandle
@@ -71,7 +69,7 @@ def _write_shards(
     dataset = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(
         _write_shard, fn_kwargs={"writer": writer, "items": [items], "log": log}, concurrency=workers
     )
-    with _shown(log, advance):
+    with following(lambda: (log.finished(), ""), advance):  # the driver itself waits for whole shards
         for row in dataset.iter_rows():
             if row["error"]:
                 raise UserError(
@@ -91,28 +89,3 @@ def _write_shard(
 
     texts = ray.get(items[0])[job["start"] : job["start"] + job["count"]]
     return {"error": writer(job["shard"], [Item(**json.loads(text)) for text in texts.to_pylist()], log)}
-
-
-@contextmanager
-def _shown(log: IngestLogHandle, advance: Callable[..., None]) -> Iterator[None]:
-    """Show how many volumes are done, from a thread: the driver itself waits for whole shards."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        shown = 0
-        while True:
-            last = stop.wait(1.0)
-            done = log.finished()
-            if done > shown:
-                advance(done - shown)
-                shown = done
-            if last:
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=10)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry
 from brgsa_platform.layouts import Item
-from brgsa_platform.runtime.storage import Folder, said
+from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.store import IngestBatch, Meta
 
 SHARD_BYTES = 256 * 2**20  # aim for a shard file's size
@@ -76,7 +76,7 @@ def read_plan(folder: Folder, number: int) -> dict[str, str]:
             table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"{folder.at(name)} is missing or damaged ({said(error)}): prepare the store again in another folder.",
+            f"{folder.at(name)} is missing or damaged ({short_error(error)}): prepare the store again in another folder.",
             code="plan-damaged",
             field=name,
         ) from error

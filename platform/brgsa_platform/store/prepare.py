@@ -20,7 +20,7 @@ from brgsa.errors import UserError
 from brgsa.volumes import Geometry, decode
 from brgsa_platform.layouts import Item, identity_key, read_layout
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.runtime.storage import Folder, said
+from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.index import quarantined
 from brgsa_platform.store.ingest import write_batches
 from brgsa_platform.store.plan import (
@@ -255,11 +255,11 @@ def _storage_errors(store: Folder) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"The store folder {store} cannot be written ({said(error)}): mend that and run the same command again, or choose "
-            "another --out.",
+            f"The store folder {store} cannot be written ({short_error(error)}): mend that and run the same command "
+            "again, or choose another --out.",
             code="store-unwritable",
             field="--out",
-            value=said(error),
+            value=short_error(error),
         ) from error
 
 

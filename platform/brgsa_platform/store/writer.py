@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, Volume, VolumeError, encode, quality_warnings, read_volume, standardize
 from brgsa_platform.layouts import Item
-from brgsa_platform.runtime.storage import Folder, is_away, local_copy, said
+from brgsa_platform.runtime.storage import Folder, is_away, local_copy, short_error
 from brgsa_platform.store.ingest_log import IngestLogHandle
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, checksum
 
@@ -79,7 +79,7 @@ class ShardWriter:
                     writer.write_table(row, row_group_size=1)
                 writer.add_key_value_metadata({_REFUSED: json.dumps(refused)})
         except OSError as error:
-            return said(error) or type(error).__name__
+            return short_error(error) or type(error).__name__
         return ""
 
     def _rows(
@@ -157,7 +157,7 @@ class ShardWriter:
             if isinstance(error, OSError) and is_away(error):
                 raise  # otherwise the rest of the archive's scans would all be refused
             # A library's message may name a file of a DICOM series, and the file's name may name the patient.
-            detail = "" if item.series else f", {said(error)}"
+            detail = "" if item.series else f", {short_error(error)}"
             raise RefusedVolume("read", f"{item.source}: {type(error).__name__}{detail}") from error
         warnings = quality_warnings(volume.flags) if self.strict else []
         if warnings:

@@ -18,12 +18,14 @@ from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session, set_data_context
-from brgsa_platform.runtime.storage import said
+from brgsa_platform.runtime.storage import short_error
 from brgsa_platform.store.store import REPORT, Store, summary_file
 from brgsa_platform.tracking import client as tracking
 
 REPORTS_PER_TASK = 64
-PROVENANCE = b"brgsa"  # key in a table's schema metadata: the summariser that wrote it, and the store's fingerprint then
+PROVENANCE = (
+    b"brgsa"  # key in a table's schema metadata: the summariser that wrote it, and the store's fingerprint then
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _write(store: Store, style: str, texts: dict[str, str], provenance: bytes) -
             pq.write_table(table.replace_schema_metadata({PROVENANCE: provenance}), aside, compression="zstd")
     except OSError as error:
         raise UserError(
-            f"Summaries cannot be written to {store.folder.at(name)} ({said(error)}): mend that and run it again.",
+            f"Summaries cannot be written to {store.folder.at(name)} ({short_error(error)}): mend that and run it again.",
             code="summaries-unwritable",
             field=name,
             value=store.path,
