@@ -30,7 +30,7 @@ from brgsa_platform.search import study as studies
 from brgsa_platform.search.driver import tune
 from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.spec import SearchOptions, read_spec
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
 from brgsa_platform.training.driver import train
 
@@ -51,7 +51,7 @@ def make(folder: Path, scans: int) -> Path:
     """The store that all of them search on."""
     write_tree(folder / "phantom", scans, 0, workers=2)
     geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
-    prepare(folder / "phantom", "ct-rate", folder / "store", geometry=geometry, validation_fraction=0.25)
+    prepare(folder / "phantom", "ct-rate", folder / "store", PrepareOptions(geometry, validation_fraction=0.25))
     summarize(folder / "store", STYLES)
     return folder / "store"
 
