@@ -5,7 +5,6 @@ Ray Data reads, decodes and crops; each CT is encoded once, in the driver, whate
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from brgsa import checkpoint as checkpoint_files
 from brgsa import gap, metrics, zeroshot
-from brgsa.errors import UserError
+from brgsa.errors import UserError, nearest
 from brgsa.model import BrgSA
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation import tables as evaluation
@@ -180,8 +179,7 @@ def _names(store: Store, labels: Sequence[str] | None, rare: Sequence[str]) -> l
         raise UserError(f"{store.path} has no labels to measure against: prepare it with label columns.")
     for label in (*(labels or ()), *rare):
         if label not in store.labels:
-            close = difflib.get_close_matches(label, store.labels, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+            hint = nearest(label, store.labels)
             raise UserError(f"{store.path} has no label {label!r}{hint}; it has: {', '.join(store.labels)}.")
     return list(dict.fromkeys(labels)) if labels else list(store.labels)
 

@@ -10,7 +10,7 @@ from ray.tune import Callback
 
 from brgsa_platform.search.report import STATES
 from brgsa_platform.search.searcher import Search
-from brgsa_platform.search.study import LENT_BY
+from brgsa_platform.search.study import WARM_START_SOURCE
 from brgsa_platform.search.table import SearchTable, TrialLine, search_table
 from brgsa_platform.search.trials import trial_folder
 from brgsa_platform.training.placement_groups import PlacementGroupReaper
@@ -109,7 +109,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         ended = [
             trial
             for trial in self.search.study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and LENT_BY not in trial.user_attrs
+            if trial.state.is_finished() and WARM_START_SOURCE not in trial.user_attrs
         ]
         return [
             TrialLine(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from brgsa.errors import UserError
 from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime import files
-from brgsa_platform.runtime.progress import progress
+from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
@@ -229,29 +228,16 @@ def _steps(store: Store, config: RunConfig) -> int:
 
 @contextlib.contextmanager
 def _shown(out: Path, store: Store, config: RunConfig) -> Iterator[None]:
-    """Show the progress that rank 0 writes, from a thread: the driver itself waits in Ray Train."""
-    total = config.train.epochs * _steps(store, config)
-    stop = threading.Event()
+    """Show the progress that rank 0 writes, while the driver waits for the training."""
 
-    def follow() -> None:
-        done = 0
-        with progress(total, f"train {out.name}: steps") as advance:
-            while not stop.wait(1.0):
-                done = tell(advance, done)
-
-    def tell(advance: Callable[..., None], done: int) -> int:
+    def look() -> tuple[int, str] | None:
         try:
-            state = files.read_json(out / PROGRESS)
+            point = files.read_json(out / PROGRESS)
         except UserError:
-            return done
-        auroc = f", AUROC {state['auroc']:.3f}" if state["auroc"] is not None else ""
-        advance(max(0, state["step"] - done), f"loss {state['loss']:.3f}{auroc}")
-        return max(done, int(state["step"]))
+            return None  # the first step is still to come
+        auroc = f", AUROC {point['auroc']:.3f}" if point["auroc"] is not None else ""
+        return int(point["step"]), f"loss {point['loss']:.3f}{auroc}"
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    total = config.train.epochs * _steps(store, config)
+    with progress(total, f"train {out.name}: steps") as advance, following(look, advance):
         yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)

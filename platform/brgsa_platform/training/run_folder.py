@@ -16,7 +16,7 @@ from typing import Any
 
 from brgsa import zeroshot
 from brgsa.errors import UserError
-from brgsa_platform.config import RunConfig
+from brgsa_platform.config import RunConfig, flatten
 from brgsa_platform.runtime import files
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
@@ -66,7 +66,7 @@ def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
 
 
 def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:
-    was, now = tracking.flatten(before), tracking.flatten(config.to_dict())
+    was, now = flatten(before), flatten(config.to_dict())
     changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
     for key in changed:
         if key not in FREE_TO_CHANGE:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brgsa.errors import UserError
-from brgsa_platform.runtime import files
 from brgsa_platform.training import run_checkpoints
 
 
@@ -154,17 +153,6 @@ def test_a_damaged_pointer_to_the_best(tmp_path: Path, content: str, says: str) 
     (tmp_path / run_checkpoints.FOLDER / "best.json").write_text(content)
     with pytest.raises(UserError, match=says):
         run_checkpoints.resolve(tmp_path)
-
-
-def test_json_is_written_aside_and_renamed(tmp_path: Path) -> None:
-    file = tmp_path / "best.json"
-    files.write_json(file, {"a": 1})
-    with pytest.raises(TypeError):
-        files.write_json(file, {"a": object()})
-    assert files.read_json(file) == {"a": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
-    with pytest.raises(UserError, match=r"gone\.json cannot be read"):
-        files.read_json(tmp_path / "gone.json")
 
 
 def add_step(run: Path, epoch: int, step: int) -> Path:
