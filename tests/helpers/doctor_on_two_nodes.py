@@ -51,7 +51,9 @@ def main() -> None:
     both = json.loads(done.stdout)
     status = done.exit_code
     free_seconds = seconds / slowdown()
-    print(json.dumps({"status": status, "both": both, "frozen": [asdict(one) for one in frozen], "seconds": free_seconds}))
+    print(
+        json.dumps({"status": status, "both": both, "frozen": [asdict(one) for one in frozen], "seconds": free_seconds})
+    )
 
 
 if __name__ == "__main__":

@@ -291,7 +291,7 @@ def print_findings(results: Sequence[Finding]) -> None:
         text = Text(finding.found)
         if finding.mend:
             text.append(f"\n→ {finding.mend}", style="bold")
-        rows.append([Text(finding.state, style=STYLES[finding.state]), finding.name, text])
+        rows.append((Text(finding.state, style=STYLES[finding.state]), finding.name, text))
     print_table(table(["", "looked at", "found"], rows, unbroken=[1]))
     count = Counter(finding.state for finding in results)
     print_line(f"{count[FAIL]} failed, {count[WARN]} warned, {count[OK]} fine.")

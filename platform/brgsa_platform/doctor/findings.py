@@ -109,9 +109,7 @@ def judge_gpus(facts: Facts, counted: Mapping[str, float]) -> list[Finding]:
             mend = f"Start Ray there with --num-gpus={torch_sees} to use all of them."
             bad.append(Finding("GPUs", WARN, text, mend))
         elif torch_sees:
-            fine.append(
-                f"{name}: {torch_sees}× {fact['listed'][0] if fact['listed'] else 'GPU'}, {driver}, {build}"
-            )
+            fine.append(f"{name}: {torch_sees}× {fact['listed'][0] if fact['listed'] else 'GPU'}, {driver}, {build}")
     if len(drivers) > 1:
         text = "; ".join(f"driver {version} on {', '.join(names)}" for version, names in drivers.items())
         bad.append(Finding("GPUs", WARN, text, "Install the same driver on every GPU node."))

@@ -217,7 +217,7 @@ def _interrupts_remembered() -> Iterator[Callable[[], None]]:
     """
     interrupted = threading.Event()
     before = signal.getsignal(signal.SIGINT)
-    # Only the main thread may set a handler, and a process that ignores Ctrl-C (in a shell's background) must go on ignoring it.
+    # Only the main thread may set a handler, and a process that ignores Ctrl-C (in a shell's background) keeps ignoring it.
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
         yield lambda: None
         return

@@ -58,7 +58,9 @@ _UNREACHABLE = re.compile(
     "Unable to connect to the server|connection refused|connection to the server|no such host|i/o timeout|EOF|"
     "TLS handshake timeout|Client.Timeout|ServiceUnavailable|context deadline exceeded"
 )
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an overlay has 2,000 lines, for which Python's own needs a second
+_LOADER = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # an overlay has 2,000 lines, for which Python's own needs a second
 # KubeRay passes an entrypoint through two shells and Ray's own quoting. Only these characters come out as they went in.
 _SAFE = re.compile(r"[\w@%+=:,./\[\] -]*")
 

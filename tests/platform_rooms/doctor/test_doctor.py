@@ -245,7 +245,9 @@ def test_wrong_addresses_are_refused_at_once() -> None:
 
 
 def test_the_table_has_a_mend_below_what_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    doctor.print_findings([Finding("clocks", OK, "at most 3 ms apart"), Finding("MLflow", FAIL, "[no] answer", "Start it.")])
+    doctor.print_findings(
+        [Finding("clocks", OK, "at most 3 ms apart"), Finding("MLflow", FAIL, "[no] answer", "Start it.")]
+    )
     table, _, counted = capsys.readouterr().out.rstrip().rpartition("\n")
     lines = [line.split() for line in table.splitlines()]
     assert ["fail", "MLflow", "[no]", "answer"] in lines

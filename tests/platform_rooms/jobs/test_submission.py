@@ -76,9 +76,7 @@ def test_a_verb_is_checked_before_it_is_sent(words: list[str], code: str, value:
         commands.parse(words, VERBS)
 
 
-@pytest.mark.parametrize(
-    "words", [["train", "--dta", "x"], ["tune", "--trials", "many"], ["evaluate", "--data", "/d"]]
-)
+@pytest.mark.parametrize("words", [["train", "--dta", "x"], ["tune", "--trials", "many"], ["evaluate", "--data", "/d"]])
 def test_arguments_are_checked_before_they_are_sent(words: list[str]) -> None:
     with refused("bad-arguments", field=words[0]):
         commands.parse(words, VERBS)

@@ -140,9 +140,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def test_the_verb_ends_with_the_exit_status_of_its_job(
-    head: Head, environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_verb_ends_with_the_exit_status_of_its_job(head: Head, environment: dict[str, str], tmp_path: Path) -> None:
     status, out, err = brgsa(environment, "submit", "--ray", head.address, "--", "store", "verify", f"{tmp_path}")
     assert status == 2  # a user's mistake, told by the job
     assert str(tmp_path) in out
@@ -180,9 +178,7 @@ def test_a_token_without_its_mode_is_sent(head: Head, environment: dict[str, str
     assert status == 0, err
 
 
-def test_a_token_file_that_is_absent_or_empty(
-    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_token_file_that_is_absent_or_empty(head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "token"
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
