@@ -108,7 +108,7 @@ def _of_search(name: str, searches: Path, other: SearchSpec, spec: SearchSpec) -
     )
     base = flatten(other.base)
     for trial in past.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        if study.LENT_BY not in trial.user_attrs:
+        if study.WARM_START_SOURCE not in trial.user_attrs:
             yield Known(name, {**base, **trial.params}, trial.values)
 
 
@@ -165,6 +165,6 @@ def _add(found: Study, known: Known, parameters: Sequence[tune_spaces.Parameter]
             params=dict(known.values),
             distributions=study.distributions(parameters, known.values),
             values=list(known.reached),
-            user_attrs={study.LENT_BY: known.whence, "epochs": 0, "reason": f"known from {known.whence}"},
+            user_attrs={study.WARM_START_SOURCE: known.whence, "epochs": 0, "reason": f"known from {known.whence}"},
         )
     )
