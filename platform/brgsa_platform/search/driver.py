@@ -26,6 +26,7 @@ from brgsa_platform.search.spec import CHECKPOINTS, GOALS, SEARCH_FILE, SearchOp
 from brgsa_platform.search.trials import TrialResources, run_trial, trial_folder
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection, query
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.batches import rare_labels, split_rows
 from brgsa_platform.training.driver import check_fit
@@ -226,7 +227,7 @@ def _run(
             folder.name,
             folder,
             storage=spec.storage,
-            goals=[tracking.short(goal) for goal in spec.goals],
+            goals=[query.short(goal) for goal in spec.goals],
             sampler=study.make_sampler(spec.sampler, spec.seed, parameters),
             pruner=spec.pruner,
             epochs=base.train.epochs,
@@ -244,7 +245,7 @@ def _run(
             name=folder.name,
             params={"sampler": spec.sampler, "pruner": spec.pruner, "seed": spec.seed, "base": spec.base},
             tags=search_report.search_tags(spec.preset, store.fingerprint, spec.spaces),
-            run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
+            run_id=spec.parent_run if spec.parent_run and query.exists(spec.parent_run) else None,
         ) as run:
             spec = SearchSpec(**{**asdict(spec), "parent_run": run.run_id})
             files.write_json(folder / SEARCH_FILE, asdict(spec))
@@ -289,8 +290,8 @@ def _search(search: Search, folder: Path, spec: SearchSpec, per_trial: TrialReso
         "preset": spec.preset,
         "space": ",".join(spec.spaces),
         "parent_run": spec.parent_run,
-        "uri": tracking.tracking_uri(),
-        "experiment": tracking.experiment_name(),
+        "uri": connection.tracking_uri(),
+        "experiment": connection.experiment_name(),
         "patience": str(MLFLOW_PATIENCE),
         "gpu_share": _gpu_share(options),
         "decoded": decode_once(Store.open(spec.store)),

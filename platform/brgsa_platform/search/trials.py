@@ -12,7 +12,7 @@ from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.spec import trial_name
-from brgsa_platform.tracking.client import PATIENCE
+from brgsa_platform.tracking.connection import PATIENCE
 
 DRIVER_CPUS = 0.5  # of a trial that starts workers of its own and only waits for them
 

@@ -12,9 +12,8 @@ from brgsa.errors import UserError
 from brgsa_platform.config import flatten
 from brgsa_platform.search import study
 from brgsa_platform.search.spec import SearchSpec, read_spec
-from brgsa_platform.tracking import client as tracking
-from brgsa_platform.tracking import runs
-from brgsa_platform.tracking.client import Record, quoted
+from brgsa_platform.tracking import query, runs
+from brgsa_platform.tracking.query import Record, quoted
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -101,7 +100,7 @@ def _of_search(name: str, searches: Path, other: SearchSpec, spec: SearchSpec) -
         name,
         searches / name,
         storage=other.storage,
-        goals=[tracking.short(goal) for goal in other.goals],
+        goals=[query.short(goal) for goal in other.goals],
         sampler=study.make_sampler("random", 0, other.space()),
         pruner="none",
         epochs=1,
@@ -116,13 +115,13 @@ def _of_mlflow(name: str, spec: SearchSpec, parameters: Sequence[tune_spaces.Par
     """Finished trainings that MLflow holds: all on this data, or those of one run."""
     on_data = f"tags.\"brgsa.data\" = {quoted(spec.data)} AND attributes.status = 'FINISHED'"
     if name == EVERYTHING:
-        records = tracking.find(on_data)
+        records = query.find(on_data)
     else:
         run = runs.one_run(name)
         if run.tags.get("brgsa.data") != spec.data:
             raise UserError(f"The run {name} was not on this data, so it tells nothing here: correct --warm-from.")
         searched = f'{on_data} AND tags."mlflow.parentRunId" = {quoted(run.run_id)}'
-        records = tracking.find(searched) if run.verb == "tune" else [run]
+        records = query.find(searched) if run.verb == "tune" else [run]
     for record in reversed(records):
         reached = _reached(record, spec.goals) if record.verb in ("train", "trial") else None
         if reached is not None:
@@ -133,7 +132,7 @@ def _reached(record: Record, goals: Sequence[str]) -> list[float] | None:
     """What a run reached in each goal at its best epoch in the first, as a trial counts; None where it measured no such."""
     if any(goal not in record.metrics for goal in goals):
         return None
-    curves = [dict(tracking.metric_history(record.run_id, goal)) for goal in goals]
+    curves = [dict(query.metric_history(record.run_id, goal)) for goal in goals]
     best = max(curves[0], key=lambda step: (curves[0][step], step))
     reached = [curve.get(best, float("nan")) for curve in curves]
     return None if any(value != value for value in reached) else reached

@@ -24,7 +24,7 @@ from brgsa_platform.evaluation.evaluate import evaluate
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = pytest.mark.ray
 
@@ -125,7 +125,7 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
         "scores-test.parquet",
     ]
     tree = json.loads(Path(result.files["json"]).read_text(encoding="utf-8"))
-    api = tracking.client()
+    api = connection.client()
     run = api.get_run(result.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["brgsa.verb"] == "evaluate"

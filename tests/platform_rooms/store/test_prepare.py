@@ -24,7 +24,7 @@ from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.store.writer import ShardWriter
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = pytest.mark.ray
 
@@ -215,8 +215,8 @@ def test_an_unreachable_server_stops_before_the_work(tmp_path: Path, monkeypatch
 
 
 def test_mlflow_gets_counts_and_slices_and_no_patient(store: Path) -> None:
-    api = tracking.client()
-    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    api = connection.client()
+    experiment = api.get_experiment_by_name(connection.experiment_name())
     run = api.search_runs([experiment.experiment_id], f"tags.`brgsa.data` = '{Store.open(store).fingerprint}'")[0]
     assert run.info.status == "FINISHED"
     assert run.data.tags["brgsa.verb"] == "prepare"
