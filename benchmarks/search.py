@@ -32,7 +32,7 @@ from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.spec import SearchOptions, read_spec
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
-from brgsa_platform.training.driver import train
+from brgsa_platform.training.driver import TrainOptions, train
 
 SPACES = ["cmki", "optim"]
 WAYS = {"TPE + ASHA": ("tpe", "asha"), "random": ("random", "none")}
@@ -148,9 +148,8 @@ def plain_optuna(store: Path, out: Path, epochs: int) -> list[float]:
         def report(metrics: dict[str, Any]) -> None:
             trial.report(metrics["val/auroc"], metrics["epoch"])
 
-        run = train(
-            store, drawn_config(config, values), out=out / f"plain-{trial.number}", on_epoch=report, quiet=True
-        )  # fmt: skip
+        options = TrainOptions(on_epoch=report, quiet=True)
+        run = train(store, drawn_config(config, values), out=out / f"plain-{trial.number}", options=options)
         seconds.append(time.monotonic() - started)
         return float(run.best["score"])
 

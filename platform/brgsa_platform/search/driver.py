@@ -292,7 +292,7 @@ def _search(search: Search, folder: Path, spec: SearchSpec, per_trial: TrialReso
         "uri": tracking.tracking_uri(),
         "experiment": tracking.experiment_name(),
         "patience": str(MLFLOW_PATIENCE),
-        "gpu_share": _gpu_share(options) or None,
+        "gpu_share": _gpu_share(options),
         "decoded": decode_once(Store.open(spec.store)),
     }
     # A trial in its own process trains there; one with workers of its own waits for them anywhere.

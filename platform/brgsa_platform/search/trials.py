@@ -80,7 +80,7 @@ def run_trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
     """
     from ray import tune as ray_tune
 
-    from brgsa_platform.training.driver import train
+    from brgsa_platform.training.driver import TrainOptions, train
 
     os.environ["MLFLOW_TRACKING_URI"] = settings["uri"]
     os.environ["MLFLOW_EXPERIMENT_NAME"] = settings["experiment"]
@@ -91,13 +91,15 @@ def run_trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
         drawn_config(base, drawn["values"]),
         out=trial_folder(Path(settings["folder"]), drawn["number"]),
         preset=settings["preset"],
-        parent_run=settings["parent_run"],
-        name=trial_name(drawn["number"]),
-        tags={"brgsa.space": settings["space"]},
-        on_epoch=ray_tune.report,
-        gpu_share=settings["gpu_share"],
-        decoded=settings["decoded"],
-        quiet=True,
+        options=TrainOptions(
+            name=trial_name(drawn["number"]),
+            tags={"brgsa.space": settings["space"]},
+            parent_run=settings["parent_run"],
+            on_epoch=ray_tune.report,
+            gpus=settings["gpu_share"],
+            decoded=settings["decoded"],
+            quiet=True,
+        ),
     )
 
 
