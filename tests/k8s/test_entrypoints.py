@@ -15,7 +15,7 @@ from manifests import OVERLAYS, Manifest, job, jobs, named, quantity, services
 
 from brgsa.errors import UserError
 from brgsa_platform.cli.main import app
-from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.config import RunConfig, flatten, load_config
 
 UsageError = typer.BadParameter.__mro__[1]  # Typer carries its own click
 VERBS = ("prepare", "summarize", "train", "tune", "evaluate")
@@ -177,7 +177,6 @@ def test_mlflow_knows_its_servers_options() -> None:
 
 def test_a_training_goes_on_from_one_overlay_to_another() -> None:
     """Begun on spot nodes, ended on others: the same folder, and nothing changed that makes it another training."""
-    from brgsa_platform.tracking.client import flatten
     from brgsa_platform.training.driver import FREE_TO_CHANGE
 
     one, other = job("spot", "train"), job("gpu", "train")

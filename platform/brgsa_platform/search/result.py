@@ -18,7 +18,7 @@ from brgsa_platform.search import study as studies
 from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.trials import trial_folder
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -113,8 +113,8 @@ def log_checkpoints(result: SearchResult, which: str) -> None:
     with progress(len(numbers), "log checkpoints") as advance:
         for number in numbers:
             run_id, trial = _run_of(result.out, number), trial_folder(result.out, number)
-            if run_id is not None and checkpoints.whole(trial):
-                tracking.log_checkpoint(run_id, checkpoints.resolve(trial))
+            if run_id is not None and run_checkpoints.whole(trial):
+                tracking.log_checkpoint(run_id, run_checkpoints.resolve(trial))
             advance(1)
 
 

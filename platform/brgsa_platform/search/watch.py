@@ -16,7 +16,7 @@ from brgsa_platform.search.searcher import Search
 from brgsa_platform.search.study import EPOCHS, REASON, SCORES, own_trials
 from brgsa_platform.search.table import SearchTable, TrialLine, search_table
 from brgsa_platform.search.trials import trial_folder
-from brgsa_platform.training.placement_groups import Leftovers
+from brgsa_platform.training.placement_groups import PlacementGroupReaper
 
 # In the errors of Ray's monitor and of CUDA; of torch on a CPU; of Python and NumPy.
 OUT_OF_MEMORY = ("OutOfMemory", "can't allocate memory", "MemoryError")
@@ -33,7 +33,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
     def __init__(self, search: Search, folder: Path) -> None:
         self.search = search
         self.folder = folder
-        self._leftovers = Leftovers()
+        self._reaper = PlacementGroupReaper()
         self._lines: dict[str, TrialLine] = {}
         self._stack = contextlib.ExitStack()
         self._table: SearchTable | None = None
@@ -47,7 +47,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
     def __exit__(self, *error: object) -> None:
         for trial in list(self._failed):
             self._fail(trial)
-        self._leftovers.sweep(grace=0)
+        self._reaper.sweep(grace=0)
         self._stack.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         """Record the failures whose errors are known, and release what ended trials still hold."""
         for trial in [trial for trial in self._failed if trial.get_error() is not None]:
             self._fail(trial)
-        self._leftovers.sweep()
+        self._reaper.sweep()
 
     def _fail(self, trial: Any) -> None:
         self._failed.remove(trial)
@@ -85,7 +85,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
 
     def _ended(self, trial: Any) -> None:
         number = trial.config["number"]
-        self._leftovers.add(trial_folder(self.folder, number))
+        self._reaper.add(trial_folder(self.folder, number))
         (recorded,) = (t for t in own_trials(self.search.study) if t.number == number)
         self._show(trial, state=STATES[recorded.state.name], reason=recorded.user_attrs.get(REASON, ""))
 
