@@ -24,8 +24,9 @@ from brgsa_platform.evaluation.tables import EvaluationResult, gain
 from brgsa_platform.runtime.plots import bars_figure, save
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.search.driver import SearchResult, tune
-from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.result import SearchResult
+from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.store.prepare import prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.summaries.summarize import summarize
@@ -90,7 +91,15 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
         with _step("6/7 search: bank size, temperature, summary style (Tune, Optuna)", seconds):
             short = load_config("demo", overrides=[f"train.epochs={size.trial_epochs}", f"train.seed={seed}"])
             options = SearchOptions(trials=size.trials)
-            found = tune(out / "store", short, [SPACE], options, out=out / "searches", seed=seed, preset="demo")
+            found = tune(
+                out / "store",
+                short,
+                [SPACE],
+                options,
+                SearchMethod(seed=seed),
+                folder=out / "searches" / SPACE,
+                preset="demo",
+            )
             _say(found.summary())
         with _step("7/7 evaluate both on the test split, which neither training nor search has seen", seconds):
             results = {

@@ -95,7 +95,9 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
     name, spec = folder.name, read_spec(folder)
     if spec is None:
         raise UserError(
-            f"There is no search {name} in {folder.parent}: name one of the folders there.", code="no-search", field=name
+            f"There is no search {name} in {folder.parent}: name one of the folders there.",
+            code="no-search",
+            field=name,
         )
     if spaces and list(spaces) != list(spec.spaces):
         raise UserError(

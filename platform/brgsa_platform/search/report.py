@@ -164,21 +164,21 @@ def log_search(run: Run, study: Study, folder: Path) -> None:
         run.log_table("importance.json", {"field": list(shares), "importance": list(shares.values())})
     else:
         run.set_tags({"brgsa.importance": importance_note(study)})
-    run.log_metrics(_counts(rows, objective_names(study)))
+    run.log_metrics(counts(rows, objective_names(study)))
     for path in written:
         run.log_artifact(path)
 
 
-def _counts(rows: Sequence[Row], objectives: Iterable[str]) -> dict[str, float]:
+def counts(rows: Sequence[Row], objectives: Iterable[str]) -> dict[str, float]:
     """The metrics of a search's run: its trials, by state, their epochs, and the best value of each objective."""
-    counts: dict[str, float] = {"trials": len(rows), "epochs": sum(row["epochs"] for row in rows)}
+    figures: dict[str, float] = {"trials": len(rows), "epochs": sum(row["epochs"] for row in rows)}
     for state in ("complete", "pruned", "failed"):
-        counts[f"trials/{state}"] = sum(row["state"] == state for row in rows)
+        figures[f"trials/{state}"] = sum(row["state"] == state for row in rows)
     complete = [row for row in rows if row["state"] == "complete"]
     if complete:
         for name in objectives:
-            counts[f"best/{name.rpartition('/')[2]}"] = max(row[name] for row in complete)
-    return counts
+            figures[f"best/{name.rpartition('/')[2]}"] = max(row[name] for row in complete)
+    return figures
 
 
 def _row(trial: FrozenTrial, fields: Sequence[str], objectives: Sequence[str]) -> Row:

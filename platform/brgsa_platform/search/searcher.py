@@ -100,7 +100,9 @@ class Search:
             self._fail(trial, "it ended without an epoch that has a score")
         elif tune_id in self._pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-        elif unmeasured := [name for name, value in zip(self.objectives, values, strict=True) if not math.isfinite(value)]:
+        elif unmeasured := [
+            name for name, value in zip(self.objectives, values, strict=True) if not math.isfinite(value)
+        ]:
             self._fail(trial, f"its {unmeasured[0]} is no finite number")
         else:
             self.study.tell(trial, values)
@@ -157,9 +159,7 @@ class Search:
     def _patience_spent(self) -> str:
         if self.limits.patience is None or len(self.objectives) > 1:
             return ""
-        ended = [
-            t for t in studies.own_trials(self.study) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        ]
+        ended = [t for t in studies.own_trials(self.study) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         best = studies.best_trial(ended)
         since = 0 if best is None else sum(trial.number > best.number for trial in ended)
         return f"the best has not moved for {since} trials" if since >= self.limits.patience else ""

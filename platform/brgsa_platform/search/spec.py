@@ -152,7 +152,7 @@ class SearchSpec:
     store: str
     data: str
     preset: str | None
-    method: SearchMethod = SearchMethod()
+    method: SearchMethod = field(default_factory=SearchMethod)
     parent_run: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -215,7 +215,9 @@ class SearchSpec:
 def read_spec(folder: Path) -> SearchSpec | None:
     """The search that a folder holds; None where it holds none."""
     file = folder / SEARCH_FILE
-    return SearchSpec.from_json(read_json(file), str(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    return SearchSpec.from_json(read_json(file, "begin another search with another --name"), str(file))
 
 
 def write_spec(folder: Path, spec: SearchSpec) -> None:

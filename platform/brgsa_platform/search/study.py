@@ -224,7 +224,9 @@ def distributions(parameters: Sequence[tune_spaces.Parameter], point: Mapping[st
         if p.kind == "categorical":
             by_field[p.field] = kinds.CategoricalDistribution(list(p.choices))
         elif p.kind == "int":
-            by_field[p.field] = kinds.IntDistribution(int(_number(p.low)), int(_number(p.high)), p.log, int(p.step or 1))
+            by_field[p.field] = kinds.IntDistribution(
+                int(_number(p.low)), int(_number(p.high)), p.log, int(p.step or 1)
+            )
         else:
             by_field[p.field] = kinds.FloatDistribution(_number(p.low), _number(p.high), p.log, p.step)
     return by_field
@@ -244,9 +246,9 @@ def _storage_refused(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each database driver has its own exceptions
+        reason = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"The storage of the search {name} cannot be opened ({type(error).__name__}: {(str(error).splitlines() or [''])[0]}): "
-            "correct --storage.",
+            f"The storage of the search {name} cannot be opened ({type(error).__name__}: {reason}): correct --storage.",
             code="study-storage",
             field="--storage",
         ) from error

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 LINES = 10  # trials shown at a time
+STATE_WIDTH = 40  # characters
 ENDED = ("complete", "pruned", "failed")
 STYLES = {"running": "bold", "pruned": "dim", "failed": "red"}
 
@@ -137,29 +138,27 @@ class SearchTable:
         return max(0.0, min(ends)) if ends else None
 
     def __rich__(self) -> RenderableType:
-        from rich import box
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
+
+        from brgsa_platform.runtime.console import Row, table
 
         best, lines = self.best(), self._shown()
         names = short_names({field for line in self.lines.values() for field in line.params})
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("trial", justify="right", no_wrap=True)
-        table.add_column("parameters")  # on a narrow terminal this and the state are cut, the figures are not
-        for column in ("epoch", "now", "best"):
-            table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("state", max_width=40)
+        rows = []
         for line in lines:
             drawn = " ".join(f"{names[field]}={_value(value)}" for field, value in line.params.items())
             state = f"{line.state}: {line.reason}" if line.reason else line.state
             star = "*" if line is best else ""
             cells = [f"{star}{line.number}", drawn, f"{line.epoch}/{line.epochs or self.epochs}"]
             cells += ["" if value is None else f"{value:.3f}" for value in (line.value, line.best)]
-            # Text: brackets in a parameter or a reason are no markup.
-            shown = (Text(cell, no_wrap=True, overflow="ellipsis") for cell in [*cells, state])
-            table.add_row(*shown, style=STYLES.get(line.state, ""))
-        return Group(Text(self.headline()), table) if lines else Text(self.headline())
+            # On a narrow terminal the parameters and the state are cut, the figures are not.
+            shown = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in [*cells, state]]
+            rows.append(Row(shown, STYLES.get(line.state, "")))
+        heads = ("trial", "parameters", "epoch", "now", "best", "state")
+        figures = (0, 2, 3, 4)
+        made = table(heads, rows, right=figures, unbroken=figures, widest={5: STATE_WIDTH})
+        return Group(Text(self.headline()), made) if lines else Text(self.headline())
 
     def _shown(self) -> list[TrialLine]:
         """The trials that run, then those that ended last, and the best one in any case; in the order of their numbers."""

@@ -84,7 +84,21 @@ def begin(
     if base is not None and spec.method.sampler not in ("grid", "qmc"):
         study.enqueue_trial(base, skip_if_exists=True)  # so that the best trial is no worse than the base
     for training in earlier:
-        _add(study, training, spec.parameters)
+        add(study, training, spec.parameters)
+
+
+def add(study: Study, training: EarlierTraining, parameters: Sequence[tune_spaces.Parameter]) -> None:
+    """Tell the study's sampler of a training that is not a trial of its search."""
+    import optuna
+
+    study.add_trial(
+        optuna.create_trial(
+            params=dict(training.values),
+            distributions=studies.distributions(parameters, training.values),
+            values=list(training.reached),
+            user_attrs={studies.WARM_START_SOURCE: training.source},
+        )
+    )
 
 
 def _trainings_of(name: str, searches: Path, spec: SearchSpec) -> list[EarlierTraining]:
@@ -127,7 +141,9 @@ def _of_mlflow(name: str, spec: SearchSpec) -> Iterator[EarlierTraining]:
         run = runs.one_run(name)
         if run.tags.get("brgsa.data") != spec.data:
             raise _useless(
-                "other-data", name, f"The run {name} was not on this data, so it tells nothing here: correct --warm-from."
+                "other-data",
+                name,
+                f"The run {name} was not on this data, so it tells nothing here: correct --warm-from.",
             )
         children = f'{on_data} AND tags."mlflow.parentRunId" = {quoted(run.run_id)}'
         records = tracking.find(children) if run.verb == "tune" else [run]
@@ -166,19 +182,6 @@ def _values(record: Record, parameters: Sequence[tune_spaces.Parameter]) -> dict
             except ValueError:
                 continue  # "None": the field was not set
     return values
-
-
-def _add(study: Study, training: EarlierTraining, parameters: Sequence[tune_spaces.Parameter]) -> None:
-    import optuna
-
-    study.add_trial(
-        optuna.create_trial(
-            params=dict(training.values),
-            distributions=studies.distributions(parameters, training.values),
-            values=list(training.reached),
-            user_attrs={studies.WARM_START_SOURCE: training.source},
-        )
-    )
 
 
 def _useless(code: str, name: str, sentence: str) -> UserError:
