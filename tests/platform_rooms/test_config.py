@@ -26,7 +26,7 @@ def test_each_preset_loads_and_comes_back(name: str) -> None:
 
 def test_the_presets_there_are() -> None:
     plain = {name for name in preset_names() if not name.endswith("-smoke")}
-    assert plain == {"paper", "paper-clip", "demo", "demo-clip"}
+    assert plain == {"paper", "paper-clip", "demo", "demo-clip", "demo-clip-summaries"}
     assert {f"{name}-smoke" for name in plain} | plain == set(preset_names())  # each has its twin of seconds
 
 

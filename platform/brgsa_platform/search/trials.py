@@ -162,7 +162,7 @@ def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
     """
     from ray import tune as ray_tune
 
-    from brgsa_platform.training.driver import train
+    from brgsa_platform.training.driver import TrainOptions, train
 
     os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri
     os.environ["MLFLOW_EXPERIMENT_NAME"] = settings.experiment
@@ -172,13 +172,15 @@ def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
         drawn_config(settings.base, {**_of_this_node(settings), **drawn["values"]}),
         out=trial_folder(settings.folder, drawn["number"]),
         preset=settings.preset,
-        parent_run=settings.parent_run,
-        name=trial_name(drawn["number"]),
-        tags={"brgsa.space": settings.space},
-        on_epoch=ray_tune.report,
-        gpu_share=settings.resources.gpu_share,
-        decoded=settings.decoded,
-        quiet=True,
+        options=TrainOptions(
+            name=trial_name(drawn["number"]),
+            tags={"brgsa.space": settings.space},
+            parent_run=settings.parent_run,
+            on_epoch=ray_tune.report,
+            gpus=settings.resources.gpu_share,
+            decoded=settings.decoded,
+            quiet=True,
+        ),
     )
 
 
