@@ -27,8 +27,9 @@ from brgsa_platform.runtime.files import write_json
 from brgsa_platform.runtime.plots import bars_figure, save
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.search.driver import SearchResult, tune
-from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.result import SearchResult
+from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.summaries.summarize import summarize
@@ -109,8 +110,8 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                 short,
                 [SPACE],
                 SearchOptions(trials=size.trials),
-                out=out / "searches",
-                seed=seed,
+                SearchMethod(seed=seed),
+                folder=out / "searches" / SPACE,
                 preset="demo",
             )
             _say(searched.summary())
