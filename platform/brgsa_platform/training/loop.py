@@ -33,7 +33,7 @@ from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.precision import autocast
 from brgsa_platform.training.random_streams import Purpose, stream
 from brgsa_platform.training.state import TrainingState
-from brgsa_platform.training.texts import Texts
+from brgsa_platform.training.texts import Texts, written_texts
 from brgsa_platform.training.validation import Measured, Validation
 from brgsa_platform.training.volume_cache import Decoded
 from brgsa_platform.training.workers import WorkerContext
@@ -118,8 +118,9 @@ class Trainer:
 
         store = Store.open(task.store)
         self.rows = split_rows(store, "train")
-        self.texts = Texts(store, self.config, self.rows)
-        self.validation = Validation.of(store, self.config, self.rows)
+        data = self.config.data
+        self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
+        self.validation = Validation.of(store, data.style, self.rows)
         self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
         self.input = InputBuffer(workers.device)
 
@@ -139,7 +140,7 @@ class Trainer:
         """Train from where the run stands to its last epoch."""
         progress = self.state.progress
         if self.resumed_from is None:
-            self._initialise_bank()
+            self.initialise_bank()
         elif progress.history:
             # A kill may have come between the checkpoint and the report; who knows the epoch already leaves it aside.
             self.workers.report(run_checkpoints.report_of(progress.history[-1]))
@@ -252,7 +253,7 @@ class Trainer:
         # The word of rank 0 counts: were two workers' losses rounded differently, their learning rates could part.
         return self.workers.gather(measured)[0]
 
-    def _initialise_bank(self) -> None:
+    def initialise_bank(self) -> None:
         """Where so configured, start the bank from the embeddings that the untrained towers give a sample of the split.
 
         Raises:

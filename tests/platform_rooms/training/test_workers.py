@@ -94,7 +94,7 @@ def untrained(given: TrainingTask) -> BrgSA:
 def validated(given: TrainingTask, workers: WorkerContext) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
     """Metrics of the untrained model on the validation split, and its embeddings there."""
     settings, store = RunConfig.from_tree(given.config), Store.open(given.store)
-    validation = Validation.of(store, settings, split_rows(store, "train"))
+    validation = Validation.of(store, "report", split_rows(store, "train"))
     assert validation is not None
     model = untrained(given)
     batches = evaluation_batches(
