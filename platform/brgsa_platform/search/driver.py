@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
+from brgsa_platform.runtime.locks import held
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
 from brgsa_platform.search import study as studies
 from brgsa_platform.search import warm_start
@@ -63,8 +64,8 @@ def tune(
         go_on: where the search in this folder has begun in the same way, go on with it: one command for every try.
 
     Raises:
-        UserError: the space does not fit the configuration or the store; search-exists or folder-taken; cluster-too-small;
-            no-trial-completed.
+        UserError: the space does not fit the configuration or the store; search-exists or folder-taken; folder-in-use by
+            another process; cluster-too-small; no-trial-completed.
     """
     parameters = tune_spaces.load(spaces)
     store = Store.open(store_path)
@@ -76,10 +77,13 @@ def tune(
     begun = read_spec(folder) if go_on else None
     if begun is not None:
         check_same(folder.name, begun, spec)
-        return _run(folder, begun, store, options)
+        with held(folder, "tune"):
+            return _run(folder, begun, store, options)
     earlier = warm_start.learn(options.warm_from, folder.parent, spec)
     _claim(folder, spec)
-    return _run(folder, spec, store, options, earlier)
+    with held(folder, "tune"):
+        studies.forget(folder)
+        return _run(folder, spec, store, options, earlier)
 
 
 def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Sequence[str] = ()) -> SearchResult:
@@ -89,7 +93,8 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
         spaces: if given, must be the search's.
 
     Raises:
-        UserError: no-search in this folder; other-space; begun-already (points or a warm start); store-changed.
+        UserError: no-search in this folder; other-space; begun-already (points or a warm start); store-changed;
+            folder-in-use by another process.
     """
     folder = folder.absolute()
     name, spec = folder.name, read_spec(folder)
@@ -120,7 +125,8 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
             code="store-changed",
             field=store.path,
         )
-    return _run(folder, spec, store, options)
+    with held(folder, "tune"):
+        return _run(folder, spec, store, options)
 
 
 def _claim(folder: Path, spec: SearchSpec) -> None:
@@ -137,8 +143,8 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        if folder.is_dir() and not any(folder.iterdir()):
-            return  # a search that was killed before it had begun
+        if folder.is_dir() and all(_of_no_search(entry.name) for entry in folder.iterdir()):
+            return  # of a search that begins now, or was killed before it had begun
         raise UserError(
             f"{folder} exists and is no search: choose another --name, or remove it.",
             code="folder-taken",
@@ -152,6 +158,11 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
             field="--out",
             value=str(folder.parent),
         ) from error
+
+
+def _of_no_search(name: str) -> bool:
+    """Whether a file in a folder without a search is what one leaves that has not begun: a lock, or an unused journal."""
+    return name.startswith(("lock-", studies.JOURNAL))
 
 
 def _run(
@@ -183,10 +194,10 @@ def _run(
             tags=search_tags(spec.preset, store.fingerprint, spec.spaces),
             run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
         ) as run:  # fmt: skip
-            spec = spec.with_run(run.run_id)
-            write_spec(folder, spec)
             if not study.get_trials(deepcopy=False):
                 warm_start.begin(study, spec, options.points, earlier)
+            spec = spec.with_run(run.run_id)
+            write_spec(folder, spec)  # from here on the search has begun
             search = Search(spec, study, storage, options.limits)
             try:
                 _run_trials(search, folder, store, resources)

@@ -89,17 +89,18 @@ class TrialResources:
             processes=at_once * workers,
         )
 
-    def threads_on(self, node: Mapping[str, float]) -> int:
+    def threads_on(self, node: Mapping[str, float], cores: int | None = None) -> int:
         """CPU threads of each training process on a node, where as many run beside each other as it has room for.
 
         Args:
             node: logical CPU and GPU of the node.
+            cores: of its machine, where they are known: Ray may have been told of more CPUs than there are.
         """
-        cpus = node.get("CPU", 0.0)
+        cpus = int(node.get("CPU", 0))
         beside = min(self.processes, int(cpus // PROCESS_CPUS))
         if self.gpu_share:
             beside = min(beside, int(node.get("GPU", 0.0) / self.gpu_share + 1e-6))
-        return max(1, int(cpus) // max(1, beside))
+        return max(1, min(cpus, cores or cpus) // max(1, beside))
 
 
 def gpus_per_process(wanted: bool | Literal["auto"], share: float | None, gpus: float) -> float:
@@ -191,17 +192,25 @@ def trial_folder(search: Path, number: int) -> Path:
 
 def _of_this_node(settings: TrialSettings) -> dict[str, Any]:
     """The fields of the configuration that depend on where the trial runs, by field."""
+    fields: dict[str, Any] = {"train.workers": 0} if settings.resources.inside else {}
+    if settings.base.train.threads is None:
+        fields["train.threads"] = _threads(settings.resources)
+    return fields
+
+
+def _threads(resources: TrialResources) -> int | None:
+    """CPU threads of a training process of this trial: in this process, or on any node where its workers may run.
+
+    None where no such node has been started yet; each worker then looks at its own.
+    """
     import ray
 
-    resources = settings.resources
-    fields: dict[str, Any] = {"train.workers": 0} if resources.inside else {}
-    if settings.base.train.threads is None:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if resources.inside:
-            here = ray.get_runtime_context().get_node_id()
-            nodes = [node for node in nodes if node["NodeID"] == here]
-        else:  # workers may run on any node for training; the smallest must not be overloaded
-            role = nodes_for("training").items()
-            nodes = [n for n in nodes if role <= n.get("Labels", {}).items() and n["Resources"].get("CPU")]
-        fields["train.threads"] = min((resources.threads_on(node["Resources"]) for node in nodes), default=1)
-    return fields
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if resources.inside:
+        here = ray.get_runtime_context().get_node_id()
+        (node,) = (node for node in nodes if node["NodeID"] == here)
+        return resources.threads_on(node["Resources"], os.cpu_count())
+    role = nodes_for("training").items()
+    # The smallest node that may get a worker must not be overloaded.
+    nodes = [node for node in nodes if role <= node.get("Labels", {}).items()]
+    return min((resources.threads_on(node["Resources"]) for node in nodes), default=None)
