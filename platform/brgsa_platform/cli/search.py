@@ -61,11 +61,11 @@ def tune(
     from brgsa_platform.search.driver import resume as go_on
     from brgsa_platform.search.driver import tune as run
     from brgsa_platform.search.points import parse_points
-    from brgsa_platform.search.spec import SearchOptions
+    from brgsa_platform.search.spec import DEFAULT_TRIALS, SearchMethod, SearchOptions, default_name
 
-    ends = trials or hours or epochs or patience
+    endless = all(limit is None for limit in (trials, hours, epochs, patience))
     options = SearchOptions(
-        trials=trials if ends or trials == 0 else 16,
+        trials=DEFAULT_TRIALS if endless else trials,
         hours=hours,
         epochs=epochs,
         patience=patience,
@@ -76,7 +76,7 @@ def tune(
         warm_from=warm_from or (),
     )
     if resume and not (data and space):
-        typer.echo(go_on(resume, options, out=out, spaces=space or ()).summary())
+        typer.echo(go_on(out / resume, options, spaces=space or ()).summary())
         return
     if not data or not space:
         raise UserError("A search needs --data STORE and --space NAME, or --resume NAME to go on with one.")
@@ -85,13 +85,8 @@ def tune(
         load_config(preset, config, settings or []),
         space,
         options,
-        name=resume or name,
-        out=out,
-        goals=goal or ("auroc",),
-        sampler=sampler,
-        pruner=pruner,
-        seed=seed,
-        storage=storage,
+        SearchMethod(goals=goal or ("auroc",), sampler=sampler, pruner=pruner, seed=seed, storage=storage),
+        folder=out / (resume or name or default_name(space)),
         preset=preset,
         go_on=resume is not None,
     )

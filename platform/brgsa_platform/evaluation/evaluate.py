@@ -22,7 +22,7 @@ from brgsa.errors import UserError, nearest
 from brgsa.model import BrgSA
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation import tables as evaluation
-from brgsa_platform.evaluation.encoding import EncodedSplit, encode_split, encode_texts, scores_of, select_rows
+from brgsa_platform.evaluation.scores import scores_of
 from brgsa_platform.evaluation.tables import EvaluationResult, Gap
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
@@ -30,6 +30,7 @@ from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
 from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts, select_rows
 
 PROTOCOLS = ("validation", "paper")
 CLUSTERS = ("volume", "scan", "patient")
@@ -118,8 +119,12 @@ def evaluate(
         others = validation if validation is not None and validation is not rows else None
         total = len(rows) + (len(others) if others is not None else 0)
         with ray_session(), progress(total, f"encode {split} volumes") as advance:
-            tested = encode_split(model, rows, crop, batch_size, advance, keep=_examples(rows, columns))
-            compared = tested if others is None else encode_split(model, others, crop, batch_size, advance)
+            batches = datasets.evaluation_batches(rows, crop, batch_size=batch_size)
+            tested = encode_split(model, rows, batches, advance=advance, keep=_examples(rows, columns))
+            compared = tested
+            if others is not None:
+                batches = datasets.evaluation_batches(others, crop, batch_size=batch_size)
+                compared = encode_split(model, others, batches, advance=advance)
 
         present, absent = encode_texts(model, prompts), None if negated is None else encode_texts(model, negated)
         scores, truth = scores_of(tested, present, absent, pairing), rows.labels[:, columns]

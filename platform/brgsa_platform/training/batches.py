@@ -12,6 +12,7 @@ comes as its blocks, which are views of the object store.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 96 * 2**20
 # Ray Data plans all tasks of a stream before the first runs, 1 ms each: an archive's 39 epochs would start after minutes.
 TASKS_A_STREAM = 500
+REFUSAL = "refusal"  # column of a block that stands for a UserError in its task
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,18 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.volume_ids)
+
+    def take(self, rows: Ints) -> Rows:
+        """Some of the rows, in the order given."""
+        return Rows(
+            [self.volume_ids[row] for row in rows],
+            self.scans[rows],
+            self.patients[rows],
+            self.labels[rows],
+            self.shards,
+            self.shard[rows],
+            self.group[rows],
+        )
 
 
 def split_rows(store: Store, split: str) -> Rows:
@@ -161,7 +175,12 @@ class Tasks:
     def __call__(self, batch: dict[str, Ints]) -> Iterator[dict[str, Any]]:
         for task in batch["id"].tolist():
             part = self.parts[task]
-            yield {"row": part.rows, "ct": self.reader.read(part.rows, part.epoch)}
+            try:
+                block = {"row": part.rows, "ct": self.reader.read(part.rows, part.epoch)}
+            except UserError as error:
+                # Raised, it would come as a traceback of Ray Data's, with advice of its own in the message.
+                block = {REFUSAL: np.array([pickle.dumps(error)], dtype=object)}
+            yield block
 
 
 @dataclass(frozen=True)
@@ -290,7 +309,10 @@ def _blocks(tasks: Tasks, data: DataSection, world: int) -> Iterator[dict[str, A
         cpu=max(1.0, data_cpus(data, world) / world),
         object_store_memory=data.object_store_share * ray.cluster_resources().get("object_store_memory", 0) / world,
     )
-    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+        if REFUSAL in block:
+            raise pickle.loads(block[REFUSAL][0])
+        yield block
 
 
 def data_cpus(data: DataSection, workers: int) -> float:

@@ -17,8 +17,9 @@ from brgsa.volumes.augment import Augmentation, centre_crop
 from brgsa_platform.config import DataSection, load_config
 from brgsa_platform.store.store import Store
 from brgsa_platform.training import batches as datasets
-from brgsa_platform.training.driver import check_fit, check_resources, train
+from brgsa_platform.training.driver import check_fit, train
 from brgsa_platform.training.order import epoch_batches
+from brgsa_platform.training.resources import check_resources
 
 pytestmark = pytest.mark.ray
 

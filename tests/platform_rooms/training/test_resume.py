@@ -17,7 +17,7 @@ import pytest
 
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.training import run_checkpoints
-from brgsa_platform.training.driver import train
+from brgsa_platform.training.driver import TrainOptions, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -57,7 +57,7 @@ def made(out: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def undisturbed(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(pairs, config(), out=out, quiet=True)
+    train(pairs, config(), out=out, options=TrainOptions(quiet=True))
     return made(out)
 
 
@@ -88,7 +88,7 @@ def test_killed_in_mid_epoch(pairs: Path, tmp_path: Path, undisturbed: Any) -> N
     state = json.loads((stood / "training.json").read_text())
     assert state["epoch"] == 1
     assert 12 < state["step"] < 24
-    result = train(pairs, config(), out=out, quiet=True)
+    result = train(pairs, config(), out=out, options=TrainOptions(quiet=True))
     assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
     assert made(out) == undisturbed
     assert not list((out / "checkpoints").glob("*step*"))
@@ -104,7 +104,7 @@ def test_stopped_between_two_epochs(pairs: Path, tmp_path: Path, undisturbed: An
         raise Stop
 
     with pytest.raises(Stop):
-        train(pairs, config(EACH_STEP), out=out, quiet=True, on_epoch=stop)
+        train(pairs, config(EACH_STEP), out=out, options=TrainOptions(on_epoch=stop, quiet=True))
     assert made(out)[0] == undisturbed[0][:2]
-    train(pairs, config(), out=out, quiet=True)
+    train(pairs, config(), out=out, options=TrainOptions(quiet=True))
     assert made(out) == undisturbed
