@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from command import brgsa
 
 from brgsa.volumes import Geometry
 from brgsa_platform.store.prepare import prepare
@@ -23,19 +22,7 @@ pytestmark = pytest.mark.ray
 REPORT = "There is pleural effusion on the right."
 
 
-def brgsa(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "brgsa_platform.cli", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "RAY_ADDRESS": "", "HF_HUB_OFFLINE": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def refused(done: CompletedProcess[str], *words: str) -> None:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     sentences = [line for line in done.stderr.splitlines() if line.startswith("brgsa: ")]
