@@ -17,6 +17,7 @@ from brgsa.vision import (
     ResNet3D,
     ViT3D,
     Windows,
+    drop_patches,
     resize_positions,
     sincos_positions,
     vision_tower,
@@ -238,3 +239,44 @@ def test_sizes_of_nothing_are_refused(field: str) -> None:
         VisionConfig(patch=(0, 16, 8))
     with pytest.raises(ValueError, match=r"vision\.heads"):
         VisionConfig(width=100, heads=12)
+
+
+def test_patch_dropout_keeps_a_random_share_of_each_volumes_own_patches() -> None:
+    torch.manual_seed(0)
+    tokens = torch.arange(2 * 40 * 3.0).view(2, 40, 3)
+    kept = drop_patches(tokens, 0.75)
+    assert kept.shape == (2, 10, 3)
+    chosen = [{int(row) for row in (volume[:, 0] / 3) % 40} for volume in kept]
+    for volume, rows, original in zip(kept, chosen, tokens, strict=True):
+        assert len(rows) == 10
+        assert all(any(torch.equal(token, own) for own in original) for token in volume)
+    assert chosen[0] != chosen[1]
+    assert drop_patches(tokens, 0.999).shape == (2, 1, 3)
+
+
+def test_patches_are_dropped_in_training_alone() -> None:
+    torch.manual_seed(0)
+    tower = ViT3D(replace(SMALL_VIT, patch_dropout=0.5))
+    whole = ViT3D(SMALL_VIT)
+    whole.load_state_dict(tower.state_dict())
+    x = torch.randn(2, 1, 32, 32, 16)
+    torch.testing.assert_close(tower.eval()(x), whole.eval()(x))
+    assert not torch.allclose(tower.train()(x), whole(x))
+    with pytest.raises(ValueError, match="patch_dropout"):
+        replace(SMALL_VIT, patch_dropout=1.0)
+    with pytest.raises(ValueError, match="patch_dropout"):
+        VisionConfig(name="cnn3d", patch_dropout=0.5)
+
+
+def test_checkpointed_activations_change_no_gradient() -> None:
+    torch.manual_seed(0)
+    tower = ViT3D(SMALL_VIT)
+    x = torch.randn(2, 1, 32, 32, 16)
+    gradients = []
+    for checkpointed in (False, True):
+        tower.checkpoint_activations = checkpointed
+        tower.zero_grad()
+        tower(x).square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in tower.parameters() if weight.grad is not None])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)

@@ -16,7 +16,7 @@ import pytest
 
 from brgsa_platform.config import load_config
 from brgsa_platform.runtime import files
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainResult, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -31,7 +31,7 @@ def train_here(place: Path, out: Path) -> TrainResult:
 
 
 def made_at(out: Path, epoch: int) -> int:
-    return (checkpoints.folder_of(out, epoch) / "training.json").stat().st_mtime_ns
+    return (run_checkpoints.folder_of(out, epoch) / "training.json").stat().st_mtime_ns
 
 
 def test_a_killed_worker_goes_on_by_itself(place: Path, tmp_path: Path) -> None:
@@ -41,10 +41,10 @@ def test_a_killed_worker_goes_on_by_itself(place: Path, tmp_path: Path) -> None:
 
     def kill_the_worker() -> None:
         while not over.wait(0.02):
-            if len(checkpoints.whole(out)) >= 2:
+            if len(run_checkpoints.whole(out)) >= 2:
                 first_made_at.append(made_at(out, 1))
                 os.kill(int(files.read_json(out / "progress.json")["pid"]), signal.SIGKILL)
-                epochs_before.append(len(checkpoints.whole(out)))
+                epochs_before.append(len(run_checkpoints.whole(out)))
                 return
 
     killer = threading.Thread(target=kill_the_worker)
@@ -71,7 +71,7 @@ def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path)
         text=True,
         start_new_session=True,
     )
-    while len(checkpoints.whole(out)) < 2:
+    while len(run_checkpoints.whole(out)) < 2:
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         time.sleep(0.02)
     everyone = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
@@ -79,7 +79,7 @@ def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
-    assert 2 <= len(checkpoints.whole(out)) < EPOCHS
+    assert 2 <= len(run_checkpoints.whole(out)) < EPOCHS
     run_id = files.read_json(out / "run.json")["mlflow_run_id"]
     second_made_at = made_at(out, 2)
 
@@ -88,4 +88,4 @@ def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path)
     assert made_at(out, 2) == second_made_at, "epoch 2 was trained again"
     assert result.run_id == run_id
     assert files.read_json(out / "run.json")["mlflow_run_id"] == run_id
-    assert not list((out / checkpoints.FOLDER).glob(".*")), "something half-written stayed"
+    assert not list((out / run_checkpoints.FOLDER).glob(".*")), "something half-written stayed"

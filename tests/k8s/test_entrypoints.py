@@ -15,7 +15,7 @@ from manifests import OVERLAYS, Manifest, job, jobs, named, quantity, services
 
 from brgsa.errors import UserError
 from brgsa_platform.cli.main import app
-from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.config import RunConfig, flatten, load_config
 
 UsageError = typer.BadParameter.__mro__[1]  # Typer carries its own click
 VERBS = ("prepare", "summarize", "train", "tune", "evaluate")
@@ -119,13 +119,13 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_search_has_room_for_its_trials(overlay: str) -> None:
-    from brgsa_platform.search.trials import TrialPlan
+    from brgsa_platform.search.trials import TrialResources
 
     entry = job(overlay, "tune")
     _, given = parse(entry["spec"]["entrypoint"])
     gpus = given["gpus_per_trial"] or 0.0
-    plan = TrialPlan.of(config_of(entry), given["concurrent"], gpus, resources(entry))
-    assert plan.at_once == (2 if gpus else 1)
+    trial = TrialResources.of(config_of(entry), given["concurrent"], gpus, resources(entry))
+    assert trial.at_once == (2 if gpus else 1)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -177,7 +177,6 @@ def test_mlflow_knows_its_servers_options() -> None:
 
 def test_a_training_goes_on_from_one_overlay_to_another() -> None:
     """Begun on spot nodes, ended on others: the same folder, and nothing changed that makes it another training."""
-    from brgsa_platform.tracking.client import flatten
     from brgsa_platform.training.driver import FREE_TO_CHANGE
 
     one, other = job("spot", "train"), job("gpu", "train")

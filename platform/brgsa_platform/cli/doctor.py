@@ -25,7 +25,7 @@ def doctor(
         os.environ["RAY_ADDRESS"] = ray
     if not os.environ.get("RAY_ADDRESS"):
         print("No --ray and no RAY_ADDRESS: this machine alone, with a Ray session started for it.", file=sys.stderr)
-    with progress(work.LOOKS + (data is not None), "examine") as advance:
+    with progress(work.CHECKS + (data is not None), "examine") as advance:
         found = work.examine(data, out, on_step=lambda name: advance(note=name))
     if json:
         import dataclasses

@@ -75,8 +75,8 @@ def status_command(
 ) -> None:
     """A job's state; exit status 0 while it runs and after it succeeded, its own after it failed, 130 when it was stopped."""
     found = _jobs(ray, kuberay, namespace, context).get(job)
-    typer.echo(found.line())
-    sys.exit(found.status)
+    typer.echo(found.summary())
+    sys.exit(found.exit_status)
 
 
 @app.command("logs")
@@ -90,15 +90,15 @@ def logs_command(
 ) -> None:
     """What a job has logged; from MLflow where its cluster is gone."""
     from brgsa_platform.jobs import logs as job_logs
-    from brgsa_platform.jobs.base import attend, print_log
+    from brgsa_platform.jobs.base import follow_to_end, print_log
     from brgsa_platform.tracking import client as tracking
 
     jobs = _jobs(ray, kuberay, namespace, context)
     if follow:
-        sys.exit(attend(jobs, job))
+        sys.exit(follow_to_end(jobs, job))
     if print_log(jobs, job):
         return
-    kept = job_logs.kept_log(job)
+    kept = job_logs.load_log(job)
     if kept is None:
         raise UserError(f"No log of {job}, neither on the cluster nor in MLflow ({tracking.shown_uri()}).")
     typer.echo(kept, nl=False)
@@ -115,7 +115,7 @@ def stop_command(
     jobs = _jobs(ray, kuberay, namespace, context)
     found = jobs.get(job)
     if found.finished:
-        typer.echo(f"{found.line()}: nothing to stop.")
+        typer.echo(f"{found.summary()}: nothing to stop.")
         return
     jobs.stop(job)
     typer.echo(f"{job} is stopped.")

@@ -20,7 +20,7 @@ from brgsa.errors import UserError
 from brgsa_platform.doctor import findings, probes
 from brgsa_platform.doctor import nodes as doctor_nodes
 from brgsa_platform.doctor.findings import FAIL, OK, Finding
-from brgsa_platform.doctor.nodes import Here, Nodes, Trouble, within
+from brgsa_platform.doctor.nodes import ClusterNodes, LocalMachine, ProbeFailure, run_with_timeout
 from brgsa_platform.runtime import session
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.tracking import client as tracking
@@ -34,7 +34,7 @@ ANSWER = 5.0
 # How HTTP/2, and so Ray's gRPC, begins: a live server answers it at once, a frozen one only accepts the connection.
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
-Step = tuple[str, Callable[[], list[Finding]]]
+Check = tuple[str, Callable[[], list[Finding]]]
 
 
 def examine(
@@ -61,19 +61,19 @@ def examine(
     with ExitStack() as stack:
         nodes, ray_line = _join(stack, address)
         found.append(ray_line)
-        for name, look in _looks(nodes, bool(address), data, out, limit):
+        for name, look in _checks(nodes, bool(address), data, out, limit):
             try:
                 found += look()
             except Exception as error:
                 text = f"the look itself failed: {doctor_nodes.in_short(error)}"
                 found.append(Finding(name, FAIL, text, "Run it again, and report it if it fails again."))
             on_step(name)
-        if isinstance(nodes, Nodes):  # last, for a node may fall silent at any question
-            found[1:1] = findings.judge_nodes(nodes.names, nodes.silent, nodes.gone)
+        if isinstance(nodes, ClusterNodes):  # last, for a node may fall silent at any question
+            found[1:1] = findings.judge_nodes(nodes.names, nodes.unresponsive, nodes.departed)
     return found
 
 
-LOOKS = 11  # steps of an examination of a cluster
+CHECKS = 11  # steps of an examination of a cluster
 
 
 def check_address(address: str) -> None:
@@ -98,11 +98,11 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def _join(stack: ExitStack, address: str) -> tuple[Nodes | Here, Finding]:
+def _join(stack: ExitStack, address: str) -> tuple[ClusterNodes | LocalMachine, Finding]:
     """Ray, joined or started; where that fails, this machine without it."""
     try:
         stack.enter_context(session.ray_session())
-        nodes = Nodes()
+        nodes = ClusterNodes()
     except Exception as error:
         lines = " ".join(str(error).split())[:300]
         mend = "Look at the newest folder under /tmp/ray: its logs say why."
@@ -112,12 +112,14 @@ def _join(stack: ExitStack, address: str) -> tuple[Nodes | Here, Finding]:
                 if "mismatch" in lines
                 else findings.TOKEN + " Where it asks for none, look at its head."
             )
-        return Here(), Finding("Ray", FAIL, f"cannot {'join' if address else 'start'}: {lines}", mend)
+        return LocalMachine(), Finding("Ray", FAIL, f"cannot {'join' if address else 'start'}: {lines}", mend)
     text = f"joined {address}" if address else "started on this machine for this examination (--ray joins a cluster)"
     return nodes, Finding("Ray", OK, text)
 
 
-def _looks(nodes: Nodes | Here, joined: bool, data: str | None, out: str, limit: float) -> Iterator[Step]:
+def _checks(
+    nodes: ClusterNodes | LocalMachine, joined: bool, data: str | None, out: str, limit: float
+) -> Iterator[Check]:
     """What is looked at, in this order; the first question finds the nodes that are silent."""
     facts: dict[str, Any] = {}
 
@@ -126,7 +128,7 @@ def _looks(nodes: Nodes | Here, joined: bool, data: str | None, out: str, limit:
 
     def versions() -> list[Finding]:
         answers = nodes.ask(probes.versions, limit)
-        heard = {name: answer for name, answer in answers.items() if name not in nodes.silent}
+        heard = {name: answer for name, answer in answers.items() if name not in nodes.unresponsive}
         return findings.judge_versions({"this process": probes.versions(), **heard})
 
     def shared_memory() -> list[Finding]:
@@ -136,21 +138,21 @@ def _looks(nodes: Nodes | Here, joined: bool, data: str | None, out: str, limit:
     def gpus() -> list[Finding]:
         counted = {name: nodes.resource(name, "GPU") for name in nodes.names}
         answers = nodes.ask(probes.gpus, GPU, counted=counted)
-        return findings.judge_gpus(answers, counted if isinstance(nodes, Nodes) else {})
+        return findings.judge_gpus(answers, counted if isinstance(nodes, ClusterNodes) else {})
 
     yield "versions", versions
     yield "GPUs", gpus
     yield "shared memory", shared_memory
     yield "memory", lambda: findings.judge_memory(facts, of("memory"), of("object_store_memory"))
     yield "spill disk", lambda: findings.judge_disk(facts, of("object_store_memory"))
-    cluster = nodes if joined and isinstance(nodes, Nodes) else None
-    if isinstance(nodes, Nodes):
+    cluster = nodes if joined and isinstance(nodes, ClusterNodes) else None
+    if isinstance(nodes, ClusterNodes):
         yield "object store", lambda: _transfers(nodes)
     yield "runs", lambda: _storage("runs", out, cluster)
     if data is not None:
         yield "store", lambda: _storage("store", data, cluster)
     yield "MLflow", lambda: _tracking(cluster)
-    if isinstance(nodes, Nodes):
+    if isinstance(nodes, ClusterNodes):
         yield "clocks", lambda: findings.judge_clocks(doctor_nodes.clock_offsets(nodes, CLOCK))
         yield (
             "all-reduce",
@@ -159,37 +161,37 @@ def _looks(nodes: Nodes | Here, joined: bool, data: str | None, out: str, limit:
         yield "access", lambda: _access(nodes)
 
 
-def _transfers(nodes: Nodes) -> list[Finding]:
+def _transfers(nodes: ClusterNodes) -> list[Finding]:
     smallest = min(nodes.resource(name, "object_store_memory") for name in nodes.names)
     size = min(OBJECT_SIZE, int(smallest) // 4)
     return findings.judge_transfers(doctor_nodes.transfers(nodes, TRANSFER, size), size, len(nodes.names))
 
 
-def _storage(name: str, url: str, nodes: Nodes | None) -> list[Finding]:
+def _storage(name: str, url: str, nodes: ClusterNodes | None) -> list[Finding]:
     """Look at a folder from this process and from `nodes`; one that is not there yet, at what it would be made in."""
     shown, place = str(Folder(url)), _existing(url)
     if place != shown:
         shown = f"{shown} (not there yet; looked at {place})"
     with _mark(place) as mark:
-        if isinstance(mark, Trouble):
+        if isinstance(mark, ProbeFailure):
             return findings.judge_storage(name, shown, mark, {})
-        here = within(STORAGE, lambda: probes.storage(place, STORAGE_SIZE))
+        here = run_with_timeout(STORAGE, lambda: probes.storage(place, STORAGE_SIZE))
         answers = nodes.ask(probes.storage, STORAGE, place, STORAGE_SIZE, *mark) if nodes else {}
     return findings.judge_storage(name, shown, here, answers)
 
 
 @contextmanager
-def _mark(place: str) -> Iterator[tuple[str, str] | Trouble]:
+def _mark(place: str) -> Iterator[tuple[str, str] | ProbeFailure]:
     """A small file that other nodes should see; its name and text, or why it cannot be written."""
     name, text = f".brgsa-doctor-{uuid.uuid4().hex}", uuid.uuid4().hex
-    trouble = within(STORAGE, lambda: Folder(place).write(name, text))
+    trouble = run_with_timeout(STORAGE, lambda: Folder(place).write(name, text))
     if trouble is not None:
         yield trouble
         return
     try:
         yield name, text
     finally:
-        within(STORAGE, lambda: Folder(place).delete(name))
+        run_with_timeout(STORAGE, lambda: Folder(place).delete(name))
 
 
 def _existing(url: str) -> str:
@@ -200,15 +202,17 @@ def _existing(url: str) -> str:
     return str(next(p for p in (path, *path.parents) if p.is_dir()))
 
 
-def _tracking(nodes: Nodes | None) -> list[Finding]:
+def _tracking(nodes: ClusterNodes | None) -> list[Finding]:
     uri, experiment, shown = tracking.tracking_uri(), tracking.experiment_name(), tracking.shown_uri()
-    answers: dict[str, Any] = {"this process": within(MLFLOW, lambda: probes.tracking_answer(uri, experiment))}
+    answers: dict[str, Any] = {
+        "this process": run_with_timeout(MLFLOW, lambda: probes.tracking_answer(uri, experiment))
+    }
     if nodes and uri.startswith(("http://", "https://")):
         answers |= nodes.ask(probes.tracking_answer, MLFLOW, uri, experiment)
     return findings.judge_tracking(shown, answers, nodes.count if nodes else 1)
 
 
-def _access(nodes: Nodes) -> list[Finding]:
+def _access(nodes: ClusterNodes) -> list[Finding]:
     dashboard = session.dashboard_address()
     # Elsewhere than on the head, its loopback is not ours.
     reachable = dashboard if nodes.on_head or not findings.is_loopback(dashboard) else None

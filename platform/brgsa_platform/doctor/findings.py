@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from brgsa_platform.doctor.nodes import Reduced, Trouble
+from brgsa_platform.doctor.nodes import AllReduce, ProbeFailure
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -45,10 +45,10 @@ def judge_nodes(names: list[str], silent: Mapping[str, str], gone: int = 0) -> l
     return found or [Finding("nodes", OK, f"{_count(len(names), 'node')} answered: {', '.join(names)}{left}")]
 
 
-def judge_versions(facts: Mapping[str, Mapping[str, str | None] | Trouble]) -> list[Finding]:
+def judge_versions(facts: Mapping[str, Mapping[str, str | None] | ProbeFailure]) -> list[Finding]:
     """Versions must be the same everywhere, the command's own process included."""
-    found = _troubles("versions", facts, "Install brgsa's environment on that node.")
-    known = {name: fact for name, fact in facts.items() if not isinstance(fact, Trouble)}
+    found = _probe_failures("versions", facts, "Install brgsa's environment on that node.")
+    known = {name: fact for name, fact in facts.items() if not isinstance(fact, ProbeFailure)}
     packages = list(dict.fromkeys(package for fact in known.values() for package in fact))
     for package in packages:
         by_version: dict[str, list[str]] = defaultdict(list)
@@ -68,12 +68,12 @@ def judge_versions(facts: Mapping[str, Mapping[str, str | None] | Trouble]) -> l
     return [Finding("versions", OK, f"{same}{commit}{' on every node' if len(known) > 2 else ''}")]
 
 
-def judge_gpus(facts: Mapping[str, Mapping[str, Any] | Trouble], counted: Mapping[str, float]) -> list[Finding]:
+def judge_gpus(facts: Mapping[str, Mapping[str, Any] | ProbeFailure], counted: Mapping[str, float]) -> list[Finding]:
     """Ray, the driver and torch must agree; none at all is no failure."""
-    found = _troubles("GPUs", facts, "Run nvidia-smi and `python -c 'import torch'` on that node.")
+    found = _probe_failures("GPUs", facts, "Run nvidia-smi and `python -c 'import torch'` on that node.")
     seen, drivers = [], defaultdict(list)
     for name, fact in facts.items():
-        if isinstance(fact, Trouble):
+        if isinstance(fact, ProbeFailure):
             continue
         listed, torch_sees, ray_counts = len(fact["listed"]), int(fact["seen"]), int(counted.get(name, 0))
         build = f"torch built for CUDA {fact['torch_cuda']}" if fact["torch_cuda"] else "torch built without CUDA"
@@ -101,16 +101,18 @@ def judge_gpus(facts: Mapping[str, Mapping[str, Any] | Trouble], counted: Mappin
     return found or [Finding("GPUs", OK, "no GPU; everything runs on CPUs, slowly")]
 
 
-def judge_shared_memory(facts: Mapping[str, Mapping[str, Any] | Trouble], stores: Mapping[str, float]) -> list[Finding]:
+def judge_shared_memory(
+    facts: Mapping[str, Mapping[str, Any] | ProbeFailure], stores: Mapping[str, float]
+) -> list[Finding]:
     """Ray's object store should lie in /dev/shm and fit there.
 
     Args:
         stores: node → bytes of its object store.
     """
-    found = _troubles("shared memory", facts, "Look at /dev/shm and at Ray's logs on that node.")
+    found = _probe_failures("shared memory", facts, "Look at /dev/shm and at Ray's logs on that node.")
     fine = []
     for name, fact in facts.items():
-        if isinstance(fact, Trouble):
+        if isinstance(fact, ProbeFailure):
             continue
         total, store, others = fact["shm_total"], stores.get(name, 0.0), fact["shm_left_behind"]
         if total is None:
@@ -136,7 +138,7 @@ def judge_shared_memory(facts: Mapping[str, Mapping[str, Any] | Trouble], stores
 
 
 def judge_memory(
-    facts: Mapping[str, Mapping[str, Any] | Trouble], promised: Mapping[str, float], stores: Mapping[str, float]
+    facts: Mapping[str, Mapping[str, Any] | ProbeFailure], promised: Mapping[str, float], stores: Mapping[str, float]
 ) -> list[Finding]:
     """What Ray hands out (tasks' memory and object store) must fit into the container's limit.
 
@@ -146,7 +148,7 @@ def judge_memory(
     """
     found, fine = [], []
     for name, fact in facts.items():
-        if isinstance(fact, Trouble):
+        if isinstance(fact, ProbeFailure):
             continue
         needs = promised.get(name, 0.0) + stores.get(name, 0.0)
         text = f"{name}: limit {_gib(fact['limit'])}"
@@ -162,12 +164,12 @@ def judge_memory(
     return found or [Finding("memory", OK, "; ".join(fine))] if fine or found else []
 
 
-def judge_disk(facts: Mapping[str, Mapping[str, Any] | Trouble], stores: Mapping[str, float]) -> list[Finding]:
+def judge_disk(facts: Mapping[str, Mapping[str, Any] | ProbeFailure], stores: Mapping[str, float]) -> list[Finding]:
     """Free space where Ray spills objects that its store cannot hold."""
     found, fine = [], []
     mend = "Free space there, or start Ray with --object-spilling-directory on a larger disk."
     for name, fact in facts.items():
-        if isinstance(fact, Trouble):
+        if isinstance(fact, ProbeFailure):
             continue
         free, total = fact["disk_free"], fact["disk_total"]
         text = f"{name}: {_gib(free)} of {_gib(total)} free at {fact['spill_folder'] or '/tmp'}"
@@ -181,15 +183,15 @@ def judge_disk(facts: Mapping[str, Mapping[str, Any] | Trouble], stores: Mapping
     return found or [Finding("spill disk", OK, "; ".join(fine))] if fine or found else []
 
 
-def judge_transfers(speeds: Mapping[tuple[str, str], float | Trouble], size: int, nodes: int) -> list[Finding]:
+def judge_transfers(speeds: Mapping[tuple[str, str], float | ProbeFailure], size: int, nodes: int) -> list[Finding]:
     """Objects from node to node."""
     name = "object store"
     found, fine = [], {}
     for (source, target), speed in speeds.items():
         way = f"{source} to {target}" if source != target else f"into {source}"
-        if isinstance(speed, Trouble):
+        if isinstance(speed, ProbeFailure):
             mend = "Open the nodes' ports to each other (object manager, node manager, workers), in both directions."
-            found.append(Finding(name, FAIL, f"{way}: {speed.why}", mend))
+            found.append(Finding(name, FAIL, f"{way}: {speed.reason}", mend))
         elif speed < SLOW_TRANSFER:
             text = f"{way}: {size / 2**20:.0f} MiB at {speed:.0f} MB/s"
             found.append(
@@ -207,15 +209,15 @@ def judge_transfers(speeds: Mapping[tuple[str, str], float | Trouble], size: int
 
 
 def judge_storage(
-    name: str, url: str, here: Mapping[str, Any] | Trouble, nodes: Mapping[str, Mapping[str, Any] | Trouble]
+    name: str, url: str, here: Mapping[str, Any] | ProbeFailure, nodes: Mapping[str, Mapping[str, Any] | ProbeFailure]
 ) -> list[Finding]:
     """A folder must be the same one on every node, be writable, and not too slow."""
-    if isinstance(here, Trouble) or here["error"]:
-        why = here.why if isinstance(here, Trouble) else here["error"]
+    if isinstance(here, ProbeFailure) or here["error"]:
+        why = here.reason if isinstance(here, ProbeFailure) else here["error"]
         mend = "Give a folder or s3:// URL that this user may write, and look at its mount or its credentials."
         return [Finding(name, FAIL, f"{url}: {why}", mend)]
     found = []
-    blind = [node for node, fact in nodes.items() if not isinstance(fact, Trouble) and not fact["seen"]]
+    blind = [node for node, fact in nodes.items() if not isinstance(fact, ProbeFailure) and not fact["seen"]]
     if blind:
         mend = (
             "Put it on storage that every node mounts at this path (in Kubernetes a ReadWriteMany volume), or on s3://."
@@ -223,8 +225,8 @@ def judge_storage(
         found.append(Finding(name, FAIL, f"{url} is another folder, or none, on {', '.join(blind)}", mend))
     speeds = {"this process": here}
     for node, fact in nodes.items():
-        if isinstance(fact, Trouble) or fact["error"]:
-            why = fact.why if isinstance(fact, Trouble) else fact["error"]
+        if isinstance(fact, ProbeFailure) or fact["error"]:
+            why = fact.reason if isinstance(fact, ProbeFailure) else fact["error"]
             mend = "Let that node's user write there too, with the same mount and the same credentials."
             found.append(Finding(name, FAIL, f"{url} on {node}: {why}", mend))
         elif fact["seen"]:
@@ -239,7 +241,7 @@ def judge_storage(
     return found or [Finding(name, OK, f"{url}: write {written:.0f} MB/s, read {read:.0f} MB/s{seen}")]
 
 
-def judge_tracking(shown: str, answers: Mapping[str, Mapping[str, Any] | Trouble], nodes: int) -> list[Finding]:
+def judge_tracking(shown: str, answers: Mapping[str, Mapping[str, Any] | ProbeFailure], nodes: int) -> list[Finding]:
     """Every node must reach MLflow with its own credentials; SQLite is one machine's.
 
     Args:
@@ -252,18 +254,18 @@ def judge_tracking(shown: str, answers: Mapping[str, Mapping[str, Any] | Trouble
         return [Finding("MLflow", FAIL, f"{shown} is a file of one machine, and the cluster has {nodes} nodes", mend)]
     found = []
     for who, answer in answers.items():
-        why = answer.why if isinstance(answer, Trouble) else answer["error"]
+        why = answer.reason if isinstance(answer, ProbeFailure) else answer["error"]
         if not why:
             continue
         mend = "Start the server, or correct MLFLOW_TRACKING_URI and the network between it and the nodes."
         if any(sign in why for sign in ("401", "403")):
             mend = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD there to a user of the server."
-        if not isinstance(answer, Trouble):
+        if not isinstance(answer, ProbeFailure):
             mend = answer.get("mend") or mend
         found.append(Finding("MLflow", FAIL, f"from {who}: {why}" + f" ({shown})" * (shown not in why), mend))
     if found:
         return found
-    took = [a["seconds"] for a in answers.values() if not isinstance(a, Trouble) and a["seconds"] is not None]
+    took = [a["seconds"] for a in answers.values() if not isinstance(a, ProbeFailure) and a["seconds"] is not None]
     if not took:
         return [Finding("MLflow", OK, f"{shown} is made by the first run")]
     text = f"{shown} answers within {max(took):.2f} s"
@@ -287,15 +289,15 @@ def judge_clocks(offsets: Mapping[str, tuple[float, float]]) -> list[Finding]:
     return [Finding("clocks", OK, f"at most {skew * 1000:.0f} ms apart (±{unsure * 1000:.0f} ms)")]
 
 
-def judge_all_reduce(result: Reduced | Trouble | None, size: int) -> list[Finding]:
+def judge_all_reduce(result: AllReduce | ProbeFailure | None, size: int) -> list[Finding]:
     """Two training processes and their network."""
     name = "all-reduce"
     if result is None:
         mend = "Run the doctor again when two CPUs are free."
         return [Finding(name, WARN, "not measured: the cluster has no two CPUs free", mend)]
-    if isinstance(result, Trouble):
+    if isinstance(result, ProbeFailure):
         mend = "Open all ports between the nodes, and set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME to the network card."
-        return [Finding(name, FAIL, result.why, mend)]
+        return [Finding(name, FAIL, result.reason, mend)]
     speed = size / 1e9 / result.seconds
     where = " and ".join(result.nodes) if len(result.nodes) > 1 else f"two processes on {result.nodes[0]}"
     text = f"{size / 2**20:.0f} MiB over {result.backend} in {result.seconds * 1000:.0f} ms, {speed:.2f} GB/s ({where})"
@@ -332,9 +334,11 @@ def is_loopback(address: str | None) -> bool:
     return host is None or host in ("127.0.0.1", "localhost", "::1")
 
 
-def _troubles(name: str, facts: Mapping[str, Any], mend: str) -> list[Finding]:
+def _probe_failures(name: str, facts: Mapping[str, Any], mend: str) -> list[Finding]:
     return [
-        Finding(name, FAIL, f"{node}: {fact.why}", mend) for node, fact in facts.items() if isinstance(fact, Trouble)
+        Finding(name, FAIL, f"{node}: {fact.reason}", mend)
+        for node, fact in facts.items()
+        if isinstance(fact, ProbeFailure)
     ]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from brgsa_platform.doctor import probes
-from brgsa_platform.runtime.storage import said
+from brgsa_platform.runtime.storage import short_error
 
 HEAD = "node:__internal_head__"
 ROUND_TRIPS = 7  # of which the fastest tells the clock
@@ -19,59 +19,59 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Trouble:
+class ProbeFailure:
     """A probe that gave no answer, and why."""
 
-    why: str
+    reason: str
 
 
-def within(limit: float, work: Callable[[], T]) -> T | Trouble:
+def run_with_timeout(limit: float, work: Callable[[], T]) -> T | ProbeFailure:
     """The result of a piece of work in this process, or that it failed or is not done after `limit` seconds.
 
     What hangs in a system call (a dead network file system) cannot be ended: its thread is left behind.
     """
-    results: list[T | Trouble] = []
+    results: list[T | ProbeFailure] = []
 
     def run() -> None:
         try:
             results.append(work())
         except Exception as error:
-            results.append(Trouble(in_short(error)))
+            results.append(ProbeFailure(in_short(error)))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(limit)
-    return results[0] if results else Trouble(f"no answer within {limit:.0f} s")
+    return results[0] if results else ProbeFailure(f"no answer within {limit:.0f} s")
 
 
 def in_short(error: BaseException) -> str:
     """An exception's type and the first line of what it says; of a task's, what it raised on its node."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, OSError):
-        return said(cause)
+        return short_error(cause)
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 
 
-class Here:
+class LocalMachine:
     """This machine without Ray: probes run in this process."""
 
     def __init__(self) -> None:
         self.names = ["this machine"]
-        self.silent: dict[str, str] = {}
+        self.unresponsive: dict[str, str] = {}
 
     def resource(self, name: str, kind: str) -> float:
         """Nothing is counted by Ray."""
         return 0.0
 
     def ask(self, probe: Callable[..., Any], limit: float, *args: Any, **each: dict[str, Any]) -> dict[str, Any]:
-        """See `Nodes.ask`."""
+        """See `ClusterNodes.ask`."""
         name = self.names[0]
         given = {key: value[name] for key, value in each.items()}
-        return {name: within(limit, lambda: probe(*args, **given))}
+        return {name: run_with_timeout(limit, lambda: probe(*args, **given))}
 
 
-class Nodes:
+class ClusterNodes:
     """The living nodes of the cluster that this process has joined, by a name that tells them apart.
 
     Attributes:
@@ -87,7 +87,7 @@ class Nodes:
 
         ray.cloudpickle.register_pickle_by_value(probes)
         found = ray.nodes()
-        self.gone = sum(not node["Alive"] for node in found)
+        self.departed = sum(not node["Alive"] for node in found)
         alive = sorted((n for n in found if n["Alive"]), key=lambda n: (HEAD not in n["Resources"], n["NodeName"]))
         addresses = [node["NodeManagerAddress"] for node in alive]
         self._nodes: dict[str, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ class Nodes:
         self.on_head = not ray.util.client.ray.is_connected() and any(
             HEAD in node["Resources"] and node["NodeID"] == here for node in alive
         )
-        self.silent: dict[str, str] = {}
+        self.unresponsive: dict[str, str] = {}
         self._remote: dict[Callable[..., Any], Any] = {}
 
     def resource(self, name: str, kind: str) -> float:
@@ -110,7 +110,7 @@ class Nodes:
         return float(self._nodes[name]["Resources"].get(kind, 0.0))
 
     def ask(self, probe: Callable[..., Any], limit: float, *args: Any, **each: dict[str, Any]) -> dict[str, Any]:
-        """Run a probe on every node at once; node → what it returned, or `Trouble`.
+        """Run a probe on every node at once; node → what it returned, or `ProbeFailure`.
 
         A node that has not answered after `limit` seconds, or has died, is not asked again.
 
@@ -140,27 +140,27 @@ class Nodes:
         """Names of the nodes with these ids."""
         return tuple(name for name, node in self._nodes.items() if node["NodeID"] in set(ids))
 
-    def drop(self, name: str, why: str) -> Trouble:
+    def give_up_on(self, name: str, why: str) -> ProbeFailure:
         """Ask this node no more."""
-        self.silent[name] = why
+        self.unresponsive[name] = why
         self.names = [other for other in self.names if other != name]
-        return Trouble(why)
+        return ProbeFailure(why)
 
     def _answer(self, name: str, task: Any, ready: bool, probe: Callable[..., Any], limit: float) -> Any:
         import ray
 
         if not ready:
             ray.cancel(task, force=True)
-            return self.drop(name, f"no answer to '{probe.__name__}' within {limit:.0f} s")
+            return self.give_up_on(name, f"no answer to '{probe.__name__}' within {limit:.0f} s")
         try:
             return ray.get(task, timeout=limit)
         except ray.exceptions.RayTaskError as error:
-            return Trouble(in_short(error))
+            return ProbeFailure(in_short(error))
         except ray.exceptions.RayError as error:
-            return self.drop(name, f"'{probe.__name__}' was lost ({type(error).__name__})")
+            return self.give_up_on(name, f"'{probe.__name__}' was lost ({type(error).__name__})")
 
 
-def clock_offsets(nodes: Nodes, limit: float) -> dict[str, tuple[float, float]]:
+def clock_offsets(nodes: ClusterNodes, limit: float) -> dict[str, tuple[float, float]]:
     """Node → seconds that its clock is ahead of this process', and how much of it may be the way there and back."""
     import ray
 
@@ -173,7 +173,7 @@ def clock_offsets(nodes: Nodes, limit: float) -> dict[str, tuple[float, float]]:
             try:
                 there = ray.get(task, timeout=max(0.1, end - time.monotonic()))
             except ray.exceptions.RayError as error:
-                nodes.drop(name, f"'clock' was lost ({type(error).__name__})")
+                nodes.give_up_on(name, f"'clock' was lost ({type(error).__name__})")
                 break
             took = time.time() - start
             if name not in found or took / 2 < found[name][1]:
@@ -181,14 +181,14 @@ def clock_offsets(nodes: Nodes, limit: float) -> dict[str, tuple[float, float]]:
     return found
 
 
-def transfers(nodes: Nodes, limit: float, size: int) -> dict[tuple[str, str], float | Trouble]:
+def transfers(nodes: ClusterNodes, limit: float, size: int) -> dict[tuple[str, str], float | ProbeFailure]:
     """(from, to) → MB/s of an object of `size` bytes, around the ring of nodes, one after the other until `limit` is over.
 
     On a single node the object only goes into its store and out again.
     """
     import ray
 
-    found: dict[tuple[str, str], float | Trouble] = {}
+    found: dict[tuple[str, str], float | ProbeFailure] = {}
     ring = list(nodes.names)
     end = time.monotonic() + limit
     for source, target in zip(ring, ring[1:] + ring[:1], strict=True):
@@ -198,11 +198,11 @@ def transfers(nodes: Nodes, limit: float, size: int) -> dict[tuple[str, str], fl
             # The first one also opens connections and starts a process.
             found[source, target] = size / 1e6 / min(_transfer(nodes, source, target, size, end) for _ in range(2))
         except ray.exceptions.RayError as error:
-            found[source, target] = Trouble(in_short(error))
+            found[source, target] = ProbeFailure(in_short(error))
     return found
 
 
-def _transfer(nodes: Nodes, source: str, target: str, size: int, end: float) -> float:
+def _transfer(nodes: ClusterNodes, source: str, target: str, size: int, end: float) -> float:
     """Seconds that an object took."""
     import ray
 
@@ -213,7 +213,7 @@ def _transfer(nodes: Nodes, source: str, target: str, size: int, end: float) -> 
 
 
 @dataclass(frozen=True)
-class Reduced:
+class AllReduce:
     """An all-reduce: over gloo or nccl, on which nodes, in how many seconds."""
 
     backend: str
@@ -221,7 +221,7 @@ class Reduced:
     seconds: float
 
 
-def all_reduce(nodes: Nodes, limit: float, size: int) -> Reduced | Trouble | None:
+def all_reduce(nodes: ClusterNodes, limit: float, size: int) -> AllReduce | ProbeFailure | None:
     """Sum `size` bytes over two processes, on two nodes where there are two with a free CPU (and GPU); None: none free."""
     import ray
     from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
@@ -251,9 +251,9 @@ def all_reduce(nodes: Nodes, limit: float, size: int) -> Reduced | Trouble | Non
             tasks = [peer.all_reduce.remote(address, rank, backend, size, left) for rank, peer in enumerate(peers)]
             took = max(ray.get(tasks, timeout=left))
             where = placement_group_table(group)["bundles_to_node_id"].values()
-            return Reduced(backend, nodes.named(where), took)
+            return AllReduce(backend, nodes.named(where), took)
         except ray.exceptions.RayError as error:
-            return Trouble(in_short(error))
+            return ProbeFailure(in_short(error))
         finally:
             remove_placement_group(group)  # and with it the two processes
     return None

@@ -143,7 +143,7 @@ def storage(url: str, size: int, mark: str | None = None, expected: str = "") ->
     The bytes are written aside, brought to the disk, renamed, read back and removed. `error` says what did not work.
     Speeds are in MB/s. An object store is asked for a quarter of the size: it may be far away.
     """
-    from brgsa_platform.runtime.storage import Folder, said
+    from brgsa_platform.runtime.storage import Folder, short_error
 
     found: dict[str, Any] = {"seen": True, "write": None, "read": None, "error": None}
     name = f".brgsa-doctor-{uuid.uuid4().hex}"
@@ -172,7 +172,7 @@ def storage(url: str, size: int, mark: str | None = None, expected: str = "") ->
         finally:
             folder.delete(name)
     except Exception as error:  # the folder's, its file system's or the network's: all of them are what was found
-        found["error"] = said(error)
+        found["error"] = short_error(error)
     return found
 
 

@@ -5,7 +5,6 @@ Ray Data reads, decodes and crops; each CT is encoded once, in the driver, whate
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from brgsa import checkpoint as checkpoint_files
 from brgsa import gap, metrics, zeroshot
-from brgsa.errors import UserError
+from brgsa.errors import UserError, nearest
 from brgsa.model import BrgSA
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation import tables as evaluation
@@ -30,7 +29,7 @@ from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 PROTOCOLS = ("validation", "paper")
 CLUSTERS = ("volume", "scan", "patient")
@@ -77,7 +76,7 @@ def evaluate(
     Raises:
         UserError: checkpoint, store and choices do not fit together, or `out` cannot be written; nothing was started.
     """
-    loaded = checkpoint_files.load(checkpoints.resolve(checkpoint))
+    loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     store = Store.open(store_path)
     _check_choices(protocol, cluster, pairing, resamples, batch_size)
     _check_geometry(loaded, store)
@@ -175,8 +174,7 @@ def _names(store: Store, labels: Sequence[str] | None, rare: Sequence[str]) -> l
         raise UserError(f"{store.path} has no labels to measure against: prepare it with label columns.")
     for label in (*(labels or ()), *rare):
         if label not in store.labels:
-            close = difflib.get_close_matches(label, store.labels, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+            hint = nearest(label, store.labels)
             raise UserError(f"{store.path} has no label {label!r}{hint}; it has: {', '.join(store.labels)}.")
     return list(dict.fromkeys(labels)) if labels else list(store.labels)
 
@@ -234,7 +232,7 @@ def _gap(model: BrgSA, store: Store, style: str, tested: EncodedSplit) -> tuple[
 
 def _run_name(folder: Path) -> str:
     above = folder.absolute().parent
-    return above.parent.name if above.name == checkpoints.FOLDER else above.name
+    return above.parent.name if above.name == run_checkpoints.FOLDER else above.name
 
 
 def _writable(folder: Path) -> Path:

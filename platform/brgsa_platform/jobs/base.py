@@ -19,16 +19,16 @@ from brgsa_platform.jobs import logs as job_logs
 from brgsa_platform.tracking import client as tracking
 
 INTERRUPTED = 130  # exit status, also of a job that was stopped
-POLL = 1.0  # seconds
+POLL_SECONDS = 1.0  # seconds
 PATIENCE = 600.0  # seconds that a cluster may be away while a job is followed
-LAST_LINES = 1.0  # seconds that the stream gets to end after its job has, before the log is read once more
+LAST_LINES_SECONDS = 1.0  # seconds that the stream gets to end after its job has, before the log is read once more
 
 
-class Away(UserError):
+class ClusterUnreachable(UserError):
     """A cluster that does not answer now: an error when it is asked first, patience while a job is followed."""
 
 
-class Gone(UserError):
+class JobNotFound(UserError):
     """A cluster that has no such job."""
 
 
@@ -40,7 +40,7 @@ class Job:
         state: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         phase: the state in the cluster's own words, for the reader.
         started, ended: seconds since 1970.
-        exit_status: of its process, where the cluster knows it.
+        process_exit_status: of its process, where the cluster knows it.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Job:
     command: str = ""
     started: float | None = None
     ended: float | None = None
-    exit_status: int | None = None
+    process_exit_status: int | None = None
     message: str = ""
 
     @property
@@ -57,13 +57,13 @@ class Job:
         return self.state in ("SUCCEEDED", "FAILED", "STOPPED")
 
     @property
-    def status(self) -> int:
+    def exit_status(self) -> int:
         """The exit status that a verb about it gives: 0, its process's own (2: a user's mistake), or 130 if stopped."""
         if self.state == "FAILED":
-            return self.exit_status if self.exit_status and 0 < self.exit_status < 128 else 1
+            return self.process_exit_status if self.process_exit_status and 0 < self.process_exit_status < 128 else 1
         return INTERRUPTED if self.state == "STOPPED" else 0
 
-    def line(self) -> str:
+    def summary(self) -> str:
         took = ""
         if self.started is not None:
             took = f" after {_duration((self.ended or time.time()) - self.started)}"
@@ -80,10 +80,10 @@ class Log(Protocol):
 
 
 class Jobs(Protocol):
-    """A cluster's jobs. Methods raise `Away` while the cluster does not answer, and `Gone` for no such job."""
+    """A cluster's jobs. Methods raise `ClusterUnreachable` while the cluster does not answer, `JobNotFound` for no such job."""
 
-    where: str  # the options that name this cluster, as a user types them
-    keeps_logs: bool  # whether the log of a job that is followed goes to MLflow
+    options: str  # the options that name this cluster, as a user types them
+    saves_logs: bool  # whether the log of a job that is followed goes to MLflow
 
     def list(self) -> list[Job]: ...
     def get(self, name: str) -> Job: ...
@@ -91,7 +91,7 @@ class Jobs(Protocol):
     def stop(self, name: str) -> None: ...
 
 
-class _Printer:
+class _LogPrinter:
     """Prints a log as it comes; read again from its beginning after a broken connection, it goes on where it was."""
 
     def __init__(self, out: TextIO, copy: TextIO | None) -> None:
@@ -132,7 +132,7 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
         UserError: there is no such job.
         RuntimeError: the cluster stayed away for `PATIENCE` seconds.
     """
-    printer = _Printer(sys.stdout, copy)
+    printer = _LogPrinter(sys.stdout, copy)
     over = threading.Event()
 
     def stream() -> None:
@@ -143,7 +143,7 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
                     printer.print(log, follow=True)
             except Exception:
                 pass  # whatever broke the stream: it is taken up again, and the end is read once more below
-            over.wait(POLL)
+            over.wait(POLL_SECONDS)
 
     reader = threading.Thread(target=stream, daemon=True)
     reader.start()
@@ -151,7 +151,7 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
         with _interrupt_noted() as check:
             job = _watch(jobs, name, check)
         over.set()
-        reader.join(LAST_LINES)
+        reader.join(LAST_LINES_SECONDS)
         # Where the cluster went with its job, what was streamed stands.
         with contextlib.suppress(UserError, RuntimeError):
             log = jobs.log(name)
@@ -160,7 +160,7 @@ def follow(jobs: Jobs, name: str, copy: TextIO | None = None) -> Job:
     finally:
         over.set()
         printer.close()
-    say(job.line())
+    notify(job.summary())
     return job
 
 
@@ -199,19 +199,19 @@ def _watch(jobs: Jobs, name: str, check: Callable[[], None]) -> Job:
         check()
         try:
             job = _patiently(lambda: jobs.get(name), check)
-        except Gone:
+        except JobNotFound:
             if last is None:
                 raise
             return replace(last, state="STOPPED", phase="STOPPED", message="gone from the cluster")
         if job.finished:
             return job
         if last is None or job.phase != last.phase:
-            say(job.line())
+            notify(job.summary())
         last = job
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
 
 
-def attend(jobs: Jobs, name: str) -> int:
+def follow_to_end(jobs: Jobs, name: str) -> int:
     """Follow a job, keep its log where its cluster will not, and return its exit status.
 
     Ctrl-C asks whether the job is to stop, and leaves it running where nobody can answer.
@@ -220,37 +220,37 @@ def attend(jobs: Jobs, name: str) -> int:
         path = Path(scratch) / job_logs.FILE
         try:
             with path.open("w", encoding="utf-8") as copy:
-                return follow(jobs, name, copy).status
+                return follow(jobs, name, copy).exit_status
         except KeyboardInterrupt:
             return _interrupted(jobs, name)
         finally:
-            if jobs.keeps_logs:
-                keep(name, path)
+            if jobs.saves_logs:
+                try_to_save_log(name, path)
 
 
-def keep(name: str, path: Path) -> None:
+def try_to_save_log(name: str, path: Path) -> None:
     """Keep a job's log in MLflow; where that fails, say so: the job's end counts, not where its log lies."""
     if not path.stat().st_size:
         return
     try:
-        run_id = job_logs.keep_log(name, path)
-        say(f"The log is kept in MLflow, run {run_id[:8]} of {tracking.shown_uri()}.")
+        run_id = job_logs.save_log(name, path)
+        notify(f"The log is kept in MLflow, run {run_id[:8]} of {tracking.shown_uri()}.")
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
-        say(f"The log is not kept in MLflow: {said[0]}")
+        notify(f"The log is not kept in MLflow: {said[0]}")
 
 
 def _interrupted(jobs: Jobs, name: str) -> int:
     if sys.stdin.isatty() and sys.stderr.isatty() and _wants_to_stop(name):
         jobs.stop(name)
-        say(f"{name} is stopped.")
+        notify(f"{name} is stopped.")
     else:
-        say(f"{name} goes on. {next_steps(jobs, name)}")
+        notify(f"{name} goes on. {next_steps(jobs, name)}")
     return INTERRUPTED
 
 
 def next_steps(jobs: Jobs, name: str) -> str:
-    return f"Follow it: brgsa jobs logs {name} {jobs.where} --follow. Stop it: brgsa jobs stop {name} {jobs.where}"
+    return f"Follow it: brgsa jobs logs {name} {jobs.options} --follow. Stop it: brgsa jobs stop {name} {jobs.options}"
 
 
 def print_log(jobs: Jobs, name: str) -> bool:
@@ -258,7 +258,7 @@ def print_log(jobs: Jobs, name: str) -> bool:
     log = jobs.log(name)
     if log is None:
         return False
-    _Printer(sys.stdout, None).print(log, follow=False)
+    _LogPrinter(sys.stdout, None).print(log, follow=False)
     return True
 
 
@@ -281,7 +281,7 @@ def print_list(found: list[Job], nothing: str) -> None:
     Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
 
 
-def say(line: str) -> None:
+def notify(line: str) -> None:
     """A line about the job, apart from its log."""
     print(f"brgsa: {line}", file=sys.stderr, flush=True)
 
@@ -292,14 +292,17 @@ def _patiently(work: Callable[[], Job], check: Callable[[], None]) -> Job:
         check()
         try:
             return work()
-        except (Away, RuntimeError) as error:  # a job server that is just going or coming answers with status 500
+        except (
+            ClusterUnreachable,
+            RuntimeError,
+        ) as error:  # a job server that is just going or coming answers with status 500
             said = str(error).partition("\n")[0]
             if time.monotonic() > end:
                 raise RuntimeError(said) from error
             if not told:
-                say(f"{said} Waiting up to {PATIENCE / 60:.0f} minutes; the job is not touched by this.")
+                notify(f"{said} Waiting up to {PATIENCE / 60:.0f} minutes; the job is not touched by this.")
                 told = True
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
 
 
 def _wants_to_stop(name: str) -> bool:

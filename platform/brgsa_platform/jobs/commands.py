@@ -10,10 +10,10 @@ from typing import Any
 from brgsa.errors import UserError, nearest
 
 # What has its sense only on the machine of its user.
-NOT_IN_A_JOB = ("submit", "jobs", "ui")
+LOCAL_VERBS = ("submit", "jobs", "ui")
 POSITIONAL = ""
 # A job's folder is thrown away with it, so what these hold has to lie elsewhere.
-PLACES = ("data", "store", "out", "checkpoint", "run")
+PATH_OPTIONS = ("data", "store", "out", "checkpoint", "run")
 
 Verbs = Mapping[str, Any]
 """The verbs of the command line, by name, as Click has them."""
@@ -48,7 +48,7 @@ def check_verb(words: Sequence[str], verbs: Verbs) -> str:
     verb, known = words[0], list(verbs)
     if verb not in known:
         raise UserError(f"brgsa has no verb {verb!r}{nearest(verb, known)}.")
-    if verb in NOT_IN_A_JOB:
+    if verb in LOCAL_VERBS:
         raise UserError(f"`brgsa {verb}` cannot run in a job: it has its sense on this machine.")
     return verb
 
@@ -70,13 +70,13 @@ def parse(words: Sequence[str], verbs: Verbs) -> Command:
     return Command(verb, tuple(arguments), dict(context.params))
 
 
-def check_places(command: Command) -> None:
+def check_paths(command: Command) -> None:
     """Refuse stores and output folders by relative paths: they would be looked for, and lost, in the job's own folder.
 
     Raises:
         UserError: with the option, and what to give.
     """
-    for name in PLACES:
+    for name in PATH_OPTIONS:
         if name not in command.values:
             continue
         value = command.values[name]
@@ -93,7 +93,7 @@ def check_places(command: Command) -> None:
             )
 
 
-def overlaid(base: Sequence[str], given: Sequence[str], verbs: Verbs) -> list[str]:
+def merge_arguments(base: Sequence[str], given: Sequence[str], verbs: Verbs) -> list[str]:
     """The arguments `given` laid over those of a manifest, for the same verb.
 
     An option that is given takes the place of all of the base's options of this name, so that `--space cmki` is not added
@@ -102,14 +102,14 @@ def overlaid(base: Sequence[str], given: Sequence[str], verbs: Verbs) -> list[st
     """
     verb = base[0]
     params = verbs[verb].params
-    units, new = _units(params, base[1:]), _units(params, given[1:])
+    units, new = _grouped(params, base[1:]), _grouped(params, given[1:])
     replaced = {name for name, _ in new}
     if any(p.param_type_name == "argument" and p.nargs == -1 for p in params):
         replaced.discard(POSITIONAL)
     return [verb, *(word for name, words in units if name not in replaced for word in words), *given[1:]]
 
 
-def _units(params: Sequence[Any], arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+def _grouped(params: Sequence[Any], arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Arguments as (option's name, its words), a positional one under the name `POSITIONAL`."""
     by_flag = {flag: p for p in params for flag in (*p.opts, *p.secondary_opts)}
     units: list[tuple[str, list[str]]] = []

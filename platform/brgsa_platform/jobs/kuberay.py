@@ -26,24 +26,33 @@ import yaml
 
 from brgsa.errors import UserError, nearest
 from brgsa_platform.jobs import logs as job_logs
-from brgsa_platform.jobs.base import Away, Gone, Job, Log, attend, keep, next_steps, say
-from brgsa_platform.jobs.commands import Verbs, check_places, check_verb, new_name, overlaid, parse
+from brgsa_platform.jobs.base import (
+    ClusterUnreachable,
+    Job,
+    JobNotFound,
+    Log,
+    follow_to_end,
+    next_steps,
+    notify,
+    try_to_save_log,
+)
+from brgsa_platform.jobs.commands import Verbs, check_paths, check_verb, merge_arguments, new_name, parse
 from brgsa_platform.tracking import client as tracking
 
 NAMESPACE = "brgsa"
 NAME_LENGTH = 47  # KubeRay adds to it, and a service's name has 63 characters
 SUBMITTER = "ray-job-submitter"  # the container whose log is the job's
 REQUEST = "--request-timeout=30s"
-_AWAY = re.compile(
+_UNREACHABLE = re.compile(
     "Unable to connect to the server|connection refused|connection to the server|no such host|i/o timeout|EOF|"
     "TLS handshake timeout|Client.Timeout|ServiceUnavailable|context deadline exceeded"
 )
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an overlay is 2,000 lines: Python's own takes a second
 # KubeRay hands an entrypoint through two shells and Ray's own quoting; other characters do not come out as they went in.
-_PLAIN = re.compile(r"[\w@%+=:,./\[\] -]*")
+_SAFE = re.compile(r"[\w@%+=:,./\[\] -]*")
 
 
-class NotThere(Gone):
+class ObjectNotFound(JobNotFound):
     """The API has no such object."""
 
 
@@ -57,8 +66,8 @@ class Kubectl:
         """What it prints.
 
         Raises:
-            Away: the API does not answer.
-            NotThere: it has no such object.
+            ClusterUnreachable: the API does not answer.
+            ObjectNotFound: it has no such object.
             UserError: no kubectl, or the API refuses.
             RuntimeError: anything else.
         """
@@ -67,7 +76,7 @@ class Kubectl:
                 self.command(*arguments), input=text, capture_output=True, text=True, timeout=120, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise Away(f"{self} does not answer.") from error
+            raise ClusterUnreachable(f"{self} does not answer.") from error
         if done.returncode == 0:
             return done.stdout
         raise self._error(done.stderr.strip())
@@ -79,7 +88,7 @@ class Kubectl:
             raise UserError("kubectl is not on PATH: install it (https://kubernetes.io/docs/tasks/tools/).")
         return ["kubectl", *(["--context", self.context] if self.context else []), *arguments]
 
-    def ask(self, verb: str, path: str, text: str | None = None, **query: str) -> Any:
+    def request(self, verb: str, path: str, text: str | None = None, **query: str) -> Any:
         """A request to the API, `verb` being get, create or delete; the answer's JSON."""
         raw = f"{path}?{urlencode(query)}" if query else path
         answer = self.run(verb, "--raw", raw, REQUEST, *(["-f", "-"] if text is not None else []), text=text)
@@ -100,7 +109,7 @@ class Kubectl:
         if "could not find the requested resource" in said:
             return UserError(f"{self} knows no RayJobs: install KubeRay there (k8s/README.md).")
         if "(NotFound)" in said or "NotFound:" in said:
-            return NotThere(f"{self} has none of this name in namespace {self.namespace}.")
+            return ObjectNotFound(f"{self} has none of this name in namespace {self.namespace}.")
         if "Forbidden" in said or "Unauthorized" in said or "must be logged in" in said:
             return UserError(f"{self} refuses: {line} (docs/submit.md lists the rights that are needed).")
         if "Invalid" in said or "BadRequest" in said or "unknown field" in said:
@@ -109,8 +118,10 @@ class Kubectl:
             return UserError(
                 f"--context {self.context} is not in KUBECONFIG: `kubectl config get-contexts` lists them."
             )
-        if _AWAY.search(said):
-            return Away(f"{self} does not answer ({line}): correct KUBECONFIG or --context, or wait for the cluster.")
+        if _UNREACHABLE.search(said):
+            return ClusterUnreachable(
+                f"{self} does not answer ({line}): correct KUBECONFIG or --context, or wait for the cluster."
+            )
         return RuntimeError(f"kubectl: {line}")
 
 
@@ -151,7 +162,9 @@ def overlay_folder(overlay: str) -> Path:
     return overlays[overlay]
 
 
-def manifest(rendered: dict[str, Any], given: Sequence[str], verbs: Verbs, name: str, namespace: str) -> dict[str, Any]:
+def build_manifest(
+    rendered: dict[str, Any], given: Sequence[str], verbs: Verbs, name: str, namespace: str
+) -> dict[str, Any]:
     """The RayJob to create: the overlay's with the user's arguments laid over its own, under its own name.
 
     Raises:
@@ -162,10 +175,10 @@ def manifest(rendered: dict[str, Any], given: Sequence[str], verbs: Verbs, name:
             f"--name {name} is no name for a RayJob: at most {NAME_LENGTH} of a-z, 0-9 and -, beginning with a letter."
         )
     made = copy.deepcopy(rendered)
-    words = overlaid(shlex.split(rendered["spec"]["entrypoint"])[1:], given, verbs)
-    check_places(parse(words, verbs))
+    words = merge_arguments(shlex.split(rendered["spec"]["entrypoint"])[1:], given, verbs)
+    check_paths(parse(words, verbs))
     for word in words:
-        if not _PLAIN.fullmatch(word) or "\n" in word:
+        if not _SAFE.fullmatch(word) or "\n" in word:
             raise UserError(
                 f"brgsa {words[0]}: {word!r} holds characters that KubeRay's shells would change: write it into a file, "
                 "or use --ray."
@@ -180,7 +193,7 @@ def manifest(rendered: dict[str, Any], given: Sequence[str], verbs: Verbs, name:
     return made
 
 
-def difference(old: dict[str, Any], new: dict[str, Any], old_title: str, new_title: str) -> str:
+def manifest_diff(old: dict[str, Any], new: dict[str, Any], old_title: str, new_title: str) -> str:
     """What differs between two manifests, as a unified diff; empty where nothing does."""
     before, after = (yaml.safe_dump(each, sort_keys=True, width=10_000).splitlines() for each in (old, new))
     return "\n".join(difflib.unified_diff(before, after, old_title, new_title, n=1, lineterm=""))
@@ -189,52 +202,52 @@ def difference(old: dict[str, Any], new: dict[str, Any], old_title: str, new_tit
 class KubeJobs:
     """The RayJobs of one namespace."""
 
-    keeps_logs = True  # pods, and what they logged, go with their job
+    saves_logs = True  # pods, and what they logged, go with their job
 
     def __init__(self, kubectl: Kubectl) -> None:
         self.kubectl = kubectl
-        self.where = "--kuberay"
+        self.options = "--kuberay"
         if kubectl.context:
-            self.where += f" --context {kubectl.context}"
+            self.options += f" --context {kubectl.context}"
         if kubectl.namespace != NAMESPACE:
-            self.where += f" --namespace {kubectl.namespace}"
+            self.options += f" --namespace {kubectl.namespace}"
 
     def create(self, made: dict[str, Any]) -> None:
         """Send it; the API refuses unknown fields."""
         query = {"fieldValidation": "Strict", "fieldManager": "brgsa"}
-        self.kubectl.ask("create", self.kubectl.rayjobs(), json.dumps(made), **query)
+        self.kubectl.request("create", self.kubectl.rayjobs(), json.dumps(made), **query)
 
-    def live(self, name: str) -> dict[str, Any] | None:
+    def fetch(self, name: str) -> dict[str, Any] | None:
         """The RayJob of this name as the cluster has it, None where it has none."""
         try:
-            found: dict[str, Any] = self.kubectl.ask("get", self.kubectl.rayjobs(name))
-        except NotThere:
+            found: dict[str, Any] = self.kubectl.request("get", self.kubectl.rayjobs(name))
+        except ObjectNotFound:
             return None
         return found
 
     def list(self) -> list[Job]:
-        return [_job(told) for told in self.kubectl.ask("get", self.kubectl.rayjobs())["items"]]
+        return [_job(told) for told in self.kubectl.request("get", self.kubectl.rayjobs())["items"]]
 
     def get(self, name: str) -> Job:
-        found = self.live(name)
+        found = self.fetch(name)
         if found is None:
-            raise NotThere(
+            raise ObjectNotFound(
                 f"No RayJob {name} in namespace {self.kubectl.namespace}: deleted, or cleaned up after it ended. "
-                f"`brgsa jobs list {self.where}` shows what is there, `brgsa jobs logs {name} {self.where}` a log that "
+                f"`brgsa jobs list {self.options}` shows what is there, `brgsa jobs logs {name} {self.options}` a log that "
                 "was kept."
             )
         return _job(found)
 
     def log(self, name: str) -> Log | None:
         """The log of the newest pod that submits it, which streams the job's; None before there is one, and after."""
-        found = self.live(name)
+        found = self.fetch(name)
         if found is None:
             return None
         selector = f"job-name={name}"
         if found["spec"].get("submissionMode") == "SidecarMode":
             cluster = found.get("status", {}).get("rayClusterName", "")
             selector = f"ray.io/cluster={cluster},ray.io/node-type=head"
-        pods = self.kubectl.ask("get", self.kubectl.pods(), labelSelector=selector).get("items", [])
+        pods = self.kubectl.request("get", self.kubectl.pods(), labelSelector=selector).get("items", [])
         if not pods:
             return None
         newest = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
@@ -252,8 +265,8 @@ class KubeJobs:
             with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
                 path = Path(scratch) / job_logs.FILE
                 path.write_text(text, encoding="utf-8")
-                keep(name, path)
-        self.kubectl.ask("delete", self.kubectl.rayjobs(name))
+                try_to_save_log(name, path)
+        self.kubectl.request("delete", self.kubectl.rayjobs(name))
 
 
 @dataclass(frozen=True)
@@ -337,18 +350,18 @@ def submit(
     """
     verb = check_verb(given, verbs)
     rendered = render(overlay, verb, kubectl)
-    made = manifest(rendered, given, verbs, name or new_name(verb), kubectl.namespace)
+    made = build_manifest(rendered, given, verbs, name or new_name(verb), kubectl.namespace)
     name = made["metadata"]["name"]
-    _show(difference(rendered, made, f"overlay/{overlay}", f"job/{name}"))
+    _show(manifest_diff(rendered, made, f"overlay/{overlay}", f"job/{name}"))
     if dry_run:
         print(yaml.safe_dump(made, sort_keys=False, width=10_000), end="")
         return 0
     jobs = KubeJobs(kubectl)
-    live = jobs.live(name)
+    live = jobs.fetch(name)
     if live is not None:
         there = {"metadata": {k: live["metadata"].get(k) for k in made["metadata"]}, "spec": live["spec"]}
         sent = {"metadata": made["metadata"], "spec": made["spec"]}
-        _show(difference(there, sent, f"cluster/{name}", f"job/{name}"))
+        _show(manifest_diff(there, sent, f"cluster/{name}", f"job/{name}"))
         if not replace:
             raise UserError(
                 f"--name {name} is taken on the cluster ({_job(live).phase}): choose another, or add --replace."
@@ -356,18 +369,18 @@ def submit(
         jobs.stop(name)
         _until_gone(jobs, name)
     jobs.create(made)
-    say(f"{name} is on the cluster, namespace {kubectl.namespace}.")
+    notify(f"{name} is on the cluster, namespace {kubectl.namespace}.")
     if not wait:
-        say(next_steps(jobs, name))
+        notify(next_steps(jobs, name))
         return 0
-    return attend(jobs, name)
+    return follow_to_end(jobs, name)
 
 
 def _until_gone(jobs: KubeJobs, name: str) -> None:
     import time
 
     end = time.monotonic() + 120
-    while jobs.live(name) is not None:
+    while jobs.fetch(name) is not None:
         if time.monotonic() > end:
             raise RuntimeError(f"{name} was deleted and is still there after two minutes")
         time.sleep(1.0)

@@ -10,7 +10,7 @@ from brgsa_platform.tracking import client as tracking
 FILE = "job.log"  # among the artifacts of its run
 
 
-def keep_log(job: str, path: Path) -> str:
+def save_log(job: str, path: Path) -> str:
     """Keep a job's log (a file named `FILE`) with the run that the job made, or with one of its own where it made none.
 
     Returns the run's id. Raises UserError where the tracking store cannot be reached.
@@ -24,8 +24,8 @@ def keep_log(job: str, path: Path) -> str:
     return own.run_id
 
 
-def kept_log(job: str) -> str | None:
-    """The log that `keep_log` kept, None where there is none."""
+def load_log(job: str) -> str | None:
+    """The log that `save_log` kept, None where there is none."""
     for record in _runs_of_job(job):
         if FILE in tracking.artifacts(record.run_id):
             with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:

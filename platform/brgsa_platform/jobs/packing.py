@@ -34,7 +34,7 @@ IGNORE_FILES = (".gitignore", ".rayignore")
 
 
 @dataclass(frozen=True)
-class Contents:
+class JobFiles:
     """What goes with a job: name in the archive → file here; `size` is in bytes, before compression."""
 
     folder: Path
@@ -51,7 +51,7 @@ class Contents:
                 packed.writestr(entry, path.read_bytes())
 
 
-def contents(folder: Path) -> Contents:
+def collect_files(folder: Path) -> JobFiles:
     """The working folder's files without data, runs, caches and secrets, and our packages over them.
 
     Raises:
@@ -84,7 +84,7 @@ def contents(folder: Path) -> Contents:
         }
         # A folder of this name in the working folder is this package, or would hide it.
         files = {name: path for name, path in files.items() if not name.startswith(f"{place}/")} | code
-    return Contents(folder, files, sum(path.stat().st_size for path in files.values()))
+    return JobFiles(folder, files, sum(path.stat().st_size for path in files.values()))
 
 
 def _walk(folder: Path, specs: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[Path]:

@@ -23,14 +23,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
-from brgsa_platform.jobs.base import Away, Gone, Job, Log, attend, next_steps, say
-from brgsa_platform.jobs.commands import Command, Verbs, check_places, new_name, parse
-from brgsa_platform.jobs.packing import SOURCE_ROOT, Contents, contents
+from brgsa_platform.jobs.base import ClusterUnreachable, Job, JobNotFound, Log, follow_to_end, next_steps, notify
+from brgsa_platform.jobs.commands import Command, Verbs, check_paths, new_name, parse
+from brgsa_platform.jobs.packing import SOURCE_ROOT, JobFiles, collect_files
 from brgsa_platform.tracking import client as tracking
 
 DASHBOARD_PORT = 8265
 OTHER_PORTS = {6379: "Ray's GCS", 10001: "the Ray client"}
-PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
+FORWARDED = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TIMEOUT = 60.0  # seconds for an answer of the job server; Ray's client would wait for ever
@@ -40,15 +40,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Submission:
     """A job as it is sent."""
 
     name: str
     entrypoint: str
     environment: dict[str, str]
-    contents: Contents
+    contents: JobFiles
 
-    def shown(self, address: str) -> str:
+    def as_json(self, address: str) -> str:
         """The plan as JSON for a reader; it holds no password because none is sent."""
         folder = {"folder": str(self.contents.folder), "files": len(self.contents.files), "bytes": self.contents.size}
         told: dict[str, Any] = {"address": address, "submission_id": self.name, "entrypoint": self.entrypoint}
@@ -57,14 +57,14 @@ class Plan:
         return json.dumps(told, indent=1)
 
 
-def plan(command: Command, folder: Path) -> Plan:
+def build_submission(command: Command, folder: Path) -> Submission:
     """What would be sent for `brgsa VERB …` with this working folder.
 
     Raises:
         UserError: relative places, a password in an argument or address, a tracking store that is a file of this machine, or a
             folder that is too large.
     """
-    check_places(command)
+    check_paths(command)
     for word in command.arguments:
         if re.search(r"://[^/@\s]*:[^/@\s]+@", word):
             raise UserError(
@@ -77,7 +77,7 @@ def plan(command: Command, folder: Path) -> Plan:
         environment["BRGSA_COMMIT"] = commit  # the archive holds no repository that could be asked
     # `python` and not its path here: in a job it is the cluster's, found on PATH.
     entrypoint = shlex.join(["python", "-m", "brgsa_platform.cli", *command.words])
-    return Plan(name, entrypoint, environment, contents(folder))
+    return Submission(name, entrypoint, environment, collect_files(folder))
 
 
 def _tracking_environment() -> dict[str, str]:
@@ -92,7 +92,7 @@ def _tracking_environment() -> dict[str, str]:
             "MLFLOW_TRACKING_URI holds a name or password, which would stand in process lists and logs: take it out and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster's nodes."
         )
-    return {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    return {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
 
 
 def warnings(address: str) -> list[str]:
@@ -113,7 +113,7 @@ def warnings(address: str) -> list[str]:
     return told
 
 
-def job_server(given: str) -> str:
+def parse_address(given: str) -> str:
     """The http(s) address of a cluster's job server.
 
     `HOST` and `HOST:PORT` are taken for http; a port that another of Ray's services has by default is not.
@@ -152,37 +152,37 @@ class RayJobs:
     """The jobs of one cluster, by the address of its job server."""
 
     def __init__(self, address: str) -> None:
-        self.address = job_server(address)
-        self.where = f"--ray {self.address}"
-        self.keeps_logs = bool(os.environ.get("MLFLOW_TRACKING_URI"))  # its head has them as long as it lives
+        self.address = parse_address(address)
+        self.options = f"--ray {self.address}"
+        self.saves_logs = bool(os.environ.get("MLFLOW_TRACKING_URI"))  # its head has them as long as it lives
         _check_there(self.address)
         _check_token()
-        self._client = self._ask(lambda: _client(self.address))
+        self._client = self._call(lambda: _client(self.address))
 
-    def submit(self, plan: Plan) -> None:
+    def submit(self, plan: Submission) -> None:
         """Send the folder, unless the cluster has the same one already, and start the job."""
         with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
             archive = Path(scratch) / "job.zip"
             plan.contents.write(archive)
             runtime = {"working_dir": str(archive), "env_vars": plan.environment}
-            self._ask(
+            self._call(
                 lambda: self._client.submit_job(
                     entrypoint=plan.entrypoint, submission_id=plan.name, runtime_env=runtime
                 )
             )
 
     def list(self) -> list[Job]:
-        return [_job(told) for told in self._ask(self._client.list_jobs) if told.submission_id]
+        return [_job(told) for told in self._call(self._client.list_jobs) if told.submission_id]
 
     def get(self, name: str) -> Job:
-        return _job(self._ask(lambda: self._client.get_job_info(name), name))
+        return _job(self._call(lambda: self._client.get_job_info(name), name))
 
     def log(self, name: str) -> Log:
         return _RayLog(self, name)
 
     def stop(self, name: str) -> None:
         """Tell the job to end, and wait until it has."""
-        self._ask(lambda: self._client.stop_job(name), name)
+        self._call(lambda: self._client.stop_job(name), name)
         end = time.monotonic() + STOPPING
         while not self.get(name).finished:
             if time.monotonic() > end:
@@ -191,7 +191,7 @@ class RayJobs:
 
     def text(self, name: str) -> str:
         """All that the job has logged so far."""
-        return str(self._ask(lambda: self._client.get_job_logs(name), name))
+        return str(self._call(lambda: self._client.get_job_logs(name), name))
 
     def lines(self, name: str) -> Iterator[str]:
         """What the job logs, from the beginning and as it comes."""
@@ -208,20 +208,22 @@ class RayJobs:
             loop.run_until_complete(pieces.aclose())
             loop.close()
 
-    def _ask(self, work: Callable[[], T], name: str = "") -> T:
+    def _call(self, work: Callable[[], T], name: str = "") -> T:
         import requests
         from ray.exceptions import AuthenticationError
 
         try:
             return work()
         except (requests.ConnectionError, requests.Timeout, ConnectionError) as error:
-            raise _away(self.address, type(error).__name__) from error
+            raise _unreachable(self.address, type(error).__name__) from error
         except AuthenticationError as error:
             raise _refused(self.address, "required" in str(error).partition("\n")[0]) from None
         except RuntimeError as error:
             said = str(error)
             if name and "status code 404" in said:
-                raise Gone(f"No job {name} on {self.address}: `brgsa jobs list {self.where}` shows what is.") from error
+                raise JobNotFound(
+                    f"No job {name} on {self.address}: `brgsa jobs list {self.options}` shows what is."
+                ) from error
             raise
 
 
@@ -268,7 +270,7 @@ def _check_there(address: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError):
             raise UserError(f"{address} is no Ray dashboard (/api/version is no JSON): correct --ray.") from error
-        raise _away(address, str(getattr(error, "reason", error))) from error
+        raise _unreachable(address, str(getattr(error, "reason", error))) from error
     if "ray_version" not in told:
         raise UserError(f"{address} is no Ray dashboard (/api/version names no Ray): correct --ray.")
 
@@ -287,8 +289,8 @@ def _check_token() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # a token alone is not sent
 
 
-def _away(address: str, said: str) -> Away:
-    return Away(
+def _unreachable(address: str, said: str) -> ClusterUnreachable:
+    return ClusterUnreachable(
         f"No Ray dashboard answers at {address} ({said}): correct --ray, start the cluster, or forward its port "
         f"(kubectl port-forward service/NAME-head-svc {DASHBOARD_PORT})."
     )
@@ -312,7 +314,7 @@ def _job(told: Any) -> Job:
         command=told.entrypoint,
         started=told.start_time / 1000 if told.start_time else None,
         ended=told.end_time / 1000 if told.end_time else None,
-        exit_status=told.driver_exit_code,
+        process_exit_status=told.driver_exit_code,
         message=_reason(told) if told.status.value == "FAILED" else "",
     )
 
@@ -333,19 +335,19 @@ def submit(words: Sequence[str], verbs: Verbs, address: str, folder: Path, *, dr
         wait: follow the job to its end.
 
     Raises:
-        UserError: see `parse`, `plan`, `job_server`; the cluster does not answer or refuses the token.
+        UserError: see `parse`, `plan`, `parse_address`; the cluster does not answer or refuses the token.
     """
-    address = job_server(address)
-    sent = plan(parse(words, verbs), folder)
+    address = parse_address(address)
+    sent = build_submission(parse(words, verbs), folder)
     for sentence in warnings(address):
-        say(sentence)
+        notify(sentence)
     if dry_run:
-        print(sent.shown(address))
+        print(sent.as_json(address))
         return 0
     jobs = RayJobs(address)
     jobs.submit(sent)
-    say(f"{sent.name} is on {address}.")
+    notify(f"{sent.name} is on {address}.")
     if not wait:
-        say(next_steps(jobs, sent.name))
+        notify(next_steps(jobs, sent.name))
         return 0
-    return attend(jobs, sent.name)
+    return follow_to_end(jobs, sent.name)

@@ -142,7 +142,7 @@ class Search:
     def started_trials(self) -> int:
         """Trials of this search, whatever became of them; not those that another search lent or that wait in line."""
         trials = self.study.get_trials(deepcopy=False)
-        return sum(t.state != TrialState.WAITING and studies.LENT_BY not in t.user_attrs for t in trials)
+        return sum(t.state != TrialState.WAITING and studies.WARM_START_SOURCE not in t.user_attrs for t in trials)
 
     def epochs_spent(self) -> int:
         """Epochs of all trials of the study."""

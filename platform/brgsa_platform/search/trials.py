@@ -18,7 +18,7 @@ DRIVER_CPUS = 0.5  # of a trial that starts workers of its own and only waits fo
 
 
 @dataclass(frozen=True)
-class TrialPlan:
+class TrialResources:
     """What one trial takes of the cluster, and how many there are at a time.
 
     Attributes:
@@ -33,7 +33,9 @@ class TrialPlan:
     threads: int
 
     @classmethod
-    def of(cls, base: RunConfig, concurrent: int | None, gpu_share: float, cluster: Mapping[str, float]) -> TrialPlan:
+    def of(
+        cls, base: RunConfig, concurrent: int | None, gpu_share: float, cluster: Mapping[str, float]
+    ) -> TrialResources:
         """Plan from what the cluster has.
 
         A trial with `train.workers` 0 or 1 trains in its own process; one with more starts them with Ray Train. Each

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry
 from brgsa_platform.layouts import Item
-from brgsa_platform.runtime.storage import Folder, said
+from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.store import Batch, Meta
 
 SHARD_BYTES = 256 * 2**20  # of a shard file
@@ -71,7 +71,8 @@ def read_plan(folder: Folder, number: int) -> dict[str, str]:
             table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
-            f"{folder.at(plan_name(number))} is missing or damaged ({said(error)}): prepare the store again in another folder."
+            f"{folder.at(plan_name(number))} is missing or damaged ({short_error(error)}): prepare the store again "
+            "in another folder."
         ) from error
     return dict(zip(table["volume_id"].to_pylist(), table["digest"].to_pylist(), strict=True))
 

@@ -24,7 +24,7 @@ from brgsa.volumes import Geometry, decode
 from brgsa_platform.layouts import Item, identity_key, read_layout
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session, set_data_context
-from brgsa_platform.runtime.storage import Folder, said
+from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store import index as catalog
 from brgsa_platform.store import plan
 from brgsa_platform.store.store import INDEX_FILE, META_FILE, QUARANTINE_FILE, Meta, Store, read_meta, settings_hash
@@ -256,8 +256,8 @@ def _writing(store: Folder) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"The store folder {store} cannot be written ({said(error)}): mend that and run the same command again, or choose "
-            "another --out."
+            f"The store folder {store} cannot be written ({short_error(error)}): mend that and run the same command "
+            "again, or choose another --out."
         ) from error
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from brgsa.errors import UserError
 from brgsa.volumes.codec import span
-from brgsa_platform.runtime.storage import Folder, patiently, said
+from brgsa_platform.runtime.storage import Folder, patiently, short_error
 
 PAGE_HEADER = 512  # bytes that are enough for a Parquet page's header; measured 35
 
@@ -32,8 +32,8 @@ def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
         _remote.cache_clear()  # the object may have been replaced
         url = shard.rpartition("/volumes/")[0]
         raise UserError(
-            f"Shard {shard} cannot be read ({said(error)}): `brgsa store verify {url}` tells what is damaged, and running its "
-            "`brgsa prepare` again writes that anew."
+            f"Shard {shard} cannot be read ({short_error(error)}): `brgsa store verify {url}` tells what is damaged, and "
+            "running its `brgsa prepare` again writes that anew."
         ) from error
 
 

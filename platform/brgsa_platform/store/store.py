@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry
 from brgsa_platform.layouts import LABELS
-from brgsa_platform.runtime.storage import Folder, said
+from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.reader import encoded_volume
 
 FORMAT = 2
@@ -258,7 +258,9 @@ def read_meta(folder: Folder) -> Meta | None:
             return None
         raw = folder.read(META_FILE)
     except OSError as error:
-        raise UserError(f"{folder.at(META_FILE)} cannot be read ({said(error)}): mend that and try again.") from error
+        raise UserError(
+            f"{folder.at(META_FILE)} cannot be read ({short_error(error)}): mend that and try again."
+        ) from error
     try:
         text = raw.decode()
         written = json.loads(text).get("format")
@@ -266,7 +268,7 @@ def read_meta(folder: Folder) -> Meta | None:
             return Meta.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{folder.at(META_FILE)} cannot be read ({said(error)}): prepare the store again in another folder."
+            f"{folder.at(META_FILE)} cannot be read ({short_error(error)}): prepare the store again in another folder."
         ) from error
     raise UserError(f"{folder} has store format {written}, this version reads {FORMAT}: prepare it again.")
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from brgsa.volumes import decode
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session, set_data_context
-from brgsa_platform.runtime.storage import Folder, said
+from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.store import Store, checksum
 
 
@@ -121,9 +121,9 @@ def damage_of(folder: Folder, shard: str, size: int, rows: dict[str, str]) -> It
                     volume_id = row["volume_id"]
                     yield from ((volume_id, problem) for problem in _problems(row, missing.pop(volume_id, None)))
                 except Exception as error:  # whatever damaged bytes make a decoder say
-                    yield volume_id, f"cannot be read ({said(error)})."
+                    yield volume_id, f"cannot be read ({short_error(error)})."
     except (OSError, pa.ArrowException) as error:
-        yield "", f"cannot be opened ({said(error)})."
+        yield "", f"cannot be opened ({short_error(error)})."
         return
     for volume_id in missing:
         yield volume_id, "is in the index and not in the shard."

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, VolumeError, encode, quality_warnings, read_volume, standardize
 from brgsa_platform.layouts import Item
-from brgsa_platform.runtime.storage import Folder, is_away, local_copy, said
+from brgsa_platform.runtime.storage import Folder, is_away, local_copy, short_error
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, checksum
 
 _REFUSED = b"brgsa.quarantine"
@@ -74,7 +74,7 @@ class ShardWriter:
                     writer.write_table(row, row_group_size=1)
                 writer.add_key_value_metadata({_REFUSED: json.dumps(refused)})
         except OSError as error:
-            return said(error) or type(error).__name__
+            return short_error(error) or type(error).__name__
         return ""
 
     def _rows(
@@ -112,7 +112,7 @@ class ShardWriter:
             if isinstance(error, OSError) and is_away(error):
                 raise  # of an archive's object store; the rest of its scans would all be refused
             # Of a DICOM series, what a library says may name a file, and a file the patient.
-            told = "" if item.series else f", {said(error)}"
+            told = "" if item.series else f", {short_error(error)}"
             raise Refused("read", f"{item.source}: {type(error).__name__}{told}") from error
         doubtful = quality_warnings(volume.flags) if self.strict else []
         if doubtful:

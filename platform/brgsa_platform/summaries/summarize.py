@@ -18,7 +18,7 @@ from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session, set_data_context
-from brgsa_platform.runtime.storage import said
+from brgsa_platform.runtime.storage import short_error
 from brgsa_platform.store.store import REPORT, Store, summary_name
 from brgsa_platform.tracking import client as tracking
 
@@ -127,7 +127,7 @@ def _write(store: Store, style: str, texts: dict[str, str], about: bytes) -> Non
             pq.write_table(table.replace_schema_metadata({WRITTEN_BY: about}), aside, compression="zstd")
     except OSError as error:
         raise UserError(
-            f"Summaries cannot be written to {store.folder.at(name)} ({said(error)}): mend that and run it again."
+            f"Summaries cannot be written to {store.folder.at(name)} ({short_error(error)}): mend that and run it again."
         ) from error
 
 

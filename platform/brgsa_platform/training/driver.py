@@ -18,13 +18,13 @@ import numpy as np
 from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.volumes import transforms
-from brgsa_platform.config import RunConfig
+from brgsa_platform.config import RunConfig, flatten
 from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import cluster_cpus, nodes_for, ray_session
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.batches import data_cpus
 from brgsa_platform.training.order import steps_per_epoch
 
@@ -124,11 +124,11 @@ def train(
             )
             with contextlib.nullcontext() if quiet else _watch(out, store, config):
                 history = _fit(out, config, job, on_epoch, gpu_share)
-            best = max(history, key=checkpoints.merit)
+            best = max(history, key=run_checkpoints.merit)
             if "val/auroc" in best:
                 run.log_metrics({"best/auroc": best["val/auroc"], "best/epoch": best["epoch"]}, step=best["epoch"])
     (out / "progress.json").unlink(missing_ok=True)
-    return TrainResult(out, checkpoints.resolve(out), run.run_id, history)
+    return TrainResult(out, run_checkpoints.resolve(out), run.run_id, history)
 
 
 def _fit(
@@ -137,7 +137,7 @@ def _fit(
     """Run the loop where the configuration says: in Ray Train's workers, or in this process."""
     from brgsa_platform.training.loop import train_here
 
-    newest = checkpoints.latest(out)
+    newest = run_checkpoints.latest(out)
     if newest is not None:
         done: list[dict[str, Any]] = files.read_json(newest / "training.json")["history"]
         if len(done) >= config.train.epochs:
@@ -271,7 +271,7 @@ def _previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
     if not file.is_file():
         return None
     before = files.read_json(file)
-    was, now = tracking.flatten(before["config"]), tracking.flatten(config.to_dict())
+    was, now = flatten(before["config"]), flatten(config.to_dict())
     changed = sorted(
         key for key in was.keys() | now.keys() if was.get(key) != now.get(key) and key not in FREE_TO_CHANGE
     )
@@ -289,12 +289,12 @@ def _previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
 
 def _write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
     try:
-        (out / checkpoints.FOLDER).mkdir(parents=True, exist_ok=True)
+        (out / run_checkpoints.FOLDER).mkdir(parents=True, exist_ok=True)
         files.write_json(
             out / "run.json",
             {"config": config.to_dict(), "store": store.path, "data": store.fingerprint, "mlflow_run_id": run_id},
         )
-        for aside in (out / checkpoints.FOLDER).glob(".epoch-*"):
+        for aside in (out / run_checkpoints.FOLDER).glob(".epoch-*"):
             shutil.rmtree(aside)  # a checkpoint that a killed run had not finished
     except OSError as error:
         raise UserError(f"The run folder {out} cannot be written ({error.strerror}): choose another --out.") from error

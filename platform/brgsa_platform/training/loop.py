@@ -29,8 +29,8 @@ from brgsa_platform.runtime import files
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
-from brgsa_platform.training import checkpoints
 from brgsa_platform.training import placement_groups as worker_groups
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 from brgsa_platform.training.texts import Texts, codes_of
@@ -178,7 +178,7 @@ class Worker:
             return None  # a store without validation volumes trains without validation; `train` has said so
 
     def _resume(self) -> None:
-        newest = checkpoints.latest(self.out)
+        newest = run_checkpoints.latest(self.out)
         if newest is None:
             if self.model.bank is not None and self.config.model.bank.init == "kmeans":
                 self._bank_from_embeddings()
@@ -353,8 +353,8 @@ class Worker:
         progress.end_epoch(found.get("val/auroc", -found["train/loss"]), found)
         if self.rank == 0:
             # Persist first, report then: a worker that dies right after a report loses what was not yet polled.
-            self._save(checkpoints.folder_of(self.out, progress.epoch), self.reference_scores)
-            checkpoints.keep_best(self.out, progress.history, self.config.train.keep)
+            self._save(run_checkpoints.folder_of(self.out, progress.epoch), self.reference_scores)
+            run_checkpoints.keep_best(self.out, progress.history, self.config.train.keep)
             assert self.mlflow is not None
             self.mlflow.log_metrics(found, step=progress.step, at_once=True)  # a search may end the process in `report`
         self.report({"epoch": progress.epoch, **found})
@@ -363,13 +363,13 @@ class Worker:
         """Rank 0 alone decides by the clock: the others need not know, for all stand at the same step."""
         due = time.monotonic() - self._last_checkpoint >= 60 * self.config.train.checkpoint_minutes
         if self.rank == 0 and due and self.progress.step % self.steps:
-            self._save(checkpoints.folder_of(self.out, self.progress.epoch, self.progress.step), {})
+            self._save(run_checkpoints.folder_of(self.out, self.progress.epoch, self.progress.step), {})
 
     def _save(self, folder: Path, reference_scores: dict[str, list[float]]) -> None:
         state = {**asdict(self.progress), "schedule": self.schedule.state(), "scaler": self.scaler.state_dict()}
         run = {**self.job.run, "epoch": self.progress.epoch, "reference_scores": reference_scores}
         checkpoint.save(folder, self.model, run, training=state, optimizer=self.optimizer)
-        checkpoints.forget_steps(self.out)
+        run_checkpoints.forget_steps(self.out)
         self._last_checkpoint = time.monotonic()
 
     def _tell(self, loss: float) -> None:

@@ -50,7 +50,7 @@ def _fetched(reference: Any) -> npt.NDArray[np.int16]:
 
 
 def decode_once(store: Store) -> Decoded | None:
-    """Decode the training and validation volumes of a store; None where they would fill more than half of the object store.
+    """Decode the training and validation volumes of a store; None where a node has no room for all of them.
 
     Then each trial streams and decodes them itself, as a training does.
     """
@@ -59,8 +59,7 @@ def decode_once(store: Store) -> Decoded | None:
     index = store.index(["split", "shard", "row_group"]).to_pylist()
     wanted = [(row["shard"], row["row_group"]) for row in index if row["split"] in SPLITS]
     volume_bytes = 2 * int(np.prod(store.geometry.shape))
-    room = OBJECT_STORE_SHARE * float(ray.cluster_resources().get("object_store_memory", 0))
-    if len(wanted) * volume_bytes > room:
+    if not fits_on_every_node(len(wanted) * volume_bytes):
         return None
     by_shard: dict[int, list[int]] = defaultdict(list)
     for shard, group in wanted:
@@ -80,6 +79,26 @@ def decode_once(store: Store) -> Decoded | None:
             advance(len(groups))
     places = {(shard, group): (i, j) for i, (shard, groups) in enumerate(parts) for j, group in enumerate(groups)}
     return Decoded(blocks, places)
+
+
+def fits_on_every_node(total_bytes: int) -> bool:
+    """Whether every node that decodes or trains has room for so many bytes of decoded volumes; needs a Ray session.
+
+    A trial reads all volumes in each epoch and its node keeps a copy of each, so the smallest object store decides, not
+    the cluster's sum. Nodes without a CPU (a cluster's head, as a rule) run no task and do not count. The answer is no
+    where nodes of a role have still to be started.
+    """
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    for role in ("data", "training"):
+        wanted = nodes_for(role).items()
+        rooms = [
+            float(node["Resources"].get("object_store_memory", 0)) for node in nodes if wanted <= node["Labels"].items()
+        ]
+        if not rooms or total_bytes > OBJECT_STORE_SHARE * min(rooms):
+            return False
+    return True
 
 
 def _decode_part(shard: str, groups: Sequence[int]) -> npt.NDArray[np.int16]:

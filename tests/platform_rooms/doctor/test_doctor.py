@@ -16,7 +16,7 @@ import pytest
 from brgsa.errors import UserError
 from brgsa_platform.doctor import doctor, findings, probes
 from brgsa_platform.doctor.findings import FAIL, GIB, OK, WARN, Finding
-from brgsa_platform.doctor.nodes import Here, Reduced, Trouble, within
+from brgsa_platform.doctor.nodes import AllReduce, LocalMachine, ProbeFailure, run_with_timeout
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "brgsa-platform": "0.1.0", "commit": "a" * 40}
 MEMORY = {
@@ -99,7 +99,7 @@ def test_storage_that_a_node_does_not_see() -> None:
     refused = judged(a={**FAST, "write": None, "read": None, "error": "Permission denied"})
     assert (refused.state, refused.found) == (FAIL, "/data/runs on a: Permission denied")
     assert judged({**FAST, "error": "No space left on device"}).state == FAIL
-    assert judged(Trouble("no answer within 20 s")).state == FAIL
+    assert judged(ProbeFailure("no answer within 20 s")).state == FAIL
     slow = judged(a={**FAST, "write": 3.0})
     assert slow.state == WARN
     assert "a can write only 3 MB/s" in slow.found
@@ -133,11 +133,11 @@ def test_transfers_all_reduce_and_access() -> None:
         "64 MiB at 700 MB/s b to a"
     )
     assert one(findings.judge_transfers({("a", "b"): 20.0}, size, 1)).state == WARN
-    assert one(findings.judge_transfers({("a", "b"): Trouble("GetTimeoutError")}, size, 1)).state == FAIL
-    assert "1.34 GB/s (a and b)" in one(findings.judge_all_reduce(Reduced("gloo", ("a", "b"), 0.05), size)).found
-    assert one(findings.judge_all_reduce(Reduced("gloo", ("a", "b"), 5.0), size)).state == WARN
+    assert one(findings.judge_transfers({("a", "b"): ProbeFailure("GetTimeoutError")}, size, 1)).state == FAIL
+    assert "1.34 GB/s (a and b)" in one(findings.judge_all_reduce(AllReduce("gloo", ("a", "b"), 0.05), size)).found
+    assert one(findings.judge_all_reduce(AllReduce("gloo", ("a", "b"), 5.0), size)).state == WARN
     assert one(findings.judge_all_reduce(None, size)).state == WARN
-    assert one(findings.judge_all_reduce(Trouble("GetTimeoutError"), size)).state == FAIL
+    assert one(findings.judge_all_reduce(ProbeFailure("GetTimeoutError"), size)).state == FAIL
 
     def states(token: bool, dashboard: str | None) -> list[str]:
         return [found.state for found in findings.judge_access(token, dashboard)]
@@ -202,10 +202,10 @@ def test_a_tracking_store_is_looked_at_and_not_made(tmp_path: Path) -> None:
 
 def test_a_machine_without_ray_is_asked_too_and_hangs_end() -> None:
     start = time.monotonic()
-    assert within(0.2, lambda: time.sleep(30)) == Trouble("no answer within 0 s")
-    assert within(5, lambda: 1 // 0) == Trouble("ZeroDivisionError: integer division or modulo by zero")
+    assert run_with_timeout(0.2, lambda: time.sleep(30)) == ProbeFailure("no answer within 0 s")
+    assert run_with_timeout(5, lambda: 1 // 0) == ProbeFailure("ZeroDivisionError: integer division or modulo by zero")
     assert time.monotonic() - start < 5
-    (answer,) = Here().ask(probes.versions, 20).values()
+    (answer,) = LocalMachine().ask(probes.versions, 20).values()
     assert answer["ray"]
 
 

@@ -26,7 +26,7 @@ class Closing:
 
 
 class Endless:
-    where, keeps_logs = "--ray http://head:8265", False
+    options, saves_logs = "--ray http://head:8265", False
 
     def __init__(self) -> None:
         self.asked = 0
@@ -53,6 +53,6 @@ class Endless:
 def test_a_ctrl_c_that_python_loses_in_a_finalizer_still_counts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "POLL", 0.01)
-    assert jobs.attend(Endless(), "brgsa-train-1") == jobs.INTERRUPTED
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.01)
+    assert jobs.follow_to_end(Endless(), "brgsa-train-1") == jobs.INTERRUPTED
     assert "brgsa-train-1 goes on. Follow it: brgsa jobs logs brgsa-train-1" in capsys.readouterr().err

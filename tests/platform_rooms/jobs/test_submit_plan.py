@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
     ],
 )
 def test_addresses_of_a_job_server(given: str, taken: str) -> None:
-    assert submit.job_server(given) == taken
+    assert submit.parse_address(given) == taken
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_addresses_of_a_job_server(given: str, taken: str) -> None:
 )
 def test_other_addresses_are_refused(given: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as refused:
-        submit.job_server(given)
+        submit.parse_address(given)
     assert "secret" not in str(refused.value)
 
 
@@ -79,7 +79,7 @@ def test_a_command_is_checked_before_it_is_sent(words: list[str], said: str) -> 
 )
 def test_places_in_the_jobs_own_folder_are_refused(words: list[str], field: str) -> None:
     with pytest.raises(UserError, match=field):
-        commands.check_places(commands.parse(words, VERBS))
+        commands.check_paths(commands.parse(words, VERBS))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_places_in_the_jobs_own_folder_are_refused(words: list[str], field: str)
     ],
 )
 def test_places_that_all_nodes_see_are_taken(words: list[str]) -> None:
-    commands.check_places(commands.parse(words, VERBS))
+    commands.check_paths(commands.parse(words, VERBS))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_places_that_all_nodes_see_are_taken(words: list[str]) -> None:
     ],
 )
 def test_arguments_laid_over_a_manifests(base: str, given: str, made: str) -> None:
-    assert commands.overlaid(base.split(), given.split(), VERBS) == made.split()
+    assert commands.merge_arguments(base.split(), given.split(), VERBS) == made.split()
 
 
 def test_names_are_new_and_labels() -> None:
@@ -146,7 +146,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_what_goes_with_a_job(study: Path) -> None:
-    files = packing.contents(study).files
+    files = packing.collect_files(study).files
     own = {name for name, path in files.items() if path.is_relative_to(study)}
     assert own == {
         *("mine.yaml", "notes/readme.md", "notes/kept.tmp", ".gitignore", "notes/.rayignore"),
@@ -158,7 +158,7 @@ def test_what_goes_with_a_job(study: Path) -> None:
 
 
 def test_the_repository_itself_goes_once(tmp_path: Path) -> None:
-    files = packing.contents(ROOT).files
+    files = packing.collect_files(ROOT).files
     assert "platform/brgsa_platform/presets/paper.yaml" in files
     assert "platform/__init__.py" not in files
     assert not [name for name in files if "__pycache__" in name or name.startswith(".git/")]
@@ -166,7 +166,7 @@ def test_the_repository_itself_goes_once(tmp_path: Path) -> None:
 
 def test_code_from_the_archive_runs(study: Path, tmp_path: Path) -> None:
     (study / "platform" / "__init__.py").unlink()
-    packing.contents(study).write(tmp_path / "job.zip")
+    packing.collect_files(study).write(tmp_path / "job.zip")
     with zipfile.ZipFile(tmp_path / "job.zip") as packed:
         packed.extractall(tmp_path / "job")
     script = (
@@ -186,9 +186,9 @@ def test_code_from_the_archive_runs(study: Path, tmp_path: Path) -> None:
 
 def test_the_same_files_give_the_same_bytes(study: Path, tmp_path: Path) -> None:
     archives = [tmp_path / "a.zip", tmp_path / "b.zip"]
-    packing.contents(study).write(archives[0])
+    packing.collect_files(study).write(archives[0])
     (study / "mine.yaml").touch()
-    packing.contents(study).write(archives[1])
+    packing.collect_files(study).write(archives[1])
     assert archives[0].read_bytes() == archives[1].read_bytes()
 
 
@@ -197,12 +197,12 @@ def test_a_folder_that_is_too_large_is_refused_with_its_largest(study: Path, mon
     (study / "notes" / "movie").write_bytes(bytes(2 * 2**20))
     (study / "table.csv").write_bytes(bytes(2**20))
     with pytest.raises(UserError, match=r"3\.0 MiB .*largest: notes 2\.0 MiB, \. 1\.0 MiB.*\.gitignore"):
-        packing.contents(study)
+        packing.collect_files(study)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
-        packing.contents(tmp_path / "none")
+        packing.collect_files(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_tracking_stores_that_make_no_sense_elsewhere(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError, match=said) as refused:
-        submit.plan(commands.parse(["phantom", "/x"], VERBS), study)
+        submit.build_submission(commands.parse(["phantom", "/x"], VERBS), study)
     assert "sekret" not in str(refused.value)
 
 
@@ -227,11 +227,11 @@ def test_a_plan_passes_the_address_on_and_no_password(study: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lungs")
     for name in submit.CREDENTIALS:
         monkeypatch.setenv(name, "sekret")
-    plan = submit.plan(commands.parse(["phantom", "/x y"], VERBS), study)
+    plan = submit.build_submission(commands.parse(["phantom", "/x y"], VERBS), study)
     assert plan.entrypoint == "python -m brgsa_platform.cli phantom '/x y'"
     assert plan.environment["MLFLOW_TRACKING_URI"] == "http://localhost:5000"
     assert plan.environment["MLFLOW_EXPERIMENT_NAME"] == "lungs"
-    shown = plan.shown("http://head:8265") + repr(plan)
+    shown = plan.as_json("http://head:8265") + repr(plan)
     assert "sekret" not in shown
     assert '"not_sent": [\n  "MLFLOW_TRACKING_USERNAME"' in shown
     told = submit.warnings("http://head:8265")
@@ -243,5 +243,5 @@ def test_a_database_with_its_password_is_refused(study: Path) -> None:
     database = "postgresql://u:sekret@host/db"
     words = ["tune", "--data", "/d", "--space", "cmki", "--out", "/o", "--storage", database]
     with pytest.raises(UserError, match="address with a password") as refused:
-        submit.plan(commands.parse(words, VERBS), study)
+        submit.build_submission(commands.parse(words, VERBS), study)
     assert "sekret" not in str(refused.value)

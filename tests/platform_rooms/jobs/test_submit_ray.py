@@ -35,11 +35,11 @@ from brgsa_platform.jobs import base as jobs
 from brgsa_platform.jobs import ray_jobs as submit
 
 cluster = submit.RayJobs(sys.argv[1])
-plan = submit.plan(commands.Command("phantom", ("/unused",), {}), Path("."))
+plan = submit.build_submission(commands.Command("phantom", ("/unused",), {}), Path("."))
 cluster.submit(replace(plan, entrypoint=sys.argv[2]))
 print(plan.name, flush=True)
 if sys.argv[3:] != ["--no-wait"]:
-    sys.exit(jobs.attend(cluster, plan.name))
+    sys.exit(jobs.follow_to_end(cluster, plan.name))
 """
 
 LOOK = """

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from brgsa_platform.config import RunConfig, load_config
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -45,10 +45,10 @@ def made(out: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
     """Weights and optimiser of each epoch, and what was measured but for the time."""
     files = [
         (folder / name).read_bytes()
-        for _, folder in checkpoints.whole(out)
+        for _, folder in run_checkpoints.whole(out)
         for name in ("model.safetensors", "optimizer.pt")
     ]
-    newest = checkpoints.latest(out)
+    newest = run_checkpoints.latest(out)
     assert newest is not None
     history = json.loads((newest / "training.json").read_text())["history"]
     return files, [{k: v for k, v in entry.items() if k != "train/volumes_per_s"} for entry in history]
@@ -82,7 +82,7 @@ def test_killed_in_mid_epoch(pairs: Path, tmp_path: Path, undisturbed: Any) -> N
             one.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
 
-    stood = checkpoints.latest(out)
+    stood = run_checkpoints.latest(out)
     assert stood is not None
     assert stood.name.startswith("epoch-0001-step-")
     state = json.loads((stood / "training.json").read_text())
