@@ -18,14 +18,13 @@ from brgsa_platform.store.store import Store
 
 pytestmark = pytest.mark.ray
 
+REPORT = "There is pleural effusion on the right."
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's current folder, empty at first."""
     monkeypatch.chdir(tmp_path)
-
-
-REPORT = "There is pleural effusion on the right."
 
 
 def refused(done: Done, *words: str) -> None:
