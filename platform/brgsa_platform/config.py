@@ -46,7 +46,10 @@ class DataSection(Section):
         shift: HU added are from ±shift, one number a volume.
         noise: standard deviation in HU of Gaussian noise.
         shuffle_buffer: volumes mixed at a time; a split that fits is permuted as a whole.
-        cpus: CPUs of data tasks, all training workers together; empty: all that training leaves free.
+        loader: what reads, crops and augments volumes: "ray", tasks of Ray Data on the nodes for data; or "torch", processes
+            of a DataLoader on each training worker's own node. The batches are the same.
+        cpus: CPUs of data tasks, or processes of DataLoaders, all training workers together; empty: all that training leaves
+            free, or a worker's threads less one.
         object_store_share: share of the object store that batches on their way may fill, all training workers together.
     """
 
@@ -60,6 +63,7 @@ class DataSection(Section):
     shift: float = Field(0.0, ge=0)
     noise: float = Field(0.0, ge=0)
     shuffle_buffer: int = Field(4096, ge=1)
+    loader: Literal["ray", "torch"] = "ray"
     cpus: float | None = Field(None, gt=0)
     object_store_share: float = Field(0.5, gt=0, le=1)
 

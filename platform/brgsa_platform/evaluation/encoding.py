@@ -20,14 +20,14 @@ TEXT_BATCH = 64
 class EncodedSplit:
     """A split's volumes in the order of its rows, and a few of them as the model saw them (row → (x, y, z) HU)."""
 
-    rows: datasets.Rows
+    rows: datasets.SplitIndex
     embeddings: Embeddings
     pictures: dict[int, NDArray[np.int16]]
 
 
 def encode_split(
     model: BrgSA,
-    rows: datasets.Rows,
+    rows: datasets.SplitIndex,
     crop: tuple[int, int, int],
     batch_size: int,
     advance: Callable[..., None],
@@ -40,11 +40,11 @@ def encode_split(
     order: list[int] = []
     parts: list[Embeddings] = []
     pictures: dict[int, NDArray[np.int16]] = {}
-    for batch in datasets.evaluation_batches(rows, crop, batch_size=batch_size):
-        volumes = torch.from_numpy(np.array(batch["ct"])).to(model.device).unsqueeze(1).float()
+    for batch in datasets.evaluation_batches(datasets.BatchSource(rows, crop), batch_size=batch_size):
+        volumes = torch.from_numpy(np.array(batch.ct)).to(model.device).unsqueeze(1).float()
         parts.append(model.encode_volumes(volumes.div_(1000.0).clamp_(-1.0, 1.0)).cpu())
-        found = batch["row"].tolist()
-        pictures |= {row: np.array(ct) for row, ct in zip(found, batch["ct"], strict=True) if row in keep}
+        found = batch.rows.tolist()
+        pictures |= {row: np.array(ct) for row, ct in zip(found, batch.ct, strict=True) if row in keep}
         order += found
         advance(len(found))
     back = torch.from_numpy(np.argsort(order))

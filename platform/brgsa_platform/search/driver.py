@@ -27,7 +27,7 @@ from brgsa_platform.search.trials import TrialPlan, run_trial, trial_folder
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import checkpoints
-from brgsa_platform.training.batches import rare_labels, split_rows
+from brgsa_platform.training.batches import rare_labels, split_index
 from brgsa_platform.training.driver import check_fit
 from brgsa_platform.training.volume_cache import decode_once
 
@@ -293,7 +293,7 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
         "experiment": tracking.experiment_name(),
         "patience": str(MLFLOW_PATIENCE),
         "gpu_share": _gpu_share(options) or None,
-        "decoded": decode_once(Store.open(spec.store)),
+        "cache": decode_once(Store.open(spec.store)),
     }
     # A trial in its own process trains there; one with workers of its own waits for them anywhere.
     where = nodes_for("training") if base.train.workers <= 1 else {}
@@ -367,13 +367,13 @@ def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -
 def _check_comparable(store: Store, goals: Sequence[str]) -> None:
     """Trials are compared by validation AUROC; losses of other temperatures or styles say nothing of each other."""
     try:
-        labels = split_rows(store, "validation").labels
+        labels = split_index(store, "validation").labels
     except UserError:
         raise UserError(
             f"{store.path} has no validation split to compare trials on: prepare it with a --validation-fraction."
         ) from None
     measured = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-    rare = rare_labels(split_rows(store, "train"))
+    rare = rare_labels(split_index(store, "train"))
     for goal in goals:
         what = "abnormality" if goal == "auroc" else f"{goal} abnormality"
         if not (measured & {"auroc": True, "common": ~rare, "rare": rare}[goal]).any():

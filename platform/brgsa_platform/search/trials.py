@@ -94,7 +94,7 @@ def run_trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
         tags={"brgsa.space": settings["space"]},
         on_epoch=ray_tune.report,
         gpu_share=settings["gpu_share"],
-        decoded=settings["decoded"],
+        cache=settings["cache"],
         quiet=True,
     )
 

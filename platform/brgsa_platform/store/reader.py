@@ -33,7 +33,10 @@ def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
         url = shard.rpartition("/volumes/")[0]
         raise UserError(
             f"Shard {shard} cannot be read ({said(error)}): `brgsa store verify {url}` tells what is damaged, and running its "
-            "`brgsa prepare` again writes that anew."
+            "`brgsa prepare` again writes that anew.",
+            code="damaged-shard",
+            field=shard,
+            value=row_group,
         ) from error
 
 

@@ -25,12 +25,12 @@ from brgsa_platform.runtime.session import cluster_cpus, nodes_for, ray_session
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import checkpoints
-from brgsa_platform.training.batches import data_cpus
+from brgsa_platform.training.loaders import data_cpus
 from brgsa_platform.training.order import steps_per_epoch
 
 if TYPE_CHECKING:
     from brgsa_platform.training.loop import Job
-    from brgsa_platform.training.volume_cache import Decoded
+    from brgsa_platform.training.volume_cache import VolumeCache
 
 # A resumed run may differ in these and is still the same training.
 FREE_TO_CHANGE = frozenset(
@@ -39,7 +39,7 @@ FREE_TO_CHANGE = frozenset(
             f"train.{key}"
             for key in ("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes")
         ),
-        *(f"data.{key}" for key in ("cpus", "object_store_share")),
+        *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),
     }
 )
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
@@ -76,7 +76,7 @@ def train(
     tags: Mapping[str, str] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
     gpu_share: float | None = None,
-    decoded: Decoded | None = None,
+    cache: VolumeCache | None = None,
     quiet: bool = False,
 ) -> TrainResult:
     """Train a model on a store; where `out` holds an unfinished run of the same configuration, go on with it.
@@ -88,7 +88,7 @@ def train(
         tags: more of them for the MLflow run.
         on_epoch: called with each epoch's metrics; needs `train.workers` 0 (a loop in this process).
         gpu_share: GPUs of each training worker, a fraction too; default one where `train.gpu` says so.
-        decoded: the store's volumes, decoded beforehand.
+        cache: the store's volumes, decoded beforehand.
         quiet: no progress.
 
     Raises:
@@ -120,7 +120,7 @@ def train(
                 run=checkpoint_record(store, config),
                 tracking_uri=tracking.tracking_uri(),
                 run_id=run.run_id,
-                decoded=decoded,
+                cache=cache,
             )
             with contextlib.nullcontext() if quiet else _watch(out, store, config):
                 history = _fit(out, config, job, on_epoch, gpu_share)
@@ -230,7 +230,16 @@ def check_resources(config: RunConfig) -> None:
 
     workers = config.train.workers
     data = data_cpus(config.data, workers)
-    if nodes_for("data"):  # they do nothing else
+    if config.data.loader == "torch":  # its processes are the workers' own, of which Ray does not know
+        room = cluster_cpus("training")
+        if room < workers:
+            raise UserError(
+                f"train.workers={workers} needs as many CPUs and the cluster has {room:.0f} for training: lower train.workers.",
+                code="too-few-cpus",
+                field="train.workers",
+                value=workers,
+            )
+    elif nodes_for("data"):  # they do nothing else
         room, mine = cluster_cpus("training"), cluster_cpus("data")
         if room < workers or not workers <= data <= mine:
             raise UserError(

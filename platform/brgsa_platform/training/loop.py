@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
 from brgsa_platform.training import checkpoints
 from brgsa_platform.training import placement_groups as worker_groups
+from brgsa_platform.training.loaders import Batch
 from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 from brgsa_platform.training.texts import Texts, codes_of
-from brgsa_platform.training.volume_cache import Decoded
+from brgsa_platform.training.volume_cache import VolumeCache
 
 SECONDS_BETWEEN_POINTS = 2.0  # step metrics and progress are written at most this often
 
@@ -48,7 +49,7 @@ class Job:
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to.
-        decoded: the store's volumes, where a search has decoded them for all of its trials.
+        cache: the store's volumes, where a search has decoded them for all of its trials.
     """
 
     config: dict[str, Any]
@@ -57,7 +58,7 @@ class Job:
     run: dict[str, Any]
     tracking_uri: str
     run_id: str
-    decoded: Decoded | None = None
+    cache: VolumeCache | None = None
 
 
 @dataclass
@@ -141,10 +142,13 @@ class Worker:
 
         store = Store.open(job.store)
         self.labels = store.labels
-        self.rows = datasets.split_rows(store, "train")
+        self.rows = datasets.split_index(store, "train")
         self.validation = self._validation_rows(store)
         self.texts = Texts(store, self.config, self.rows)
         self.crop = self.config.model.vision.volume
+        self.source = datasets.BatchSource(
+            self.rows, self.crop, self.config.data, self.rank, self.world, cache=job.cache
+        )
         self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
 
         self.model = self._model()
@@ -171,9 +175,9 @@ class Worker:
             tokenizer = AutoTokenizer.from_pretrained(str(self.out / "tokenizer"), local_files_only=True)
         return BrgSA(self.config.model, tokenizer=tokenizer).to(self.device)
 
-    def _validation_rows(self, store: Store) -> datasets.Rows | None:
+    def _validation_rows(self, store: Store) -> datasets.SplitIndex | None:
         try:
-            return datasets.split_rows(store, "validation")
+            return datasets.split_index(store, "validation")
         except UserError:
             return None  # a store without validation volumes trains without validation; `train` has said so
 
@@ -195,15 +199,10 @@ class Worker:
         found: list[Tensor] = []
         if self.rank == 0:
             wanted = 2 * self.config.model.bank.size
-            for batch in datasets.evaluation_batches(
-                self.rows,
-                self.crop,
-                batch_size=self.config.train.batch_size,
-                data=self.config.data,
-                decoded=self.job.decoded,
-            ):
-                tokens = self.texts.tokens(self.model.text, batch["row"]).to(self.device)
-                volumes, texts = self.model(self._volumes([batch["ct"]]), tokens)
+            source = replace(self.source, rank=0, world=1)
+            for batch in datasets.evaluation_batches(source, batch_size=self.config.train.batch_size):
+                tokens = self.texts.tokens(self.model.text, batch.rows).to(self.device)
+                volumes, texts = self.model(self._volumes(batch.blocks), tokens)
                 found += [volumes.plain, texts.plain]
                 if sum(len(part) for part in found) >= wanted:
                     break
@@ -216,16 +215,11 @@ class Worker:
         if not epochs:
             return
         batches = datasets.training_batches(
-            self.rows,
-            self.crop,
-            self.config.data,
+            self.source,
             batch_size=train.batch_size,
             epochs=epochs,
             seed=train.seed,
             skip=self.progress.step - self.progress.epoch * self.steps,
-            rank=self.rank,
-            world=self.world,
-            decoded=self.job.decoded,
         )
         self._last_checkpoint = time.monotonic()
         for epoch in epochs:
@@ -240,7 +234,7 @@ class Worker:
         if self.mlflow is not None:
             self.mlflow.close()
 
-    def _step(self, batch: datasets.Batch) -> dict[str, float]:
+    def _step(self, batch: Batch) -> dict[str, float]:
         config, step = self.config, self.progress.step
         # Seeded anew, so that a run that goes on in mid-epoch draws the same noise and drops the same units.
         torch.manual_seed(int(np.random.SeedSequence([config.train.seed, step, self.rank]).generate_state(1)[0]))
@@ -281,18 +275,11 @@ class Worker:
         indices: list[int] = []
         encoded: list[Embeddings] = []
         batch_size = self.config.train.batch_size
-        for batch in datasets.evaluation_batches(
-            rows,
-            self.crop,
-            batch_size=max(1, batch_size // self.world),
-            data=self.config.data,
-            rank=self.rank,
-            world=self.world,
-            decoded=self.job.decoded,
-        ):
+        source = replace(self.source, index=rows)
+        for batch in datasets.evaluation_batches(source, batch_size=max(1, batch_size // self.world)):
             with self._autocast():
-                encoded.append(_float(self.model.encode_volumes(self._volumes([batch["ct"]]))).cpu())
-            indices += batch["row"].tolist()
+                encoded.append(_float(self.model.encode_volumes(self._volumes(batch.blocks))).cpu())
+            indices += batch.rows.tolist()
         order, volumes = self._gather_embeddings(indices, encoded)
         prompts = zeroshot.prompts(self.labels)
         scores = zeroshot.scores(volumes, self.model.encode_texts(prompts).cpu()).numpy()

@@ -11,13 +11,13 @@ import numpy as np
 from brgsa.text import TextTower, Tokens
 from brgsa_platform.config import RunConfig
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import Rows
+from brgsa_platform.training.batches import SplitIndex
 
 
 class Texts:
     """Texts of a split's rows; `current` and their `codes` are the epoch's."""
 
-    def __init__(self, store: Store, config: RunConfig, rows: Rows) -> None:
+    def __init__(self, store: Store, config: RunConfig, rows: SplitIndex) -> None:
         self.data, self.seed = config.data, config.train.seed
         self._by_volume = store.texts(config.data.style)
         self.written = self.of(rows, np.arange(len(rows)))
@@ -35,7 +35,7 @@ class Texts:
     def tokens(self, tower: TextTower, rows: np.ndarray) -> Tokens:
         return tower.tokenize([self.current[row] for row in rows])
 
-    def of(self, rows: Rows, order: np.ndarray) -> list[str]:
+    def of(self, rows: SplitIndex, order: np.ndarray) -> list[str]:
         """The texts as written of some rows of any split."""
         return [self._by_volume[rows.volume_ids[i]] for i in order]
 
