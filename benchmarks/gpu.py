@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import itertools
 import json
+import math
 import re
 import statistics
 import time
@@ -30,7 +32,6 @@ from typing import Any
 import torch
 from reference_model import ReferenceModel, reference_loss
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from brgsa.config import BankConfig, LossConfig, ModelConfig, TextConfig, VisionConfig
@@ -42,10 +43,10 @@ from brgsa.volumes.intensity import Intensity, unit_intensities
 from brgsa.volumes.transfer import copied_ahead
 
 ITEMS, EPOCHS = 25_692, 39  # CT-RATE's training scans, and the paper's epochs
-WARM_UP, STEPS = 3, 10
+WARM_UP, STEPS = 2, 10
+SECONDS = 10.0  # of an arm's steps, after which five are enough
 CLIP, ADAM = 0.25, {"lr": 5e-5, "betas": (0.5, 0.999), "weight_decay": 1e-6}
 AUGMENTATION = {"scale": 0.1, "shift": 20.0, "noise": 20.0}  # HU
-FLASH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ class Arm:
 
     Attributes:
         micro: volumes of a micro batch; 0 for the whole batch at once.
-        attention: which of torch's attention kernels may be used; None for torch's own choice.
     """
 
     name: str
@@ -92,14 +92,12 @@ class Arm:
     checkpointed: bool = False
     patch_dropout: float = 0.0
     micro: int = 0
-    cudnn: bool = False
 
 
 ARMS = [
     Arm("reference", reference=True),
     Arm("eager"),
     Arm("compiled", compiled=True),
-    Arm("compiled+cudnn-attention", compiled=True, cudnn=True),
     Arm("compiled+checkpointing", compiled=True, checkpointed=True),
     Arm("compiled+patch-dropout-0.5", compiled=True, patch_dropout=0.5),
     Arm("compiled+micro-16", compiled=True, micro=16),
@@ -131,8 +129,8 @@ class Bench:
         config = replace(self.size.model, vision=replace(self.size.model.vision, patch_dropout=patch_dropout))
         torch.manual_seed(0)
         tokenizer = train_tokenizer(["There is a nodule. There is no nodule."], 100)
-        text = TextTower(self.bert("sdpa"), tokenizer, config.text)
-        return BrgSA(config, text=text).to(self.device)
+        with self.device:
+            return BrgSA(config, text=TextTower(self.bert("sdpa"), tokenizer, config.text))
 
     def bert(self, attention: str) -> nn.Module:
         from transformers import BertConfig, BertModel
@@ -141,7 +139,8 @@ class Bench:
 
     def reference(self, ours: BrgSA) -> ReferenceModel:
         """The rendering of the reference's model, with our model's weights."""
-        model = ReferenceModel(self.size.model, self.bert("eager")).to(self.device)
+        with self.device:
+            model = ReferenceModel(self.size.model, self.bert("eager"))
         model.copy_from(ours)
         return model
 
@@ -158,7 +157,7 @@ class Bench:
 
 
 def equality(bench: Bench) -> dict[str, float]:
-    """Largest relative differences in float32 between the reference's model and ours, and of our micro batches."""
+    """Relative differences in float32: the reference's model to ours, micro batches to the whole, a device to a CPU."""
     count = 2
     torch.backends.cudnn.allow_tf32 = False  # else the reference's convolution is no float32 one
     ours = bench.model().eval()
@@ -168,18 +167,18 @@ def equality(bench: Bench) -> dict[str, float]:
     floats = unit_intensities([hu], out=torch.empty(hu.shape, device=bench.device))
     on_cpu = unit_intensities([hu.cpu()], out=torch.empty(hu.shape))
 
-    def ours_of(part: slice) -> tuple[Embeddings, Embeddings]:
-        return ours(floats[part], Tokens(*(x[part] for x in tokens)))
-
     def loss_of(volumes: Embeddings, texts: Embeddings) -> Any:
         return brgsa_loss(volumes, texts, bench.scans[:count], LossConfig())
 
-    volumes, texts = ours_of(slice(None))
+    volumes, texts = ours(floats, tokens)
     loss_of(volumes, texts).total.backward()
     whole = _gradients(ours)
     ours.zero_grad()
-    backward_in_micro_batches(ours_of, _slices(count, 1), loss_of)
+    by_one = [functools.partial(ours.embed_volumes, floats[part]) for part in _slices(count, 1)]
+    backward_in_micro_batches(by_one, [functools.partial(ours.embed_tokens, tokens)], loss_of)
     micro = _gradients(ours)
+    with torch.no_grad(), bench.autocast(torch.bfloat16):
+        in_16_bits = ours(floats, tokens)[0]
     theirs = reference(floats, tokens)
     reference_loss(*theirs).backward()
     pairs = zip((volumes.plain, texts.plain, volumes.bridged, texts.bridged), theirs, strict=True)
@@ -190,6 +189,7 @@ def equality(bench: Bench) -> dict[str, float]:
             ours.vision.blocks[0].attn.qkv.weight.grad, reference.blocks[0].attn.qkv.weight.grad
         ),
         "micro_batch_gradients": _difference(micro, whole),
+        "bfloat16_embeddings": _difference(in_16_bits.plain.float(), volumes.plain),
         "conversion_on_device": _difference(floats.cpu(), on_cpu),
     }
 
@@ -249,10 +249,13 @@ def _ours(bench: Bench, model: BrgSA, arm: Arm, micro: int) -> Backward:
     model.vision.checkpoint_activations = arm.checkpointed  # type: ignore[assignment]
     floats = torch.empty((bench.size.batch, *bench.size.model.vision.volume), device=bench.device)
 
-    def encode(part: slice) -> tuple[Embeddings, Embeddings]:
+    def volumes(part: slice = slice(None)) -> Embeddings:
         with bench.autocast(torch.bfloat16):
-            volumes, texts = model(floats[part].unsqueeze(1), Tokens(*(x[part] for x in bench.tokens)))
-        return _float(volumes), _float(texts)
+            return _float(model.embed_volumes(floats[part].unsqueeze(1)))
+
+    def texts() -> Embeddings:
+        with bench.autocast(torch.bfloat16):
+            return _float(model.embed_tokens(bench.tokens))
 
     def loss_of(volumes: Embeddings, texts: Embeddings) -> Any:
         return brgsa_loss(volumes, texts, bench.scans, LossConfig())
@@ -260,9 +263,11 @@ def _ours(bench: Bench, model: BrgSA, arm: Arm, micro: int) -> Backward:
     def backward(hu: Tensor, scaler: torch.amp.GradScaler) -> None:
         unit_intensities([hu], Intensity.draw(len(hu), bench.device, **AUGMENTATION), out=floats)
         if micro:
-            backward_in_micro_batches(encode, _slices(len(hu), micro), loss_of)
+            backward_in_micro_batches(
+                [functools.partial(volumes, part) for part in _slices(len(hu), micro)], [texts], loss_of
+            )
         else:
-            loss_of(*encode(slice(0, len(hu)))).total.backward()
+            loss_of(volumes(), texts()).total.backward()
 
     return backward
 
@@ -277,11 +282,7 @@ def _slices(total: int, size: int) -> list[slice]:
 
 def run(bench: Bench, arm: Arm, peak: float) -> dict[str, Any]:
     """Figures of an arm; the reference's takes the largest micro batch that fits."""
-    sizes = (
-        [max(1, bench.size.batch // 2**n) for n in range(6)]
-        if arm.reference
-        else [min(arm.micro, bench.size.batch // 2)]
-    )
+    sizes = reference_sizes(bench) if arm.reference else [min(arm.micro, bench.size.batch // 2)]
     for micro in sizes:
         bench.forget()
         try:
@@ -290,7 +291,7 @@ def run(bench: Bench, arm: Arm, peak: float) -> dict[str, Any]:
             continue
         except RuntimeError as error:  # of a compiler or kernel: the other arms are still worth their time
             return {"failed": f"{type(error).__name__}: {error}"[:300]}
-        flops = model_flops(bench, arm)
+        flops = model_flops(bench, arm.patch_dropout)
         figures = {
             "step_s": seconds,
             "first_step_s": first,
@@ -305,29 +306,41 @@ def run(bench: Bench, arm: Arm, peak: float) -> dict[str, Any]:
     return {"failed": "out of memory"}
 
 
+def reference_sizes(bench: Bench) -> list[int]:
+    """Micro batches to try for the reference, falling: from where its attention's matrices alone would fill the memory."""
+    vision = bench.size.model.vision
+    patches = [voxels // patch for voxels, patch in zip(vision.volume, vision.patch, strict=True)]
+    a_volume = 6 * vision.depth * vision.heads * (1 + math.prod(patches)) ** 2  # bytes: float16 scores, float32 softmax
+    memory = torch.cuda.get_device_properties(bench.device).total_memory if bench.cuda else math.inf
+    sizes = [bench.size.batch // 2**n for n in range(7) if bench.size.batch // 2**n]
+    return [size for size in sizes if size * a_volume <= memory]
+
+
 def timed(bench: Bench, arm: Arm, micro: int) -> tuple[float, float]:
     """Median seconds of a step, and of the very first, which compiles."""
     step = step_of(bench, arm, micro)
-    backends = [SDPBackend.CUDNN_ATTENTION, *FLASH] if arm.cudnn else FLASH
-    with sdpa_kernel(backends, set_priority=True):
-        batches = copied_ahead(_batches(bench, floats=arm.reference), bench.device)
-        started = time.perf_counter()
+    batches = copied_ahead(_batches(bench, floats=arm.reference), bench.device)
+    started = time.perf_counter()
+    step(next(batches))
+    if not bench.cuda:
+        return time.perf_counter() - started, time.perf_counter() - started
+    torch.cuda.synchronize()
+    first = time.perf_counter() - started
+    ends = [_event_now()]
+    started = time.perf_counter()
+    while len(ends) <= WARM_UP + (STEPS if time.perf_counter() - started < SECONDS else STEPS // 2):
         step(next(batches))
-        if bench.cuda:
-            torch.cuda.synchronize()
-        first = time.perf_counter() - started
-        if not bench.cuda:
-            return first, first
-        ends = [torch.cuda.Event(enable_timing=True)]
-        ends[0].record()
-        for number in range(WARM_UP + STEPS):
-            step(next(batches))
-            ends.append(torch.cuda.Event(enable_timing=True))
-            ends[-1].record()
-            ends[max(0, number - 1)].synchronize()  # at most two steps ahead of the device
-        torch.cuda.synchronize()
+        ends.append(_event_now())
+        ends[-2].synchronize()  # at most one step ahead of the device
+    torch.cuda.synchronize()
     times = [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(ends)][WARM_UP:]
     return statistics.median(times), first
+
+
+def _event_now() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def _batches(bench: Bench, *, floats: bool) -> Iterator[Tensor]:
@@ -339,11 +352,12 @@ def _batches(bench: Bench, *, floats: bool) -> Iterator[Tensor]:
     yield from itertools.cycle(batches)
 
 
-def model_flops(bench: Bench, arm: Arm) -> float:
+@functools.cache
+def model_flops(bench: Bench, patch_dropout: float) -> float:
     """Floating-point operations of a step's forward and backward pass, without what is computed twice."""
-    model = bench.model(arm.patch_dropout).train()
+    model = bench.model(patch_dropout).train()
     volume = torch.zeros((1, 1, *bench.size.model.vision.volume), device=bench.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel([SDPBackend.MATH]):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(volume, Tokens(*(x[:1] for x in bench.tokens)))
     return 3.0 * counter.get_total_flops() * bench.size.batch
 
@@ -395,7 +409,7 @@ def main() -> None:
     card = "cpu" if options.smoke else torch.cuda.get_device_name()
     peak = matrix_peak(bench)
     figures: dict[str, Any] = {"card": card, "torch": torch.__version__, "matrix_tflops": peak / 1e12}
-    figures["relative_difference_float32"] = equality(bench)
+    figures["relative_differences"] = equality(bench)
     print(json.dumps(figures, indent=1), flush=True)
     figures["arms"] = {}
     for arm in ARMS:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,16 +11,15 @@ from torch import Tensor
 from brgsa.losses import Losses
 from brgsa.model import Embeddings
 
-MicroBatch = TypeVar("MicroBatch")
+Encode = Callable[[], Embeddings]
 
 
 def backward_in_micro_batches(
-    encode: Callable[[MicroBatch], tuple[Embeddings, Embeddings]],
-    micro_batches: Sequence[MicroBatch],
+    volumes: Sequence[Encode],
+    texts: Sequence[Encode],
     loss_of: Callable[[Embeddings, Embeddings], Losses],
     *,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
-    no_sync: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Losses:
     """Add to the weights' gradients what one backward pass over the whole batch would add.
 
@@ -31,35 +28,45 @@ def backward_in_micro_batches(
     activations of one micro batch, and carries these gradients on to the weights.
 
     Args:
-        encode: (volume embeddings, text embeddings) of a micro batch. It enters autocast by itself: a cast weight that
-            autocast keeps from the first pass has no gradient in the second.
-        micro_batches: in order, together the batch of this worker.
-        loss_of: the loss over all embeddings of this worker, in that order.
+        volumes, texts: each encodes one micro batch of a modality, in order; together they are this worker's batch. A
+            text has some thirty times fewer tokens than a volume, so its micro batches may be larger. Each enters
+            autocast by itself: a cast weight that autocast keeps from the first pass has no gradient in the second.
+        loss_of: the loss over all volume and text embeddings of this worker, in that order.
         scale: a gradient scaler's, for 16-bit floats.
-        no_sync: DDP's, for all micro batches but the last, so that workers average their gradients once.
 
     Returns:
         The losses of the whole batch, detached.
     """
-    states: list[_RandomState] = []
-    encoded: list[tuple[Embeddings, Embeddings]] = []
-    with torch.no_grad():
-        for micro_batch in micro_batches:
-            states.append(_RandomState())
-            encoded.append(encode(micro_batch))
-    volumes, texts = (_leaves(Embeddings.concatenate(parts)) for parts in zip(*encoded, strict=True))
-    losses = loss_of(volumes, texts)
+    first = [_FirstPass(volumes), _FirstPass(texts)]
+    losses = loss_of(first[0].embeddings, first[1].embeddings)
     scale(losses.total).backward()
-
-    sizes = [len(part.plain) for part, _ in encoded]
-    gradients = [_gradient(leaf).split(sizes) for leaf in _tensors(volumes, texts)]
-    for i, (micro_batch, state) in enumerate(zip(micro_batches, states, strict=True)):
-        last = i == len(micro_batches) - 1
-        with contextlib.nullcontext() if last else no_sync():
-            with state.again():
-                outputs = _tensors(*encode(micro_batch))
-            torch.autograd.backward(outputs, [parts[i] for parts in gradients])
+    for modality in first:
+        modality.backward()
     return Losses(*(value.detach() for value in losses))
+
+
+class _FirstPass:
+    """The embeddings of one modality's batch, as leaves that collect their gradient."""
+
+    def __init__(self, micro_batches: Sequence[Encode]) -> None:
+        self._micro_batches = micro_batches
+        self._random: list[_RandomState] = []
+        parts: list[Embeddings] = []
+        with torch.no_grad():
+            for encode in micro_batches:
+                self._random.append(_RandomState())
+                parts.append(encode())
+        self._sizes = [len(part.plain) for part in parts]
+        plain, bridged = Embeddings.concatenate(parts)
+        self.embeddings = Embeddings(plain.requires_grad_(), None if bridged is None else bridged.requires_grad_())
+
+    def backward(self) -> None:
+        """The second pass: from the embeddings' gradients to the weights'."""
+        gradients = [_gradient(leaf).split(self._sizes) for leaf in self.embeddings if leaf is not None]
+        for i, (encode, random) in enumerate(zip(self._micro_batches, self._random, strict=True)):
+            with random.again():
+                outputs = [output for output in encode() if output is not None]
+            torch.autograd.backward(outputs, [parts[i] for parts in gradients])
 
 
 class _RandomState:
@@ -78,16 +85,6 @@ class _RandomState:
             for device, state in zip(self._devices, self._cuda, strict=True):
                 torch.cuda.set_rng_state(state, device)
             yield
-
-
-def _leaves(embeddings: Embeddings) -> Embeddings:
-    plain, bridged = (None if e is None else e.detach().requires_grad_() for e in embeddings)
-    assert plain is not None
-    return Embeddings(plain, bridged)
-
-
-def _tensors(volumes: Embeddings, texts: Embeddings) -> list[Tensor]:
-    return [e for e in (*volumes, *texts) if e is not None]
 
 
 def _gradient(leaf: Tensor) -> Tensor:

@@ -10,11 +10,21 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from brgsa.config import VisionConfig
 
 Grid = tuple[int, int, int]
+
+# Torch takes flash attention first. On an H100, at the paper's 2,745 tokens of 64 columns a head, cuDNN's forward and
+# backward passes take two thirds of its time (docs/benchmarks.md). A kernel that cannot serve is passed over.
+ATTENTION = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 def vision_tower(config: VisionConfig) -> nn.Module:
@@ -154,7 +164,8 @@ class Attention(nn.Module):
         batch, tokens, width = x_BNW.shape
         qkv = self.qkv(x_BNW).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         q_BHNd, k_BHNd, v_BHNd = qkv.unbind(0)
-        mixed_BHNd = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
+        with sdpa_kernel(ATTENTION, set_priority=True):
+            mixed_BHNd = F.scaled_dot_product_attention(q_BHNd, k_BHNd, v_BHNd)
         out_BNW: Tensor = self.proj(mixed_BHNd.transpose(1, 2).reshape(batch, tokens, width))
         return out_BNW
 

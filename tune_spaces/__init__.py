@@ -1,6 +1,6 @@
 """Search spaces as data: one YAML file a space, the loader that checks them, and the conditions between their fields.
 
-How a file is written stands in docs/spaces.md; `schema.json` completes its keys in an editor.
+docs/spaces.md explains how to write a file; `schema.json` completes its keys in an editor.
 """
 
 from tune_spaces.conditions import active, corners

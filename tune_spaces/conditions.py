@@ -1,4 +1,4 @@
-"""What hangs on what: which parameters a draw has, in which order they are drawn, and the draws at a space's edges."""
+"""Conditions between parameters: which of them a draw has, in which order they are drawn, and the draws at a space's edges."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from tune_spaces.parameter import Parameter
 
 
 def active(parameter: Parameter, drawn: Mapping[str, Any]) -> bool:
-    """Whether a draw has this parameter, given what of it stands already.
+    """Whether a draw has this parameter.
 
     Args:
-        drawn: values by field of the active parameters before this one, in the order that `load` gives. A field that
+        drawn: the values, by field, of the active parameters before this one in the order that `load` gives. A field that
             is not drawn meets no condition.
     """
     return all(field in drawn and drawn[field] in values for field, values in parameter.when.items())
 
 
 def ordered(parameters: Sequence[Parameter]) -> list[Parameter]:
-    """The parameters as they stand, each after those that its condition names.
+    """The parameters in their own order, but each after those that its conditions name.
 
     Raises:
-        UserError: a condition names a field that is not there, a value that it cannot take, or goes round in a circle; or
-            conditions exclude each other.
+        UserError: a condition names a field that no space has, or a value that the field cannot take; conditions form a
+            circle, or exclude each other.
     """
     by_field = {parameter.field: parameter for parameter in parameters}
     done: dict[str, Parameter] = {}
 
     def visit(parameter: Parameter, below: tuple[str, ...]) -> None:
+        """Add the parameter to `done`, after those that it depends on; `below` are the fields that depend on it."""
         if parameter.field in below:
             circle = " → ".join([*below[below.index(parameter.field) :], parameter.field])
-            raise UserError(f"The conditions of {parameter.where} go round in a circle ({circle}): take one out.")
+            raise UserError(f"The conditions of {parameter.where} form a circle ({circle}): take one out.")
         if parameter.field in done:
             return
         for field, values in parameter.when.items():
             _check_condition(parameter, field, values, by_field)
             visit(by_field[field], (*below, parameter.field))
         if not branches(parameter, by_field):
-            raise UserError(f"{parameter.where} is never drawn: the conditions that it hangs on exclude each other.")
+            raise UserError(f"{parameter.where} is never drawn: the conditions that it depends on exclude each other.")
         done[parameter.field] = parameter
 
     for parameter in parameters:
@@ -53,7 +54,7 @@ def _check_condition(
     parent = by_field.get(field)
     if parent is None:
         raise UserError(
-            f"{parameter.where} depends on {field}, which no given space holds{nearest(str(field), list(by_field))}: "
+            f"{parameter.where} depends on {field}, which no given space has{nearest(str(field), list(by_field))}: "
             "correct its `when`, or add the space that does."
         )
     if parent.kind == "float":
@@ -69,7 +70,7 @@ def _check_condition(
 
 
 def branches(parameter: Parameter, by_field: Mapping[str, Parameter]) -> list[dict[str, Any]]:
-    """Each way in which a parameter comes to be drawn: values of all fields that it hangs on, directly or not."""
+    """Each way in which a parameter is drawn: the values of all fields that it depends on, directly or indirectly."""
     ways: list[dict[str, Any]] = [{}]
     for field, values in parameter.when.items():
         above = [{**way, field: value} for way in branches(by_field[field], by_field) for value in values]
@@ -82,11 +83,11 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def corners(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
-    """Draws at the edges of a space, each once: where one is valid they all are, so is (nearly) every draw.
+    """Draws at the edges of a space, each once: where all of them are valid, so is (nearly) every draw.
 
-    Each parameter takes each of its `ends` in each branch in which it is drawn, with the others all at their first and all
-    at their last. So both ends of any two ranges meet in every combination, in as many draws as there are ends, not in
-    the product of them all.
+    Each parameter takes each of its `ends` in each branch in which it is drawn, once with all others at their first end and
+    once with all others at their last. So both ends of any two ranges meet in every combination, and the number of draws
+    grows with the sum of the ends, not with their product.
 
     Args:
         parameters: in the order that `load` gives.

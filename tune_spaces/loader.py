@@ -1,4 +1,4 @@
-"""From the names of spaces to the parameters of a search."""
+"""Loads search spaces by name: from their YAML files to the parameters of a search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 def names() -> list[str]:
-    """The spaces that come with the package."""
+    """The names of the spaces that come with the package."""
     entries = files("tune_spaces").iterdir()
     return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
@@ -25,34 +25,34 @@ def names() -> list[str]:
 def load(spaces: Sequence[str]) -> list[Parameter]:
     """The parameters of one or several spaces, by name or path of a YAML file.
 
-    They stand in the files' order, but each after those that its `when` names: one walk through the list, asking `active` of
-    each, makes a draw.
+    They have the files' order, but each comes after those that its `when` names: one walk through the list, which asks
+    `active` of each, makes a draw.
 
     Raises:
-        UserError: no such space, a field in two of them, an entry that cannot be drawn, or a condition that cannot be
-            met; names file and field.
+        UserError: there is no such space, two spaces have the same field, an entry cannot be drawn, or a condition cannot be
+            met; the error names file and field.
     """
-    found: dict[str, Parameter] = {}
+    by_field: dict[str, Parameter] = {}
     for space in spaces:
         for field, entry in _entries(space).items():
             parameter = read(space, field, entry)
-            if field in found:
-                raise UserError(_twice(found[field], parameter))
-            found[field] = parameter
-    if not found:
+            if field in by_field:
+                raise UserError(_twice(by_field[field], parameter))
+            by_field[field] = parameter
+    if not by_field:
         raise UserError("No search space was given: name one with --space.")
-    return ordered(list(found.values()))
+    return ordered(list(by_field.values()))
 
 
 def _twice(one: Parameter, other: Parameter) -> str:
     if (one.kind == "fixed") != (other.kind == "fixed"):
         fixed, searched = (one, other) if one.kind == "fixed" else (other, one)
         return f"{one.field} is fixed in search space {fixed.space} and searched in {searched.space}: take one out."
-    return f"{one.field} stands in two of the spaces, {one.space} and {other.space}: take one out."
+    return f"{one.field} is in two of the spaces, {one.space} and {other.space}: take one out."
 
 
 def _entries(space: str) -> dict[str, dict[str, Any]]:
-    """A space's YAML: field → what stands under it."""
+    """A space's YAML: field → its entry."""
     try:
         tree = yaml.load(_text(space), Loader=_NoDuplicates)
     except yaml.YAMLError as error:
@@ -77,11 +77,16 @@ def _text(space: str) -> str:
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML whose mappings name each key once; SafeLoader would let the last one win without a word."""
+    """YAML whose mappings must name each key once; SafeLoader silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping's keys and values.
+
+        Raises:
+            YAMLError: a key occurs twice.
+        """
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
         for position, key in enumerate(keys):
             if key in keys[:position]:
-                raise yaml.YAMLError(f"{key} stands there twice, take one out")
+                raise yaml.YAMLError(f"{key} occurs twice, take one out")
         return super().construct_mapping(node, deep)

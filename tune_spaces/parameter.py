@@ -23,12 +23,13 @@ class Parameter:
         field: dotted name, `section.key`.
         kind: "int", "float", "categorical" or "fixed".
         why: where its range, choices or value come from.
-        low, high: the range's ends, both included (int and float).
-        log: draw uniformly in the logarithm.
-        step: distance of the values from `low` on; None for every value (int: 1).
-        choices: the values of a categorical; the one value of a fixed field. Each is a `scalar`.
-        when: field → its values under which this one is drawn; all must hold. Empty: always drawn.
-        space: the space it was read from, for messages.
+        low, high: the ends of the range of an int or float, both included.
+        log: whether it is drawn uniformly in the logarithm.
+        step: the distance between values, from `low` on; None where every value can be drawn (for an int: 1).
+        choices: the values of a categorical, or the one value of a fixed field. Each is a `scalar`.
+        when: field → those of its values under which this one is drawn. All conditions must be met; without any, it is always
+            drawn.
+        space: the space that it is read from, for messages.
     """
 
     field: str
@@ -44,11 +45,12 @@ class Parameter:
 
     @property
     def where(self) -> str:
+        """The field and its space, for messages."""
         return f"{self.field} in search space {self.space}"
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """Every choice, or both ends of the range: the values at which a check can fail."""
+        """Every choice, or both ends of the range: the values at which a check fails first."""
         return self.choices or (self.low, self.high)
 
     def takes(self, value: Any) -> bool:
@@ -62,9 +64,9 @@ class Parameter:
 
 
 def scalar(value: Any) -> Any:
-    """The value as it is drawn: a list or mapping as its JSON text, anything else as it is.
+    """The value as it is drawn: a list or mapping becomes its JSON text, anything else stays as it is.
 
-    Samplers, their storage, tables and MLflow hold one number or text a field (Optuna's importances fail on a list).
+    Samplers, their storage, tables and MLflow hold one number or text per field (Optuna's importances fail on a list).
     """
     return json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else value
 
@@ -73,7 +75,7 @@ def read(space: str, name: str, entry: Mapping[str, Any]) -> Parameter:
     """The parameter that an entry of a space's YAML describes.
 
     Raises:
-        UserError: a wrong key, no reason, or nothing that can be drawn; names field and space.
+        UserError: a key is wrong, the reason is missing, or nothing can be drawn; the error names field and space.
     """
     where = f"{name} in search space {space}"
     kind = _kind(entry, where)
@@ -166,5 +168,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _divides(step: float, distance: float) -> bool:
-    # In decimals as written: 0.3 is three steps of 0.1, which binary fractions deny.
+    # In decimals, where 0.3 is three steps of 0.1; in binary fractions it is not.
     return Decimal(str(round(distance, 12))) % Decimal(str(step)) == 0

@@ -1,6 +1,6 @@
-"""The JSON Schema of a space file, which completes and checks it in an editor (`schema.json` is this, written out).
+"""The JSON Schema of a space file, by which an editor completes and checks it (`schema.json` is its output).
 
-It says what stands where. What compares values (low below high, conditions that can be met) only `load` can say.
+It describes the structure. Rules that compare values (low below high, conditions that can be met) are checked by `load` alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LOG = {"type": "boolean", "default": False, "description": "Draw uniformly in th
 
 
 def schema(fields: Sequence[str]) -> dict[str, Any]:
-    """The schema for spaces over these fields of a configuration (`section.key`), in draft 7, which editors know best."""
+    """The schema of spaces over these fields of a configuration (`section.key`), in draft 7, which editors support best."""
     entry = {"$ref": "#/definitions/entry"}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",

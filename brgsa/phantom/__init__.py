@@ -1,4 +1,4 @@
-"""Synthetic chest CT with reports: the demo's and the tests' data. Labels are exact, for they are what is painted."""
+"""Synthetic chest CT with reports, for the demo and the tests. Its labels are exact: they are what is painted."""
 
 from brgsa.phantom.cases import COMMON, RARE, Case, Finding, sample_cases
 from brgsa.phantom.render import render
@@ -6,7 +6,7 @@ from brgsa.phantom.reports import Report, write_report
 from brgsa.phantom.tree import PhantomSummary, write_tree
 
 ABNORMALITIES: tuple[str, ...] = COMMON
-"""CT-RATE's abnormalities that are rendered; RARE are CT-RATE-LT's."""
+"""CT-RATE's abnormalities that are rendered; RARE holds CT-RATE-LT's."""
 
 __all__ = [
     "ABNORMALITIES",

@@ -14,7 +14,19 @@ RIGHT, LEFT = -1, 1
 
 @dataclass(frozen=True)
 class Build:
-    """What makes one patient's chest unlike another's; lengths in mm, angles in radians, densities in HU."""
+    """One patient's build, which tells the chest from other patients'.
+
+    Attributes:
+        width, depth: half the chest's inner width and depth, mm.
+        height: factor on all distances along z.
+        fat: thickness of the fat under the skin, mm.
+        heart: factor on the heart's size.
+        heart_turn: angle of the heart's axis in the axial plane, radians.
+        lung_hu, gradient: density of the lung in the middle, HU, and its rise towards the back, HU per mm.
+        dome_right, dome_left: height of the diaphragm's domes, mm along z.
+        shift: offset of the patient in the scan, mm.
+        seed: of the random details of the normal chest.
+    """
 
     female: bool
     width: float
@@ -32,7 +44,7 @@ class Build:
 
     @classmethod
     def sample(cls, seed: int, female: bool) -> Build:
-        """A patient's build; the spread of normals stays clear of what a finding adds."""
+        """A random build; normal variation stays below the change that a finding makes."""
         rng = np.random.default_rng(seed)
         size = (0.94 if female else 1.0) * rng.normal(1.0, 0.03)
         return cls(
@@ -54,7 +66,14 @@ class Build:
 
 @dataclass
 class Chest:
-    """A painted normal chest and the landmarks that findings need (mm, patient frame)."""
+    """A painted normal chest and the landmarks that findings need (mm, patient frame).
+
+    Attributes:
+        depth: float32 (x, y, z), signed depth below the surface of the lung, mm; positive inside.
+        wall: float32 (x, y, z), signed depth below the chest wall alone, mm.
+        heart_centre, heart_radii: the heart's ellipsoid.
+        arch, descending, ascending: points (n, 3) along the parts of the aorta.
+    """
 
     canvas: Canvas
     build: Build
@@ -67,7 +86,7 @@ class Chest:
     ascending: Array
 
     def at(self, x: float, y: float, z: float) -> Point:
-        """A point given for the average build, moved to this patient's."""
+        """This patient's point (mm) that corresponds to a point of the average build."""
         b = self.build
         return (
             x * b.width / 128 + b.shift[0],
@@ -77,7 +96,12 @@ class Chest:
 
 
 def normal_chest(canvas: Canvas, build: Build, heart_scale: float = 1.0, raised: tuple[float, float] = (0, 0)) -> Chest:
-    """Paint a normal chest, its heart scaled by `heart_scale` and its (right, left) dome raised by `raised` mm."""
+    """Paint a normal chest on an empty canvas.
+
+    Args:
+        heart_scale: factor on the heart's size.
+        raised: mm by which the (right, left) dome of the diaphragm is raised.
+    """
     rng = np.random.default_rng(build.seed)
     chest = Chest(
         canvas,
@@ -101,12 +125,12 @@ def normal_chest(canvas: Canvas, build: Build, heart_scale: float = 1.0, raised:
 
 
 def _rise(z: Array, build: Build) -> Array:
-    """Height in the chest: 0 at the deepest recess, 1 at the apex of the lung."""
+    """Height in the chest at z (mm): 0 at the deepest recess, 1 at the apex of the lung."""
     return ((z - np.float32(build.shift[2])) / np.float32(build.height) + 108) / np.float32(214)
 
 
 def _cavity(chest: Chest, raised: tuple[float, float]) -> None:
-    """Signed depth below the chest wall (`wall`) and below any surface of the lung (`depth`)."""
+    """Set the chest's signed depths: below the chest wall (`wall`) and below any surface of the lung (`depth`)."""
     b, (x, y, z) = chest.build, chest.canvas.axes
     x, y = x - np.float32(b.shift[0]), y - np.float32(b.shift[1])
     t = _rise(z, b)
@@ -155,7 +179,7 @@ def _body(chest: Chest, smooth: Array) -> None:
 
 
 def _abdomen(chest: Chest, rng: np.random.Generator) -> None:
-    """Liver under the right dome and across, spleen and stomach under the left one; fat elsewhere."""
+    """Liver under the right dome and across the middle, spleen and stomach under the left dome, fat elsewhere."""
     canvas = chest.canvas
     x, _, _ = canvas.axes
     inside = weight(chest.wall - 3, canvas.edge)
@@ -214,7 +238,7 @@ def _tree(hilum: Array, side: int, chest: Chest, rng: np.random.Generator) -> li
 
 
 def _skeleton(chest: Chest, rng: np.random.Generator) -> None:
-    """Ribs that run down to the front, their cartilage, sternum, spine, clavicles and shoulder blades."""
+    """Ribs that slope down to the front, their cartilage, sternum, spine, clavicles and shoulder blades."""
     canvas, b = chest.canvas, chest.build
     _, y, z = canvas.axes
     pitch = np.float32(25 * b.height)
@@ -259,7 +283,7 @@ def _skeleton(chest: Chest, rng: np.random.Generator) -> None:
 
 
 def _heart(chest: Chest, scale: float) -> None:
-    """An ellipsoid that points to the left front, in a rim of fat."""
+    """The heart: an ellipsoid that points to the left front, in a rim of fat."""
     canvas, b = chest.canvas, chest.build
     size = b.heart * scale
     chest.heart_radii = (58 * size, 41 * size, 46 * size)
@@ -271,10 +295,11 @@ def _heart(chest: Chest, scale: float) -> None:
 
 
 def _great_vessels(chest: Chest) -> None:
-    """Aorta with its arch and branches, caval vein, pulmonary arteries, azygos, oesophagus."""
+    """Aorta with its arch and branches, superior vena cava, pulmonary arteries, oesophagus."""
     canvas = chest.canvas
 
     def line(*points: Point, n: int = 14) -> Array:
+        """n points (n, 3) along the polygon through the given ones."""
         knots = np.asarray([chest.at(*p) for p in points])
         at = np.linspace(0, len(knots) - 1, n)
         return np.stack([np.interp(at, np.arange(len(knots)), knots[:, i]) for i in range(3)], 1).astype(np.float32)
@@ -303,6 +328,7 @@ def _airways(chest: Chest) -> None:
     f = np.linspace(0, 1, 18, dtype=np.float32)[:, None]
 
     def line(a: Point, b: Point) -> Array:
+        """18 points (18, 3) from a to b."""
         start, end = np.asarray(chest.at(*a), np.float32), np.asarray(chest.at(*b), np.float32)
         return start + (end - start) * f
 

@@ -1,6 +1,6 @@
-"""The grid a phantom is painted on: signed distances become partial-volume weights, weights mix HU.
+"""The grid on which a phantom is painted: signed distances become partial-volume weights, and weights mix HU.
 
-Lengths are mm in the patient frame: x to Left, y to Posterior, z to Superior, origin in the middle of the scan.
+Lengths are mm in the patient frame: x to the left, y to posterior, z to superior, with the origin in the middle of the scan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Point = tuple[float, float, float]
 EVERYWHERE: Box = (slice(None), slice(None), slice(None))
 _BANK_SHAPE = (136, 136, 72)
 _TEXTURES: dict[str, tuple[Point, float]] = {
-    # Gaussian widths in voxels (x, y, z); share of the doubled width taken away (a band-pass, like CT's ramp filter).
+    # Gaussian widths in voxels (x, y, z); share of the noise of doubled width that is subtracted (a band-pass, like CT's ramp
+    # filter).
     "soft": ((0.9, 0.9, 0.35), 0.5),
     "sharp": ((0.5, 0.5, 0.2), 0.9),
     "smooth": ((3.2, 3.2, 2.3), 0.0),
@@ -28,18 +29,18 @@ _TEXTURES: dict[str, tuple[Point, float]] = {
 
 @cache
 def _bank(texture: str) -> Array:
-    """A block of noise with mean 0 and deviation 1, the same in every process; scans take flipped cuttings of it."""
-    sigma, taken = _TEXTURES[texture]
+    """A block of noise with mean 0 and deviation 1, the same in every process; scans use flipped parts of it."""
+    sigma, subtracted = _TEXTURES[texture]
     white = np.random.default_rng(sorted(_TEXTURES).index(texture)).standard_normal(_BANK_SHAPE, dtype=np.float32)
     noise = gaussian_filter(white, sigma, mode="wrap")
-    if taken:
-        noise = noise - taken * gaussian_filter(white, [2 * s for s in sigma], mode="wrap")
+    if subtracted:
+        noise = noise - subtracted * gaussian_filter(white, [2 * s for s in sigma], mode="wrap")
     scaled: Array = ((noise - noise.mean()) / noise.std()).astype(np.float32)
     return scaled
 
 
 def texture(name: str, shape: tuple[int, int, int], rng: np.random.Generator) -> Array:
-    """A random cutting of the noise block `name` ("soft", "sharp" or "smooth"), of `shape`, flipped at random."""
+    """A random part of the noise block `name` ("soft", "sharp" or "smooth"), flipped at random: float32 of `shape`."""
     bank = _bank(name)
     cut = [slice(o := int(rng.integers(0, b - n + 1)), o + n) for n, b in zip(shape, bank.shape, strict=True)]
     turned = bank[tuple(cut)]
@@ -47,14 +48,21 @@ def texture(name: str, shape: tuple[int, int, int], rng: np.random.Generator) ->
 
 
 def weight(depth: npt.NDArray[np.floating], edge: float) -> Array:
-    """Partial-volume weight in [0, 1] of a signed depth in mm (positive inside), for an edge `edge` mm wide."""
+    """Partial-volume weight, float32 in [0, 1], of a signed depth in mm (positive inside), for an edge `edge` mm wide."""
     share: Array = np.clip(depth * np.float32(1 / edge) + np.float32(0.5), 0, 1).astype(np.float32, copy=False)
     return share
 
 
 @dataclass
 class Canvas:
-    """HU values and the lung's share of every voxel while a scan is painted; arrays are (x, y, z) float32."""
+    """A scan while it is painted.
+
+    Attributes:
+        shape, spacing: voxels and mm along x, y, z.
+        hu: float32 (x, y, z), starting as air.
+        lung: float32 (x, y, z), the share of each voxel that is lung.
+        axes: the coordinates of the voxels along x, y, z in mm, shaped to broadcast.
+    """
 
     shape: tuple[int, int, int]
     spacing: Point
@@ -76,11 +84,11 @@ class Canvas:
         return self.spacing[0]
 
     def texture(self, name: str, rng: np.random.Generator) -> Array:
-        """A random cutting of the noise block `name`, (x, y, z) as the canvas."""
+        """A random part of the noise block `name`, float32 (x, y, z) as the canvas."""
         return texture(name, self.shape, rng)
 
     def box(self, centre: Point, reach: Point) -> Box:
-        """The part of the grid within `reach` of `centre`; may be empty."""
+        """The part of the grid within `reach` of `centre` (mm); it may be empty."""
         cuts = []
         for axis, n, s in zip(range(3), self.shape, self.spacing, strict=True):
             middle = centre[axis] / s + (n - 1) / 2
@@ -89,13 +97,16 @@ class Canvas:
         return cuts[0], cuts[1], cuts[2]
 
     def coordinates(self, box: Box) -> tuple[Array, Array, Array]:
-        """The axes within a box, shaped to broadcast."""
+        """The axes within a box, in mm, shaped to broadcast."""
         return self.axes[0][box[0]], self.axes[1][:, box[1]], self.axes[2][:, :, box[2]]
 
     def ellipsoid(self, centre: Point, radii: Point, turn: float = 0.0, margin: float = 0.0) -> tuple[Box, Array]:
-        """Box and signed depth (mm, positive inside) of an ellipsoid turned by `turn` radians in the axial plane.
+        """The box around an ellipsoid, and the signed depth in it (mm, positive inside).
 
-        `margin` widens the box, for soft or bumpy edges.
+        Args:
+            centre, radii: mm.
+            turn: radians in the axial plane.
+            margin: mm by which the box is wider than the ellipsoid, for soft or bumpy edges.
         """
         c, s = float(np.cos(turn)), float(np.sin(turn))
         reach = (
@@ -110,23 +121,27 @@ class Canvas:
         return box, (1 - np.sqrt(q)) * np.float32(min(radii))
 
     def paint(self, box: Box, share: Array, hu: float | Array) -> None:
-        """Mix `hu` into the box by `share`, and take that share from the lung."""
+        """Mix `hu` into the box by `share`, (x, y, z) in [0, 1], and take that share from the lung."""
         view = self.hu[box]
         view += share * (hu - view)
         self.lung[box] *= 1 - share
 
     def paint_lung(self, box: Box, share: Array, hu: float | Array) -> None:
-        """Mix `hu` into the lung alone; the voxels stay lung."""
+        """Mix `hu` into the lung alone by `share`, (x, y, z) in [0, 1]; the voxels stay lung."""
         view = self.hu[box]
         view += share * self.lung[box] * (hu - view)
 
     def ball(self, centre: Point, radii: Point, hu: float, turn: float = 0.0) -> None:
-        """Paint a sharp ellipsoid."""
+        """Paint an ellipsoid with a sharp edge; lengths in mm, `turn` in radians in the axial plane."""
         box, depth = self.ellipsoid(centre, radii, turn, self.edge)
         self.paint(box, weight(depth, self.edge), hu)
 
     def tube(self, points: npt.ArrayLike, radius: npt.ArrayLike, hu: float) -> None:
-        """Paint a tube along `points` (n, 3); radius in mm, one or n. The points must lie closer than the radius."""
+        """Paint a tube along `points`, mm (n, 3), which must be closer to each other than the radius.
+
+        Args:
+            radius: mm, one for all points or one each.
+        """
         path = np.asarray(points, np.float32)
         r = np.broadcast_to(np.asarray(radius, np.float32), len(path))
         low, high = path.min(0) - r.max() - self.edge, path.max(0) + r.max() + self.edge
@@ -145,7 +160,12 @@ class Canvas:
         self.paint(box, weight(depth, self.edge), hu)
 
     def splat(self, points: Array, volumes: Array) -> Array:
-        """Share of every voxel, (x, y, z) in [0, 1], taken by small bodies at `points` (n, 3) of `volumes` (n) mm³."""
+        """The share of every voxel, float32 (x, y, z) in [0, 1], that small bodies take.
+
+        Args:
+            points: where they are, mm (n, 3).
+            volumes: their volumes, mm³ (n,).
+        """
         at = points / np.asarray(self.spacing, np.float32) + (np.asarray(self.shape, np.float32) - 1) / 2
         low = np.floor(at).astype(np.int64)
         kept = ((low >= 0) & (low < np.asarray(self.shape) - 1)).all(1)

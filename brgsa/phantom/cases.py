@@ -1,4 +1,4 @@
-"""What each scan of a phantom has: patients, splits, findings, reconstructions. Nothing is rendered here."""
+"""The contents of each scan of a phantom: patients, splits, findings, reconstructions. Nothing is rendered here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PREVALENCE: dict[str, float] = {
     "Mosaic attenuation pattern": 0.18,
     "Consolidation": 0.22,
 }
-# (earlier in COMMON, later): how much likelier the later is beside the earlier; its prevalence stays as above.
+# (earlier in COMMON, later): the factor on the later one's probability where the earlier one is; its prevalence stays as above.
 COMPANIONS: dict[tuple[str, str], float] = {
     ("Arterial wall calcification", "Coronary artery wall calcification"): 1.4,
     ("Cardiomegaly", "Pleural effusion"): 1.3,
@@ -65,7 +65,14 @@ TRAIN_SHARE, TWO_SCANS, SHARP, HEALTHY = 0.72, 0.16, 0.15, 0.10
 
 @dataclass(frozen=True)
 class Finding:
-    """One abnormality of a scan as it is rendered and reported; `size` is the largest one's in mm (0: not measured)."""
+    """One abnormality of a scan as it is rendered and reported.
+
+    Attributes:
+        places: lobes, sides, vessels or lymph node stations, depending on the abnormality.
+        size: mm of the largest one, or 0 where it is not measured; for cardiomegaly, the factor on the heart's size.
+        count: how many there are.
+        kind: of medical material and emphysema.
+    """
 
     name: str
     places: tuple[str, ...] = ()
@@ -75,13 +82,22 @@ class Finding:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """ "right", "left" or both, as far as the places tell."""
+        """The sides that the places name: "right", "left", both or none."""
         return tuple(s for s in ("right", "left") if any(p.startswith(s) for p in self.places))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan: who, with which findings; `reconstructions` are its volumes."""
+    """One scan of a patient.
+
+    Attributes:
+        patient: number within the split, from 1.
+        scan: "a" or "b", the patient's first or second scan.
+        age: years.
+        build_seed, seed: of the patient's build, and of this scan's findings and noise.
+        gone: abnormalities of the patient's first scan that the second no longer has.
+        reconstructions: its volumes.
+    """
 
     split: str
     patient: int
@@ -101,7 +117,7 @@ class Case:
 
     @property
     def names(self) -> frozenset[str]:
-        """Abnormalities that are rendered: the labels."""
+        """The abnormalities that are rendered, which are the labels."""
         return frozenset(f.name for f in self.findings)
 
 
@@ -118,9 +134,9 @@ class Reconstruction:
 
 
 def sample_cases(scans: int, seed: int) -> list[Case]:
-    """`scans` scans of patients with one or two each, about 72 % in "train" and the rest in "valid".
+    """The cases of a phantom: `scans` scans, one or two a patient, about 72 % in "train" and the rest in "valid".
 
-    Common abnormalities are drawn with PREVALENCE, rare ones are given to an exact share of each split (RARE_SHARE).
+    Common abnormalities are drawn with PREVALENCE; rare ones are given to an exact share of each split (RARE_SHARE).
     """
     rng = np.random.default_rng([seed, 1])
     sizes: list[int] = []
@@ -144,7 +160,7 @@ def sample_cases(scans: int, seed: int) -> list[Case]:
 
 
 def _rare_owners(splits: list[str], rng: np.random.Generator) -> list[list[str]]:
-    """The rare abnormalities of every scan; no scan gets two while there are scans enough."""
+    """The rare abnormalities of every scan; no scan gets two as long as there are enough scans."""
     owners: list[list[str]] = [[] for _ in splits]
     for split, share in RARE_SHARE.items():
         mine = rng.permutation([i for i, s in enumerate(splits) if s == split])
@@ -179,7 +195,7 @@ def _case(split: str, patient: int, scan: int, rare: list[str], before: Case | N
 
 
 def _draw(rng: np.random.Generator) -> set[str]:
-    """Common abnormalities of one scan: none for some, else each by itself, a little likelier beside a companion."""
+    """The common abnormalities of one scan: none for some; for others each is drawn alone, likelier beside a companion."""
     names: set[str] = set()
     if rng.random() < HEALTHY:
         return names

@@ -1,4 +1,4 @@
-"""The abnormalities, one function each: it paints its finding on a normal chest, in its typical place."""
+"""The abnormalities: one function each, which paints a finding on a normal chest in its typical place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from brgsa.phantom.cases import Finding
 Painter = Callable[[Chest, Finding, np.random.Generator], None]
 FLUID, METAL, CALCIUM = 10.0, 2900.0, 900.0
 
-# Where a lobe's middle lies in the average chest: x of the right side mirrored, then y, z; low and high ends in mm.
+# The middle of each lobe in the average chest: its side, then low and high ends along x (mirrored on the right), y and z in
+# mm.
 _LOBES: dict[str, tuple[int, tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "right upper lobe": (RIGHT, (30, 105), (-48, 48), (32, 84)),
     "right middle lobe": (RIGHT, (35, 110), (-66, -8), (-24, 18)),
@@ -25,9 +26,9 @@ _LOBES: dict[str, tuple[int, tuple[float, float], tuple[float, float], tuple[flo
 
 
 def _spot(chest: Chest, lobe: str, rng: np.random.Generator, depth: tuple[float, float]) -> Point:
-    """A point of the lobe that lies `depth` (low, high) mm below the lung's surface; the best of 80 tries."""
+    """A point of the lobe `depth` (low, high) mm below the lung's surface; the best of 80 random points."""
     side, *ranges = _LOBES[lobe]
-    best, found = -np.inf, chest.at(side * 70, 10, 0)
+    best_fit, best = -np.inf, chest.at(side * 70, 10, 0)
     c = chest.canvas
     for u in rng.uniform(size=(80, 3)):
         x, y, z = (low + (high - low) * v for (low, high), v in zip(ranges, u, strict=True))
@@ -37,28 +38,29 @@ def _spot(chest: Chest, lobe: str, rng: np.random.Generator, depth: tuple[float,
         )
         below = float(chest.depth[index])
         fit = min(below - depth[0], depth[1] - below, 0.0) - 30 * float(c.lung[index] < 0.7)
-        if fit > best:
-            best, found = fit, point
+        if fit > best_fit:
+            best_fit, best = fit, point
         if fit == 0:
             break
-    return found
+    return best
 
 
 def _blob(
     chest: Chest, centre: Point, radii: Point, bumps: float, smooth: Array, turn: float = 0.0
 ) -> tuple[Box, Array]:
-    """An ellipsoid whose surface waves by about `bumps` mm."""
+    """The box and signed depth (mm) of an ellipsoid whose surface waves by about `bumps` mm."""
     box, depth = chest.canvas.ellipsoid(centre, radii, turn, margin=2.5 * bumps + chest.canvas.edge)
     return box, depth + np.float32(bumps) * smooth[box]
 
 
 def medical_material(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """A pacemaker with leads, a port with its catheter, or wires in the sternum and clips: all far denser than bone."""
+    """A pacemaker with leads, a port with its catheter, or wires in the sternum with clips: all far denser than bone."""
     c, b = chest.canvas, chest.build
     heart = np.asarray(chest.heart_centre)
     front = -b.depth - 17 + b.shift[1]
 
     def cable(*points: Point, radius: float) -> None:
+        """A metal tube along the points."""
         knots = np.asarray(points)
         at = np.linspace(0, len(knots) - 1, 90)
         path = np.stack([np.interp(at, np.arange(len(knots)), knots[:, i]) for i in range(3)], 1)
@@ -129,7 +131,7 @@ def coronary_calcification(chest: Chest, finding: Finding, rng: np.random.Genera
 
 
 def pericardial_effusion(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Water all round the heart's rim of fat, thicker below and behind."""
+    """Fluid all round the heart's rim of fat, thicker below and behind."""
     c, turn = chest.canvas, chest.build.heart_turn
     x, y, z = chest.heart_centre
     t = finding.size
@@ -141,7 +143,7 @@ def pericardial_effusion(chest: Chest, finding: Finding, rng: np.random.Generato
     part = tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inside, box, strict=True))
     shell[part] *= 1 - weight(depth, c.edge)
     above = weight(c.coordinates(box)[2] - np.float32(chest.at(0, 0, -72)[2]), 6)
-    # Fluid fills the sac only: never the wall, spine, aorta or the organs under the diaphragm.
+    # Fluid fills the sac alone, never the wall, the spine, the aorta or the organs under the diaphragm.
     soft = np.clip((400 - np.abs(c.hu[box] + 450)) / 30, 0, 1)
     c.paint(box, shell * above * np.maximum(soft, c.lung[box]), FLUID - 5)
 
@@ -177,7 +179,7 @@ def lymphadenopathy(chest: Chest, finding: Finding, rng: np.random.Generator) ->
 
 
 def emphysema(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Clusters of large holes without walls, most in the upper lobes."""
+    """Clusters of large holes without walls, mostly in the upper lobes."""
     c = chest.canvas
     reach = (4, 14) if finding.kind == "paraseptal" else (10, 60)
     for k in range(finding.count):
@@ -214,7 +216,7 @@ def lung_nodule(chest: Chest, finding: Finding, rng: np.random.Generator) -> Non
 
 
 def lung_opacity(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Ground glass: patches with soft edges, dense but with the vessels still seen."""
+    """Ground glass: dense patches with soft edges, in which the vessels are still visible."""
     c, smooth = chest.canvas, chest.canvas.texture("smooth", rng)
     for lobe in finding.places:
         r = finding.size / 2 * rng.uniform(0.7, 1.0)
@@ -270,7 +272,7 @@ def pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> No
     x, y, z = c.axes
     side = RIGHT if finding.places[0] == "right" else LEFT
     mine = (x - b.shift[0]) * side > 0
-    # The gap is widest in front and at the apex: air rises in a patient on the back.
+    # The gap is widest in front and at the apex, as air rises in a patient who lies on the back.
     gap = finding.size * (0.75 - 0.45 * (y - b.shift[1]) / b.depth + 0.25 * np.clip((z - b.shift[2]) / 90, -1, 1))
     lung = c.lung * mine
     free = weight(gap - chest.wall, c.edge) * lung
@@ -313,7 +315,7 @@ def lung_mass(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
 
 
 def pneumomediastinum(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
-    """Gas that dissects the mediastinal fat, in streaks round heart and great vessels."""
+    """Gas in streaks through the mediastinal fat, round the heart and the great vessels."""
     c = chest.canvas
     x, _, z = c.axes
     field = c.texture("smooth", rng)
@@ -343,4 +345,4 @@ PAINTERS: dict[str, Painter] = {
     "Arterial wall calcification": arterial_calcification,
     "Medical material": medical_material,
 }
-"""In the order of painting; cardiomegaly is painted by the anatomy itself, as a larger heart."""
+"""The painters in the order of painting. The anatomy itself paints cardiomegaly, as a larger heart."""

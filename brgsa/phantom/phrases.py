@@ -1,7 +1,7 @@
-"""Sentences of the phantom's reports: how each abnormality is stated, denied, doubted or remembered.
+"""Sentences of the phantom's reports, which state, deny, doubt or recall an abnormality.
 
-Fields: {where} lobes, {first} the first of them, {lungs} "both lungs" or one, {hemi} hemithorax, {side} "right", "left"
-or "bilateral", {mm} and {mm2} largest size and its shorter axis, {cm}, {list} places as they are called.
+Their fields: {where} the lobes, {first} the first of them, {lungs} "both lungs" or one, {hemi} the hemithorax, {side} "right",
+"left" or "bilateral", {mm} and {cm} the largest size, {mm2} its shorter axis, {list} the names of the places.
 """
 
 from __future__ import annotations

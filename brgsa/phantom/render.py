@@ -14,20 +14,23 @@ _KEYS = {name: k for k, name in enumerate((*COMMON, *RARE))}
 
 
 def render(case: Case, reconstruction: int = 0) -> Array:
-    """The scan's volume, (x, y, z) float32 HU in [-1024, 3071], on the grid of one of its reconstructions.
+    """The scan's volume on the grid of one of its reconstructions: float32 HU (x, y, z) in [-1024, 3071].
 
-    Each finding draws from its own stream of random numbers, so a case without one differs in that finding alone.
+    Each finding has a stream of random numbers of its own, so that a case without one finding differs in that finding alone.
+
+    Args:
+        reconstruction: the number of the reconstruction, from 0.
     """
     first, grid = case.reconstructions[0], case.reconstructions[reconstruction]
     canvas = Canvas(first.shape, first.spacing)
-    found = {f.name: f for f in case.findings}
-    scale = found["Cardiomegaly"].size if "Cardiomegaly" in found else 1.0
-    sides = found["Atelectasis"].sides if "Atelectasis" in found else ()
+    findings = {f.name: f for f in case.findings}
+    scale = findings["Cardiomegaly"].size if "Cardiomegaly" in findings else 1.0
+    sides = findings["Atelectasis"].sides if "Atelectasis" in findings else ()
     raised = (12.0 if "right" in sides else 0.0, 12.0 if "left" in sides else 0.0)
     chest = normal_chest(canvas, Build.sample(case.build_seed, case.female), scale, raised)
     for name, painter in PAINTERS.items():
-        if name in found:
-            painter(chest, found[name], np.random.default_rng([case.seed, _KEYS[name]]))
+        if name in findings:
+            painter(chest, findings[name], np.random.default_rng([case.seed, _KEYS[name]]))
     volume = _regrid(canvas.hu, first, grid)
     volume += np.float32(grid.noise) * texture(
         grid.kernel, grid.shape, np.random.default_rng([case.seed, 99, grid.number])
@@ -36,7 +39,7 @@ def render(case: Case, reconstruction: int = 0) -> Array:
 
 
 def _regrid(volume: Array, old: Reconstruction, new: Reconstruction) -> Array:
-    """The volume, linear, on the new grid with the same centre: every reconstruction shows the same patient."""
+    """The volume interpolated linearly on a new grid of the same centre: every reconstruction shows the same patient."""
     if new == old:
         return volume
     steps = [n / o for n, o in zip(new.spacing, old.spacing, strict=True)]

@@ -1,4 +1,4 @@
-"""A radiologist's report of a case: every rendered finding stated, much else denied, some doubted or remembered."""
+"""A radiologist's report of a case. It states every rendered finding, denies much else, and doubts or recalls some."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ class Report:
 
 
 def write_report(case: Case) -> Report:
-    """The scan's report; deterministic in the case."""
+    """The scan's report; the same case always gives the same report."""
     rng = np.random.default_rng([case.seed, 7])
-    found = {f.name: f for f in case.findings}
-    told = {n: _fill(_pick(rng, phrases.STATED[_key(f)]), f, rng) for n, f in found.items()}
+    findings = {f.name: f for f in case.findings}
+    stated = {n: _fill(_pick(rng, phrases.STATED[_key(f)]), f, rng) for n, f in findings.items()}
     thoroughness = rng.choice([0.0, 0.45, 0.8, 0.95], p=[0.1, 0.25, 0.35, 0.3])
-    absent = [n for n in phrases.DOUBTED if n not in found]
+    absent = [n for n in phrases.DOUBTED if n not in findings]
     doubted = _pick(rng, absent) if absent and rng.random() < 0.2 else ""
-    sections = {name: _section(name, told, doubted, thoroughness, rng) for name in _SECTIONS}
+    sections = {name: _section(name, stated, doubted, thoroughness, rng) for name in _SECTIONS}
     sections["heart"] = [*_few(rng, phrases.AIRWAYS, 0, 1), *_few(rng, phrases.VESSELS, 0, 2), *sections["heart"]]
     if rng.random() < 0.6 and sections["lungs"]:
         first = sections["lungs"][0]
         sections["lungs"][0] = f"{_pick(rng, phrases.WINDOW)} {first[0].lower() + first[1:]}"
-    asides = _memories(case, found, rng)
+    asides = _recalled(case, findings, rng)
     if doubted:
         asides.append(_pick(rng, phrases.DOUBTED[doubted]))
     for aside in asides:
@@ -74,13 +74,14 @@ def write_report(case: Case) -> Report:
         if rng.random() < 0.6
         else NOT_GIVEN,
         findings=" ".join(lines),
-        impressions=_impressions(found, rng),
+        impressions=_impressions(findings, rng),
     )
 
 
-def _section(name: str, told: dict[str, str], doubted: str, thoroughness: float, rng: np.random.Generator) -> list[str]:
-    """What is there, in random order, and what is not: each absence at most once, none that is doubted elsewhere."""
-    stated = [told[n] for n in _SECTIONS[name] if n in told]
+def _section(
+    name: str, stated: dict[str, str], doubted: str, thoroughness: float, rng: np.random.Generator
+) -> list[str]:
+    """A section's statements and denials in random order; it denies each abnormality at most once, and never a doubted one."""
     denied: list[str] = []
     named: set[str] = set()
     options = phrases.DENIED[name]
@@ -89,31 +90,31 @@ def _section(name: str, told: dict[str, str], doubted: str, thoroughness: float,
         if (
             rng.random() < thoroughness
             and not named.intersection(absent)
-            and not any(n in told or n == doubted for n in absent)
+            and not any(n in stated or n == doubted for n in absent)
         ):
             denied.append(sentence)
             named.update(absent)
-    lines = [*stated, *denied]
+    lines = [*(stated[n] for n in _SECTIONS[name] if n in stated), *denied]
     rng.shuffle(lines)
     return lines
 
 
-def _memories(case: Case, found: dict[str, Finding], rng: np.random.Generator) -> list[str]:
-    """What was there before and is not rendered, and the stability of what is."""
+def _recalled(case: Case, findings: dict[str, Finding], rng: np.random.Generator) -> list[str]:
+    """Sentences on earlier abnormalities that are not rendered, and on the stability of those that are."""
     lines = [_pick(rng, phrases.REMEMBERED[n]) for n in case.gone if n in phrases.REMEMBERED and rng.random() < 0.7]
-    absent = [n for n in phrases.REMEMBERED if n not in found]
+    absent = [n for n in phrases.REMEMBERED if n not in findings]
     if absent and not lines and rng.random() < 0.12:
         lines.append(_pick(rng, phrases.REMEMBERED[_pick(rng, absent)]))
-    if case.scan != "a" and found and rng.random() < 0.4:
+    if case.scan != "a" and findings and rng.random() < 0.4:
         lines.append(_pick(rng, phrases.STABLE))
     return lines
 
 
-def _impressions(found: dict[str, Finding], rng: np.random.Generator) -> str:
+def _impressions(findings: dict[str, Finding], rng: np.random.Generator) -> str:
     if rng.random() < 0.08:
         return NOT_GIVEN
-    lines = [_fill(_pick(rng, phrases.CONCLUDED[_key(f)]), f, rng) for f in found.values() if rng.random() < 0.8]
-    if not found:
+    lines = [_fill(_pick(rng, phrases.CONCLUDED[_key(f)]), f, rng) for f in findings.values() if rng.random() < 0.8]
+    if not findings:
         lines = [_pick(rng, phrases.NOTHING)]
     rng.shuffle(lines)
     return " ".join(lines) or NOT_GIVEN

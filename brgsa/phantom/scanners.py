@@ -1,4 +1,4 @@
-"""Rows of the metadata table, with the columns of CT-RATE's and plausible values of its scanners."""
+"""Rows of the metadata table, with CT-RATE's columns and plausible values of its scanners."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def intercept(grid: Reconstruction) -> int:
 
 
 def metadata(case: Case, index: int, name: str) -> tuple[str, ...]:
-    """The table's row of one volume, in the order of METADATA; what a phantom has not is empty."""
+    """The table's row of one volume, in the order of METADATA; columns that a phantom has no value for are empty."""
     grid = case.reconstructions[index]
     maker, soft, sharp, _ = _MODELS[grid.scanner]
     first = [round(-(n - 1) / 2 * s, 3) for n, s in zip(grid.shape, grid.spacing, strict=True)]

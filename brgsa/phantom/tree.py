@@ -1,6 +1,7 @@
-"""Writes a phantom as CT-RATE's first release lies on disk: volumes without geometry, everything else in tables.
+"""Writes a phantom to disk as CT-RATE's first release: volumes without geometry, and everything else in tables.
 
-Layout and column names: CT-RATE's dataset page (Hamamci et al. 2024). HU = stored * RescaleSlope + RescaleIntercept.
+Layout and column names are those of CT-RATE's dataset page (Hamamci et al. 2024). HU is stored * RescaleSlope +
+RescaleIntercept.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SEAL = "phantom.json"
 
 @dataclass(frozen=True)
 class PhantomSummary:
-    """What a finished tree holds."""
+    """The contents of a finished tree: its arguments and counts."""
 
     scans: int
     seed: int
@@ -47,16 +48,25 @@ class PhantomSummary:
 def write_tree(
     out: Path, scans: int, seed: int, *, workers: int | None = None, on_scan: Callable[[], None] | None = None
 ) -> PhantomSummary:
-    """Write a phantom of `scans` scans to `out`, by `workers` processes (default: one a core), the same for any number.
+    """Write a phantom; a tree of the same scans and seed that exists already is left as it is.
 
-    `on_scan` is called in this process after each scan. A tree that is there already, of the same scans and seed, is
-    left as it is. Raises UserError for scans < 1, a negative seed, and an `out` that holds anything else or cannot be
-    written.
+    Args:
+        out: the tree's folder.
+        scans: number of scans.
+        workers: number of processes, by default one a core; it changes no byte of the tree.
+        on_scan: is called in this process after each scan.
+
+    Raises:
+        UserError: scans is below 1, the seed is negative, or `out` holds anything else or cannot be written.
     """
     if scans < 1:
-        raise UserError(f"scans is {scans}: a phantom needs at least 1 scan.")
+        raise UserError(
+            f"scans is {scans}: a phantom needs at least 1 scan.", code="impossible-value", field="scans", value=scans
+        )
     if seed < 0:
-        raise UserError(f"seed is {seed}: give a whole number of 0 or more.")
+        raise UserError(
+            f"seed is {seed}: give a whole number of 0 or more.", code="impossible-value", field="seed", value=seed
+        )
     done = _finished(out, scans, seed)
     if done:
         return done
@@ -80,14 +90,18 @@ def write_tree(
         (aside / _SEAL).write_text(json.dumps(asdict(summary), indent=1) + "\n")
         os.replace(aside, out)
     except OSError as error:
-        raise UserError(f"The phantom cannot be written to {out}: {error.strerror}; choose another folder.") from error
+        raise UserError(
+            f"The phantom cannot be written to {out}: {error.strerror}; choose another folder.",
+            code="folder-unwritable",
+            field=str(out),
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return summary
 
 
 def _finished(out: Path, scans: int, seed: int) -> PhantomSummary | None:
-    """The summary of the tree at `out` if it is this one; None where there is nothing yet."""
+    """The summary of the tree at `out`, if it is the wanted one; None where nothing is yet."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     with contextlib.suppress(OSError, ValueError, TypeError):
@@ -96,27 +110,35 @@ def _finished(out: Path, scans: int, seed: int) -> PhantomSummary | None:
             return summary
         raise UserError(
             f"{out} holds a phantom of {summary.scans} scans and seed {summary.seed}, not of {scans} and {seed}: "
-            "choose another folder or remove it."
+            "choose another folder or remove it.",
+            code="another-phantom",
+            field=str(out),
+            value=(summary.scans, summary.seed),
         )
-    raise UserError(f"{out} is not empty and holds no phantom: choose another folder or empty it.")
+    raise UserError(
+        f"{out} is not empty and holds no phantom: choose another folder or empty it.",
+        code="folder-not-empty",
+        field=str(out),
+    )
 
 
 def _written(cases: Sequence[Case], root: Path, workers: int | None) -> Iterator[None]:
-    """Write all volumes, yielding once a scan."""
+    """Write all volumes; yields once a scan."""
     workers = min(workers or os.cpu_count() or 1, len(cases) // 4)
     jobs = [(case, root) for case in cases]
     if workers <= 1:
         yield from map(_write_scan, jobs)
         return
-    # Spawned, not forked: the caller may hold threads (torch, Ray). An executor, not a Pool, which would start a worker that
-    # cannot start again and again.
+    # Spawned, not forked, as the caller may have threads (torch, Ray). An executor, not a Pool: where a worker cannot start, a
+    # Pool tries for ever.
     try:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             yield from pool.map(_write_scan, jobs, chunksize=4)
     except BrokenProcessPool as error:
         raise UserError(
             "A worker process of the phantom could not start or died: call write_tree from below "
-            "`if __name__ == '__main__':`, or with workers=1."
+            "`if __name__ == '__main__':`, or with workers=1.",
+            code="worker-died",
         ) from error
 
 

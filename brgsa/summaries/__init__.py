@@ -1,4 +1,4 @@
-"""Summaries of chest CT reports: a rule-based reader of 33 abnormalities, and the styles that are written from it."""
+"""Summaries of chest CT reports: a rule-based reader of 33 abnormalities, and the styles that are written from its findings."""
 
 from brgsa.summaries.reader import (
     Finding,

@@ -1,19 +1,20 @@
-"""A report cut into sentences, and a sentence into clauses: the scope in which a negation or a doubt holds."""
+"""A report split into sentences, and a sentence into clauses: a negation or a doubt holds within one clause."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-# CT-RATE's reports set off each point of the impression with a quotation mark or a bullet.
+# In CT-RATE's reports, a quotation mark or a bullet begins each point of the impression.
 _MARKS = re.compile(r"[\"“”•·*]+|\s-\s(?=[A-Z])")
 _HEADER = re.compile(
     r"(?:(?<=[.!?:])|^)\s*(?i:findings?|impressions?|conclusions?|results?|comments?)(?:\s*:\s*|\s+(?=[A-Z]))"
 )
-# A sentence ends at a point before a capital letter, not in "5.5 mm" nor in "T12.vertebra".
+# A sentence ends at a full stop before a capital letter, but not in "5.5 mm" or "T12.vertebra".
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])|(?<=[a-z)][.!])(?=[A-Z][a-z])|\n+")
 _WORD = re.compile(r"[a-z]", re.IGNORECASE)
-# Judged by itself: what stands in brackets, between a comma and a question mark, and a relative clause in mid-sentence.
+# Each of these is a clause of its own: text in brackets, text from a comma to a question mark, a relative clause in the
+# middle of a sentence.
 _ASIDE = re.compile(r"\([^()]*\)|(?<=[,?])[^,?()]*\?|,\s+which\s[^,]*,(?=\s+(?:is|are|was|were|can|could|has|have)\b)")
 _NOT_FINAL = re.compile(r"\b(?:no|approx|dr|vs|ca|[IVX]+|[a-z]|\d)\.$", re.IGNORECASE)
 
@@ -36,12 +37,12 @@ _EXCEPT = re.compile(r"\s*(?:except|although|though|apart|aside|other than|besid
 
 
 def tidy(report: str) -> str:
-    """The report with runs of white space made one blank."""
+    """The report with every run of white space replaced by one blank."""
     return " ".join(report.split())
 
 
 def sentences(report: str) -> list[str]:
-    """The report's sentences in order, section headers and impression marks taken off."""
+    """The report's sentences in order, without section headers and the marks of the impression."""
     out: list[str] = []
     for block in _MARKS.split(report):
         block = _HEADER.sub(" ", block)
@@ -55,9 +56,10 @@ def sentences(report: str) -> list[str]:
 
 
 def clauses(sentence: str) -> Iterator[str]:
-    """The sentence's clauses: each with a predicate of its own, or set off by ; : but however; then each bracket's content.
+    """The sentence's clauses in order, and then the contents of its brackets.
 
-    "Nodules are observed and effusion was not detected" is two clauses, "no nodule, mass and effusion was detected" one.
+    A clause has a predicate of its own, or begins after ";", ":", "but", "however" and the like. "Nodules are observed and
+    effusion was not detected" is two clauses, "no nodule, mass and effusion was detected" is one.
     """
     plain = _ASIDE.sub(" ", sentence)
     start = 0
@@ -74,7 +76,10 @@ def clauses(sentence: str) -> Iterator[str]:
 
 
 def _both_assert(left: str, ahead: str, rest: str) -> bool:
-    """Whether both sides of a joint have a predicate. "There is no" opens a list, which only a predicate right ahead ends."""
+    """Whether both sides of a joint have a predicate.
+
+    "There is no" opens a list, which only a predicate in the very next part ends.
+    """
     if not _PREDICATE.search(left):
         return False
     opens_list = _THERE.search(left) and not _VERB.search(left)

@@ -1,7 +1,7 @@
-"""The rule-based reader: which abnormalities a chest CT report states, denies, doubts or tells of the past.
+"""The rule-based reader: which abnormalities a chest CT report states, denies, doubts or reports from the past.
 
-The vocabulary (`vocabulary.yaml`) finds mentions in a clause; negspacy judges them: one algorithm (NegEx, Chapman et
-al. 2001) with three termsets (`assertion.yaml`), for denial, doubt and past.
+The vocabulary (`vocabulary.yaml`) finds mentions in a clause. negspacy judges them: one algorithm (NegEx, Chapman et al. 2001)
+with three termsets (`assertion.yaml`), for denial, doubt and past.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from brgsa.summaries.vocabulary import DENIAL, read_yaml, vocabulary
 
 
 class Status(StrEnum):
-    """What a report says of an abnormality."""
+    """What a report says about an abnormality."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -29,7 +29,13 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Mention:
-    """One mention of an abnormality: its clause, the number of its sentence (from 0), its side ("" where none is told)."""
+    """One mention of an abnormality.
+
+    Attributes:
+        side: "left", "right", "bilateral", or "" where the report does not tell.
+        clause: the text of its clause.
+        sentence: the number of its sentence in the report, from 0.
+    """
 
     name: str
     status: Status
@@ -40,16 +46,16 @@ class Mention:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the whole report says of an abnormality; `side` is "left", "right", "bilateral" or "" (not told)."""
+    """What the whole report says about an abnormality; the side is as in `Mention`."""
 
     status: Status
     side: str
 
 
-# What a report says of one abnormality in several places: the first of these that occurs.
+# Where a report mentions one abnormality several times, the first of these counts.
 PRECEDENCE = (Status.PRESENT, Status.UNCERTAIN, Status.ABSENT, Status.HISTORY)
 
-# "Not observed in the previous examination" says that the finding is new: no negation.
+# "Not observed in the previous examination" says that the finding is new, which is no negation.
 _NEW = re.compile(
     r"\b(?:(?:was|were|is|are|did|may|could) )?not (?:\w+ ){0,2}"
     r"(?:previously|before|(?:in|on) (?:[\w'/]+ ){0,2}(?:previous|prior|old|earlier|former)\b)"
@@ -66,32 +72,32 @@ _PREMODIFIER = re.compile(r"\b(?:right|left|bilateral|both)(?: sided?)?(?: \w+){
 
 
 def read_findings(report: str) -> dict[str, Status]:
-    """Each abnormality that the report mentions and its status; a name that is not in the result is not mentioned.
+    """Each abnormality that the report mentions, and its status; what the report does not mention is not in the result.
 
-    Names are those of `brgsa.labels` CT_RATE and CT_RATE_LT. An empty report gives an empty result.
+    Names are those of CT_RATE and CT_RATE_LT in `brgsa.labels`. An empty report gives an empty result.
     """
     return read_many([report])[0]
 
 
 def read_many(reports: Sequence[str]) -> list[dict[str, Status]]:
-    """`read_findings` of each report, in one batch: sentences that reports share are judged once."""
+    """`read_findings` of each report, in one batch: clauses that reports share are judged once."""
     return [{name: finding.status for name, finding in merge(mentions).items()} for mentions in read_mentions(reports)]
 
 
 def read_findings_detailed(report: str) -> dict[str, Finding]:
-    """Like `read_findings`, with the side that the mentions of that status tell; right and left make bilateral."""
+    """Like `read_findings`, with the side of the mentions of that status; right and left together are bilateral."""
     return merge(read_mentions([report])[0])
 
 
 def merge(mentions: Iterable[Mention]) -> dict[str, Finding]:
-    """The mentions of one report made one finding per abnormality, by `PRECEDENCE`."""
+    """The mentions of one report as one finding per abnormality, by `PRECEDENCE`."""
     by_name: dict[str, list[Mention]] = {}
     for mention in mentions:
         by_name.setdefault(mention.name, []).append(mention)
     out = {}
-    for name, said in by_name.items():
-        status = min((mention.status for mention in said), key=PRECEDENCE.index)
-        out[name] = Finding(status, _one_side({mention.side for mention in said if mention.status is status}))
+    for name, same in by_name.items():
+        status = min((mention.status for mention in same), key=PRECEDENCE.index)
+        out[name] = Finding(status, _one_side({mention.side for mention in same if mention.status is status}))
     return out
 
 
@@ -111,7 +117,7 @@ def read_mentions(reports: Sequence[str]) -> list[list[Mention]]:
 
 
 def _locate(report: str) -> list[tuple[int, str, str, str]]:
-    """(number of the sentence, sentence, clause, organ group) of each clause; the group is the last one named."""
+    """(number of the sentence, sentence, clause, organ group) of each clause; the organ group is the last one named."""
     words = vocabulary()
     out, place = [], ""
     for number, sentence in enumerate(sentences(report)):
@@ -123,7 +129,7 @@ def _locate(report: str) -> list[tuple[int, str, str, str]]:
 
 @cache
 def _pipeline() -> Any:
-    """spaCy's blank English with one negspacy component an aspect; mentions come in as the span group "findings"."""
+    """spaCy's blank English with a negspacy component for each termset; it judges the spans of the group "findings"."""
     import negspacy.negation  # noqa: F401  (registers the factory "negex")
     import spacy
 
@@ -146,13 +152,13 @@ def _judge(parts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Menti
     for part in parts:
         clause = part[0].lower()
         out[part] = [Mention(entry.name, Status.ABSENT, "", part[0], 0) for entry in entries if entry.denies(clause)]
-        found = sorted((span, entry.name) for entry in entries for span in entry.find(clause, part[1]))
-        if found:
+        named = sorted((span, entry.name) for entry in entries for span in entry.find(clause, part[1]))
+        if named:
             doc = nlp.make_doc(_NEW.sub(lambda new: "_" * len(new[0]), clause))
             starts = [token.idx for token in doc]
             doc.spans["findings"] = [
                 Span(doc, bisect_right(starts, start) - 1, bisect_left(starts, end), label=name)
-                for (start, end), name in found
+                for (start, end), name in named
             ]
             docs.append((doc, part))
     for doc, part in nlp.pipe(docs, as_tuples=True):
@@ -173,7 +179,7 @@ def _status(span: Any, clause: str) -> Status:
 
 
 def _side(span: Any, spans: list[Any]) -> str:
-    """The side of one mention: the word right before it, else up to the next mention, else anywhere in the clause."""
+    """The side of one mention: named right before it, or else before the next mention, or else anywhere in the clause."""
     text = span.doc.text
     if before := _PREMODIFIER.search(text[: span.start_char]):
         return _one_side(_sides_in(text[before.start() : span.start_char]) or {"bilateral"})

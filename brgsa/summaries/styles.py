@@ -1,4 +1,4 @@
-"""Summary styles: from a report as written to one plain sentence per abnormality."""
+"""Summary styles, from the report as written to one plain sentence per abnormality."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ _DENIAL = re.compile(r"\b(?:no|not|without|normal)\b", re.IGNORECASE)
 def summarize(report: str, style: str, names: Sequence[str] = NAMES) -> str:
     """The summary of one report.
 
-    `style` is one of `STYLES`; `names` are the abnormalities that count, in the order in which they are written. Raises
-    UserError for an empty report, an unknown style, or a name without vocabulary.
+    Args:
+        style: one of `STYLES`.
+        names: the abnormalities that count, in the order in which they are written.
+
+    Raises:
+        UserError: the report is empty, the style is unknown, or a name is not in the vocabulary.
     """
     if not report.strip():
-        raise UserError("the report is empty: give its text, or leave the scan out")
+        raise UserError("The report is empty: give its text, or leave the scan out.", code="empty-report")
     return summarize_many([report], style, names)[0]
 
 
 def summarize_many(reports: Sequence[str], style: str, names: Sequence[str] = NAMES) -> list[str]:
-    """`summarize` of each report, in one batch; an empty report gives an empty summary, never an error."""
+    """`summarize` of each report, in one batch; an empty report gives an empty summary, not an error."""
     _check(style, names)
     if style == "report":
         return [tidy(report) for report in reports]
@@ -48,35 +52,42 @@ def statement(name: str, present: bool = True) -> str:
 
 def _check(style: str, names: Sequence[str]) -> None:
     if style not in STYLES:
-        raise UserError(f"unknown summary style {style!r}: choose one of {', '.join(STYLES)}")
+        raise UserError(
+            f"Unknown summary style {style!r}: choose one of {', '.join(STYLES)}.",
+            code="unknown-style",
+            field="style",
+            value=style,
+        )
     known = {entry.name for entry in vocabulary().entries}
     if unknown := [name for name in names if name not in known]:
         raise UserError(
-            f"no vocabulary for abnormality {unknown[0]!r}: use names of CT-RATE or CT-RATE-LT (brgsa.labels)"
+            f"No vocabulary for abnormality {unknown[0]!r}: use names of CT-RATE or CT-RATE-LT (brgsa.labels).",
+            code="unknown-abnormality",
+            field="names",
+            value=unknown[0],
         )
 
 
 def _positives(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
-    return " ".join(_said(mentions, names, Status.PRESENT)) or NOTHING_FOUND
+    return " ".join(_statements(mentions, names, Status.PRESENT)) or NOTHING_FOUND
 
 
 def _positives_and_negatives(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
-    said = _said(mentions, names, Status.PRESENT) + _said(mentions, names, Status.ABSENT)
-    return " ".join(said) or NOTHING_FOUND
+    positives = _statements(mentions, names, Status.PRESENT)
+    return " ".join([*positives, *_statements(mentions, names, Status.ABSENT)]) or NOTHING_FOUND
 
 
-def _said(mentions: list[Mention], names: Sequence[str], status: Status) -> list[str]:
-    found = merge(mentions)
-    return [
-        statement(name, status is Status.PRESENT) for name in names if name in found and found[name].status is status
-    ]
+def _statements(mentions: list[Mention], names: Sequence[str], status: Status) -> list[str]:
+    findings = merge(mentions)
+    of_status = [name for name in names if name in findings and findings[name].status is status]
+    return [statement(name, status is Status.PRESENT) for name in of_status]
 
 
 def _findings(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
     by_sentence: dict[int, list[Mention]] = {}
     for mention in mentions:
         by_sentence.setdefault(mention.sentence, []).append(mention)
-    out: dict[str, None] = {}  # a set that keeps order: the impression often repeats a finding word for word
+    out: dict[str, None] = {}  # a set in order, as the impression often repeats a finding word for word
     for number, sentence in enumerate(sentences(report)):
         if positive := _positive_part(sentence, by_sentence.get(number, []), names):
             out[positive[0].upper() + positive[1:] + ("" if positive.endswith("?") else ".")] = None
@@ -84,7 +95,7 @@ def _findings(report: str, mentions: list[Mention], names: Sequence[str]) -> str
 
 
 def _positive_part(sentence: str, mentions: list[Mention], names: Sequence[str]) -> str:
-    """The sentence without its opening phrase ("in the lung window;"); where it also denies, only the clauses that assert."""
+    """The sentence without its opening phrase ("in the lung window;"); of one that also denies, the clauses that assert."""
     affirmed = {
         mention.clause: None
         for mention in mentions

@@ -1,7 +1,7 @@
 """The reader's vocabulary: `vocabulary.yaml` compiled into regular expressions.
 
-The notation (explained at the head of the YAML) is compiled, not handed to spaCy's entity ruler: that gives each word to
-one entity only, while one clause may name several abnormalities ("calcification of the aorta and coronary arteries").
+The head of the YAML explains its notation. spaCy's entity ruler cannot replace it: that gives each word to one entity only,
+while one clause may name several abnormalities ("calcification of the aorta and coronary arteries").
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ SEPARATOR = r"[\s\-/,]+"
 
 @dataclass(frozen=True)
 class Term:
-    """Ways to name an abnormality, and what the same clause must (`beside`) or must not (`against`) hold."""
+    """Ways to name an abnormality (`words`), and what the same clause must (`beside`) or must not (`against`) contain."""
 
     words: re.Pattern[str]
     beside: re.Pattern[str] | None
     against: re.Pattern[str] | None
 
     def fits(self, clause: str) -> bool:
+        """Whether `clause` (lower case) contains what it must, and nothing that it must not."""
         return not (self.beside and not self.beside.search(clause)) and not (
             self.against and self.against.search(clause)
         )
@@ -50,22 +51,22 @@ class Entry:
         if self.unless and self.unless.search(clause):
             return []
         clause = self._masked(clause)
-        return [found.span() for term in self.terms if term.fits(clause) for found in term.words.finditer(clause)]
+        return [match.span() for term in self.terms if term.fits(clause) for match in term.words.finditer(clause)]
 
     def denies(self, clause: str) -> bool:
         """Whether `clause` (lower case) calls the organ normal: "heart size is normal" denies cardiomegaly."""
         if not self.normal:
             return False
-        found = self.normal.search(self._masked(clause))
-        return found is not None and not DENIAL.search(found[0])
+        normal = self.normal.search(self._masked(clause))
+        return normal is not None and not DENIAL.search(normal[0])
 
     def _masked(self, clause: str) -> str:
-        return self.never.sub(lambda found: "_" * len(found[0]), clause) if self.never else clause
+        return self.never.sub(lambda match: "_" * len(match[0]), clause) if self.never else clause
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """All entries, in the YAML's order, and the words that tell where a clause is."""
+    """All entries, in the YAML's order, and the words by which a clause names an organ group."""
 
     entries: tuple[Entry, ...]
     places: dict[str, re.Pattern[str]]
@@ -130,7 +131,7 @@ def vocabulary() -> Vocabulary:
 
 
 def read_yaml(name: str) -> Any:
-    """A YAML file of this package."""
+    """The contents of a YAML file of this package."""
     import yaml
 
     return yaml.safe_load(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """The header of one DICOM file, as far as it matters for a CT volume.
 
-pydicom, not ITK, reads the headers: 0.9 ms a slice against 1.5 ms, with the identifiers as text, and a header that is
-damaged is an exception of its own, not a picture that could not be read.
+pydicom reads the headers rather than ITK: it takes 0.9 ms a slice instead of 1.5 ms, gives the identifiers as text, and tells
+a damaged header from a picture that cannot be read.
 """
 
 from __future__ import annotations
@@ -34,18 +34,22 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class Unreadable(Exception):
-    """A file that is DICOM by its name or its first bytes, and has no header that can be read."""
+    """A file is DICOM by its name or its first bytes, but its header cannot be read."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One slice: an image file, or a frame of a multi-frame one.
+    """One slice: an image file, or a frame of a multi-frame one. None stands for a tag that the header lacks.
 
     Attributes:
-        number: of the frame in its file, from 0; None in a file of one image.
-        spacing: mm between rows and between columns, as DICOM orders them.
+        number: the frame's number in its file, from 0; None in a file of one image.
+        series, patient, study, accession: SeriesInstanceUID, PatientID, StudyInstanceUID, AccessionNumber.
+        kinds: the values of ImageType.
+        samples: values per pixel; 1 unless the picture is in colour.
+        matrix: rows and columns.
+        spacing: mm between rows and between columns, in DICOM's order.
         orientation: direction cosines of rows and of columns in LPS.
-        position: mm in LPS of the centre of the first voxel.
+        position: mm in LPS, the centre of the first voxel.
         rescale: slope and intercept of a multi-frame file's frame.
         whole: whether the file is long enough for its pixels.
     """
@@ -79,10 +83,10 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_frames(path: Path) -> list[Frame]:
-    """The frames of a file; none where it is no DICOM, or only an index of other files (DICOMDIR).
+    """The frames of a file; none where it is not DICOM, or only an index of other files (DICOMDIR).
 
     Raises:
-        Unreadable: it should be DICOM, but its header is damaged.
+        Unreadable: the file should be DICOM, but its header is damaged.
     """
     if path.name.upper() == "DICOMDIR":
         return []
@@ -98,7 +102,7 @@ def _frames(path: Path) -> list[Frame]:
     from pydicom import dcmread
 
     with path.open("rb") as stream:
-        # Files of old archives lack the preamble that dcmread asks for; then only the name says that they are DICOM.
+        # Files of old archives lack the preamble that dcmread asks for; only their names tell that they are DICOM.
         header = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=path.suffix.lower() in SUFFIXES)
         left = path.stat().st_size - stream.tell()
     count = int(header.get("NumberOfFrames") or 1)
@@ -126,11 +130,10 @@ def _frames(path: Path) -> list[Frame]:
 
 
 def _geometry(header: Any, group: Any, shared: Any) -> dict[str, tuple[float, ...] | None]:
-    """Spacing, orientation, position and rescale: from a frame's functional groups where there are any, else from the
-    header itself.
-    """
+    """Spacing, orientation, position and rescale, from the frame's functional groups, or else from the header itself."""
 
     def numbers(macro: str, attributes: tuple[str, ...], count: int) -> tuple[float, ...] | None:
+        """The first source's numbers under these attributes; None where no source has `count` of them."""
         for source in (_first(group, macro), _first(shared, macro), header):
             values = [_list(source.get(name)) for name in attributes] if source is not None else []
             flat = tuple(float(value) for part in values for value in part)
@@ -147,7 +150,7 @@ def _geometry(header: Any, group: Any, shared: Any) -> dict[str, tuple[float, ..
 
 
 def _pixel_bytes(header: Any) -> int:
-    """Least length of a frame's pixels in the file; 1 where they are compressed, and any length may be right."""
+    """The least length in bytes of a frame's pixels; 1 where they are compressed, as any length may be right then."""
     meta = getattr(header, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None
     if syntax is not None and (syntax == DEFLATED or syntax.is_compressed):

@@ -1,7 +1,8 @@
-"""The refusal of one volume."""
+"""The refusal of one volume, and the refusals that several readers share."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from brgsa.errors import UserError
@@ -24,3 +25,24 @@ class VolumeError(UserError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def missing(path: Path) -> VolumeError:
+    """There is no file of that name."""
+    return VolumeError(path, "there is no such file.", code="file-missing")
+
+
+def empty(path: Path) -> VolumeError:
+    """The file has no byte."""
+    return VolumeError(path, "the file is empty (0 bytes); copy it again from its source.", code="file-empty")
+
+
+def cut_short(path: Path) -> VolumeError:
+    """The file ends before its contents do, or they are damaged."""
+    return VolumeError(path, "the file is cut short or damaged; copy it again from its source.", code="file-damaged")
+
+
+def unreadable(path: Path, error: OSError) -> VolumeError:
+    """The system does not let the file, or the folder, be read."""
+    what = "folder" if os.path.isdir(path) else "file"  # Path.is_dir raises where the folder above is closed
+    return VolumeError(path, f"the {what} cannot be read ({error.strerror or error}).", code="file-unreadable")

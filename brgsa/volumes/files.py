@@ -1,7 +1,7 @@
-"""Image files as they are stored: voxels, spacing and axis directions, nothing interpreted yet.
+"""Image files as they are stored: voxels, spacing and axis directions, not interpreted yet.
 
 NIfTI is parsed here from its bytes, with nibabel's header classes: ITK reads a .nii.gz that is cut short as if it were
-whole, and turns a zero or negative spacing into a positive one without a word. Other formats go through SimpleITK.
+whole, and silently turns a zero or negative spacing into a positive one. Other formats go through SimpleITK.
 """
 
 from __future__ import annotations
@@ -15,14 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from brgsa.volumes.errors import VolumeError
-
-CUT_SHORT = "the file is cut short or damaged; copy it again from its source."
-NOT_AN_IMAGE = (
-    "this is not an image that can be read: give NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha, .mhd), DICOM or "
-    "RAD-ChestCT's .npz."
-)
-NO_SPACING = "its header gives a spacing of {}, which cannot be: correct the header or export the scan again."
+from brgsa.volumes.errors import VolumeError, cut_short, empty, missing, unreadable
 
 
 @dataclass(frozen=True)
@@ -30,11 +23,11 @@ class Stored:
     """An image as its file holds it.
 
     Attributes:
-        array: voxels (i, j, k), i the fastest in the file, with the header's own rescale applied.
+        array: voxels (i, j, k) of any number type, i the fastest in the file, with the header's own rescale applied.
         spacing: mm along i, j, k.
-        directions: (3, 3), column a the unit direction of axis a in LPS.
-        oriented: whether the header says how the axes lie in the patient.
-        stated: whether the file itself says anything about geometry; else it is what its archive publishes.
+        directions: float64 (3, 3); column a is the unit direction of axis a in LPS.
+        oriented: whether the header gives the directions of the axes in the patient.
+        stated: whether the file itself gives any geometry; if not, it is the one that the archive publishes.
     """
 
     array: npt.NDArray[Any]
@@ -48,17 +41,17 @@ def read_stored(path: Path) -> Stored:
     """Read an image file.
 
     Raises:
-        VolumeError: the file is missing, empty, cut short, no image, not 3-D, or of an impossible spacing.
+        VolumeError: the file is missing, empty, cut short, not an image, not 3-D, or of an impossible spacing.
     """
     if not path.is_file():
-        raise VolumeError(path, "this is a folder, not a file." if path.is_dir() else "there is no such file.")
+        raise missing(path)
     try:
         if path.stat().st_size == 0:
-            raise VolumeError(path, "the file is empty (0 bytes); copy it again from its source.")
+            raise empty(path)
         nifti = path.name.lower().endswith((".nii", ".nii.gz"))
         return _read_nifti(path) if nifti else _read_itk(path)
     except OSError as error:
-        raise VolumeError(path, f"the file cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
 
 
 def _read_nifti(path: Path) -> Stored:
@@ -66,13 +59,13 @@ def _read_nifti(path: Path) -> Stored:
 
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
-        from isal import igzip, isal_zlib  # twice as fast as zlib, whose work is most of reading a scan
+        from isal import igzip, isal_zlib  # twice as fast as zlib, where most of the time of reading a scan goes
 
         damaged: Any = (EOFError, gzip.BadGzipFile, isal_zlib.error)
         try:
             raw = igzip.decompress(raw)  # type: ignore[no-untyped-call]
         except damaged as error:
-            raise VolumeError(path, CUT_SHORT) from error
+            raise cut_short(path) from error
     header = _nifti_header(path, raw)
     shape = three_dimensional(path, tuple(int(n) for n in header.get_data_shape()))
     pixdim = [float(s) for s in header["pixdim"][1:4]]
@@ -82,16 +75,22 @@ def _read_nifti(path: Path) -> Stored:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
         slope, intercept = header.get_slope_inter()
     except (HeaderDataError, ValueError) as error:
-        raise VolumeError(path, f"its NIfTI header is damaged ({error}); export the scan again.") from error
+        raise VolumeError(
+            path, f"its NIfTI header is damaged ({error}); export the scan again.", code="header-damaged"
+        ) from error
     if dtype.kind not in "iuf":
-        raise VolumeError(path, "its voxels are no plain numbers (colour or complex); give the CT's own intensities.")
+        raise VolumeError(
+            path,
+            "its voxels are no plain numbers (colour or complex); give the CT's own intensities.",
+            code="voxels-not-numbers",
+        )
     count, offset = int(np.prod(shape)), max(int(header["vox_offset"]), len(header.binaryblock) + 4)
     if len(raw) < offset + count * dtype.itemsize:
-        raise VolumeError(path, CUT_SHORT)
+        raise cut_short(path)
     array = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F")
     if (slope, intercept) not in ((None, None), (1.0, 0.0)):
         array = array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    columns = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]  # NIfTI's axes point to right, anterior, superior
+    columns = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, :3]  # NIfTI's axes are right, anterior, superior
     lengths = np.linalg.norm(columns, axis=0)
     _check_spacing(path, lengths.tolist())
     spacing = (float(lengths[0]), float(lengths[1]), float(lengths[2]))
@@ -107,10 +106,19 @@ def _nifti_header(path: Path, raw: bytes) -> Any:
         (Nifti1Header, 348, raw[344:347], b"n+1"),
         (Nifti2Header, 540, raw[4:7], b"n+2"),
     )
-    for kind, length, found, magic in kinds:
-        if len(raw) >= length and found == magic:
+    for kind, length, mark, magic in kinds:
+        if len(raw) >= length and mark == magic:
             return kind(raw[:length], check=False)
-    raise VolumeError(path, NOT_AN_IMAGE)
+    raise _not_an_image(path)
+
+
+def _not_an_image(path: Path) -> VolumeError:
+    return VolumeError(
+        path,
+        "this is not an image that can be read: give NIfTI (.nii, .nii.gz), NRRD (.nrrd), MetaImage (.mha, .mhd), DICOM "
+        "or RAD-ChestCT's .npz.",
+        code="not-an-image",
+    )
 
 
 def _read_itk(path: Path) -> Stored:
@@ -122,11 +130,15 @@ def _read_itk(path: Path) -> Stored:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise VolumeError(path, NOT_AN_IMAGE) from error
+        raise _not_an_image(path) from error
     size = reader.GetSize()
     shape = three_dimensional(path, size)
     if reader.GetNumberOfComponents() != 1:
-        raise VolumeError(path, "its voxels are no plain numbers (colour or vectors); give the CT's own intensities.")
+        raise VolumeError(
+            path,
+            "its voxels are no plain numbers (colour or vectors); give the CT's own intensities.",
+            code="voxels-not-numbers",
+        )
     _check_metaimage_spacing(path)
     spacing = reader.GetSpacing()[:3]
     _check_spacing(path, list(spacing))
@@ -134,32 +146,49 @@ def _read_itk(path: Path) -> Stored:
     try:
         array = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise VolumeError(path, CUT_SHORT) from error
+        raise cut_short(path) from error
     return Stored(array.reshape(shape[::-1]).T, (spacing[0], spacing[1], spacing[2]), directions)
 
 
 def _check_metaimage_spacing(path: Path) -> None:
-    """ITK takes the absolute value of a MetaImage's spacing, so its text header is looked at."""
+    """ITK takes the absolute value of a MetaImage's spacing, so a negative one is looked for in the text header."""
     if path.suffix.lower() in (".mha", ".mhd"):
         with path.open("rb") as file:
-            found = re.search(rb"^ElementSpacing\s*=\s*(.+)$", file.read(4096), re.MULTILINE)
-        if found and any(value.startswith(b"-") for value in found[1].split()):
-            raise VolumeError(path, NO_SPACING.format(found[1].decode(errors="replace").strip()))
+            line = re.search(rb"^ElementSpacing\s*=\s*(.+)$", file.read(4096), re.MULTILINE)
+        if line and any(number.startswith(b"-") for number in line[1].split()):
+            raise _impossible_spacing(path, line[1].decode(errors="replace").split())
 
 
 def three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The shape without trailing axes of length one.
 
     Raises:
-        VolumeError: it has not three axes then.
+        VolumeError: the number of axes that remain is not three.
     """
     wanted = shape[:3] if all(n == 1 for n in shape[3:]) else shape
     if len(wanted) != 3:
         sizes = "×".join(map(str, shape))
-        raise VolumeError(path, f"the image has {len(shape)} dimensions ({sizes}); give one 3-D volume a file.")
+        raise VolumeError(
+            path,
+            f"the image has {len(shape)} dimensions ({sizes}); give one 3-D volume a file.",
+            code="not-3d",
+            field="shape",
+            value=shape,
+        )
     return wanted[0], wanted[1], wanted[2]
 
 
 def _check_spacing(path: Path, spacing: list[float]) -> None:
     if not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise VolumeError(path, NO_SPACING.format("×".join(f"{s:g}" for s in spacing) + " mm"))
+        raise _impossible_spacing(path, [f"{s:g}" for s in spacing])
+
+
+def _impossible_spacing(path: Path, spacing: list[str]) -> VolumeError:
+    numbers = "×".join(spacing)
+    return VolumeError(
+        path,
+        f"its header gives a spacing of {numbers} mm, which cannot be: correct the header or export the scan again.",
+        code="spacing-impossible",
+        field="spacing",
+        value=numbers,
+    )

@@ -19,7 +19,7 @@ Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
 def _nearest(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where((distance > -0.5) & (distance <= 0.5), 1.0, 0.0)  # of two equally near the higher, as in ITK
+    return np.where((distance > -0.5) & (distance <= 0.5), 1.0, 0.0)  # of two equally near voxels the higher, as in ITK
 
 
 def _linear(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -50,14 +50,14 @@ class Geometry:
         spacing: mm between voxel centres along x, y, z.
         shape: voxels along x, y, z.
         clip: lowest and highest HU kept.
-        antialias: average over the target voxel where the target is coarser than the source (a triangle filter as wide
-            as the step), instead of plain linear interpolation, which drops what lies between its samples. For grids
-            much coarser than the scans, and for linear interpolation only.
-        interpolation: "linear" (ITK's numbers), "nearest", or "cubic" (convolution with Keys' kernel, a = -1/2, which may
-            overshoot by some HU at edges).
+        antialias: where the grid is coarser than the scan, average over the target voxel (a triangle filter as wide as the
+            step). Plain linear interpolation ignores the voxels between its samples. For grids much coarser than the scans,
+            and for linear interpolation only.
+        interpolation: "linear" (the same numbers as ITK), "nearest", or "cubic" (convolution with Keys' kernel, a = -1/2,
+            which may overshoot by some HU at edges).
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: a value that cannot be; the error names the field.
     """
 
     spacing: tuple[float, float, float] = (1.5, 1.5, 3.0)
@@ -68,18 +68,22 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if len(self.spacing) != 3 or not all(math.isfinite(s) and s > 0 for s in self.spacing):
-            raise UserError(f"geometry.spacing must be three positive numbers of mm, not {self.spacing}.")
+            raise self._refusal("spacing", f"must be three positive numbers of mm, not {self.spacing}.")
         if len(self.shape) != 3 or not all(isinstance(n, int) and n > 0 for n in self.shape):
-            raise UserError(f"geometry.shape must be three positive whole numbers of voxels, not {self.shape}.")
+            raise self._refusal("shape", f"must be three positive whole numbers of voxels, not {self.shape}.")
         if len(self.clip) != 2 or not -32768 <= self.clip[0] < self.clip[1] <= 32767:
-            raise UserError(f"geometry.clip must be a lower and a higher HU within 16 bits, not {self.clip}.")
+            raise self._refusal("clip", f"must be a lower and a higher HU within 16 bits, not {self.clip}.")
         if self.interpolation not in KERNELS:
-            raise UserError(f"geometry.interpolation must be one of {', '.join(KERNELS)}, not {self.interpolation!r}.")
+            raise self._refusal("interpolation", f"must be one of {', '.join(KERNELS)}, not {self.interpolation!r}.")
         if self.antialias and self.interpolation != "linear":
-            raise UserError("geometry.antialias goes with linear interpolation only: leave one of them out.")
+            raise self._refusal("antialias", "goes with linear interpolation only: leave one of them out.")
+
+    def _refusal(self, name: str, what: str) -> UserError:
+        field = f"geometry.{name}"
+        return UserError(f"{field} {what}", code="impossible-value", field=field, value=getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and booleans, as JSON keeps them."""
+        """The fields as plain lists, numbers and booleans, as JSON keeps them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
@@ -92,7 +96,8 @@ class Geometry:
         unknown = set(values) - set(cls.__dataclass_fields__)
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
-            raise UserError(f"geometry.{min(unknown)} is unknown: geometry has {known}.")
+            field = f"geometry.{min(unknown)}"
+            raise UserError(f"{field} is unknown: geometry has {known}.", code="unknown-field", field=field)
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
 
@@ -100,9 +105,9 @@ class Geometry:
 def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
     """A volume on the grid of `geometry`: resampled about its centre, cropped or padded with air, clipped.
 
-    The middle of the scan comes to the middle of the grid. Interpolation is done one axis after the other: every kernel
-    here is a product over the axes, so the numbers are the same for a fraction of the work. Up to half a voxel outside the
-    scan its border value stands, as in ITK; beyond lies air.
+    The middle of the scan becomes the middle of the grid. Each axis is interpolated after the other: every kernel here is a
+    product over the axes, so the numbers are the same for a fraction of the work. Up to half a voxel outside the scan the
+    value is that of its border, as in ITK; beyond that it is air.
 
     Returns:
         int16 HU (x, y, z), C-ordered, of `geometry.shape`.
@@ -116,7 +121,7 @@ def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
         )
     ]
     (inside_x, weights_x), (inside_y, weights_y), (inside_z, weights_z) = axes
-    # Slice by slice, then across slices: what is held at once is small, and slices that no target needs are not touched.
+    # Slice by slice, then across slices: little memory is used at once, and slices that no target needs are not touched.
     needed = np.unique(weights_z.indices)
     planes = np.empty((len(needed), weights_x.shape[0], weights_y.shape[0]), dtype=np.float32)
     for plane, k in zip(planes, needed, strict=True):
@@ -130,14 +135,16 @@ def standardize(volume: Volume, geometry: Geometry) -> npt.NDArray[np.int16]:
 
 
 def _axis(have: int, want: int, step: float, geometry: Geometry) -> tuple[slice, sparse.csr_matrix]:
-    """Weights of one axis: which of the `want` targets, `step` source voxels apart, lie inside the scan, and the matrix
-    (targets inside, have) that makes them.
+    """The interpolation along one axis, from `have` source voxels to `want` target voxels, `step` source voxels apart.
+
+    Returns:
+        The targets inside the scan, and the matrix of weights (targets inside, have) that gives their values.
     """
     kernel, reach = KERNELS[geometry.interpolation]
     width = max(1.0, step) if geometry.antialias else 1.0
     centres = (np.arange(want) - (want - 1) / 2) * step + (have - 1) / 2
     inside = np.flatnonzero((centres >= -0.5) & (centres <= have - 0.5))
-    if not len(inside):  # a grid step wider than the scan: its middle lies between two targets
+    if not len(inside):  # the grid's step is wider than the scan, whose middle is between two targets
         inside = np.array([(want - 1) // 2])
     centres = np.clip(centres[inside], 0, have - 1)
     reach *= width

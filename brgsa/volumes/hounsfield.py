@@ -1,7 +1,7 @@
-"""Whether stored values are Hounsfield units already, told from the voxels.
+"""Whether stored values are Hounsfield units already, judged from the voxels.
 
-CT-RATE's first release stores what the scanner stored (HU only after slope and intercept of the metadata table), its
-later release stores HU. The table is the same for both, so only the voxels can say whether to apply it.
+CT-RATE's first release holds the scanner's values (HU only after slope and intercept of the metadata table), its later
+release holds HU. The table is the same for both, so only the voxels can tell whether to apply it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 AIR, SOFT_TISSUE = (-1100.0, -700.0), (-150.0, 150.0)  # HU of air and lung, and of fat, water and muscle
-PLAUSIBLE = 0.005  # a chest CT has more of its voxels than this in both
+PLAUSIBLE = 0.005  # share of its voxels that a chest CT has at least in each of the two ranges
 SAMPLE = 48  # voxels along an axis
 
 
 def sample(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """At most 48³ voxels, evenly taken from a volume, in one row."""
+    """At most 48³ voxels, taken evenly from a volume (x, y, z), as float32 (n,)."""
     steps = tuple(slice(None, None, -(-n // SAMPLE)) for n in array.shape)
     return np.asarray(array[steps], dtype=np.float32).ravel()
 
 
 def likeness(values: npt.NDArray[np.float32]) -> float:
-    """How much values look like a chest in HU: the smaller of the shares of air-like and of tissue-like voxels.
+    """How much values (n,) look like a chest in HU: the smaller of the shares of air-like and of tissue-like voxels.
 
-    Both are needed: after one rescale too many, soft tissue stands where air was, and nothing where soft tissue was. The
-    lowest value is left out, being mostly what a scanner puts outside its field of view.
+    Both are needed: after one rescale too many, soft tissue has the values of air, and nothing has those of soft tissue. The
+    lowest value is left out, as it is mostly the scanner's filling outside its field of view.
     """
     inside = values[values > values.min()]
     if not len(inside):
@@ -35,10 +35,10 @@ def likeness(values: npt.NDArray[np.float32]) -> float:
 
 
 def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: float) -> tuple[bool, bool]:
-    """Whether values are yet to be rescaled with the table's slope and intercept, and whether that is sure.
+    """Whether values (n,) still need the table's slope and intercept, and whether that is sure.
 
-    Unsure are volumes that look like a chest both ways or neither; those without a value below zero are taken as stored
-    by the scanner.
+    It is not sure for a volume that looks like a chest both ways, or neither way. Of the latter, those without a value below
+    zero are taken for the scanner's own values.
     """
     if (slope, intercept) == (1.0, 0.0):
         return False, True
@@ -50,5 +50,5 @@ def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: floa
 
 
 def taken_back(values: npt.NDArray[np.float32], slope: float, intercept: float) -> npt.NDArray[np.float32]:
-    """Values before a rescale: a chest in HU where it has been applied once too often."""
+    """The values (n,) with one rescale undone: a chest in HU, where it was applied once too often."""
     return (values - np.float32(intercept)) / np.float32(slope)

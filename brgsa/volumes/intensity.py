@@ -1,7 +1,7 @@
 """From int16 HU to the network's float in [-1, 1] on the training device, in one fused step.
 
-Intensity scale, shift and Gaussian noise happen on the way. For the same parameters the result is that of MONAI's
-ScaleIntensity, ShiftIntensity, RandGaussianNoise and ScaleIntensityRange one after the other.
+The step includes the augmentations of intensity: scale, shift and Gaussian noise. For the same parameters the result is that
+of MONAI's ScaleIntensity, ShiftIntensity, RandGaussianNoise and ScaleIntensityRange one after the other.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 FULL_SCALE = 1000.0  # HU that become 1.0
-CACHED_VOXELS = 100_000  # of float32 in a core's own cache
+CACHED_VOXELS = 100_000  # float32 voxels that fit a core's own cache
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """What becomes of the HU v of each of B volumes: v·(1 + scale) + shift + noise·N(0, 1).
+    """The changes of intensity of B volumes: a value v (HU) becomes v·(1 + scale) + shift + noise·N(0, 1).
 
     Attributes:
-        scale: (B,) relative change.
-        shift: (B,) HU.
-        noise: (B,) standard deviation in HU, or None for no noise at all.
+        scale: float32 (B,), relative change.
+        shift: float32 (B,), HU.
+        noise: float32 (B,), standard deviation in HU; None for no noise.
     """
 
     scale: Tensor
@@ -35,7 +35,12 @@ class Intensity:
 
     @classmethod
     def draw(cls, volumes: int, device: torch.device, *, scale: float, shift: float, noise: float) -> Intensity | None:
-        """Scale and shift uniform in ±, from the device's default generator; None where nothing would change."""
+        """Draw changes for `volumes` volumes from the device's default generator; None where nothing would change.
+
+        Args:
+            scale, shift: the values are uniform in [-scale, scale] and in [-shift, shift] (HU).
+            noise: standard deviation of every volume's noise, HU.
+        """
         if not (scale or shift or noise):
             return None
         drawn = 2 * torch.rand(2, volumes, device=device) - 1
@@ -46,11 +51,11 @@ class Intensity:
 def unit_intensities(
     blocks: Iterable[Tensor], intensity: Intensity | None = None, *, normal: Tensor | None = None, out: Tensor
 ) -> Tensor:
-    """int16 HU to float32 in [-1, 1], ±1000 HU being the ends.
+    """int16 HU to float32 in [-1, 1]; ±1000 HU become ±1, values beyond them are clipped.
 
     Args:
-        blocks: int16 (n, X, Y, Z) each, together B volumes; on `out`'s device.
-        normal: standard normal numbers (B, X, Y, Z) for the noise; default drawn from the default generator.
+        blocks: int16 HU (n, X, Y, Z) each, together B volumes, on the device of `out`.
+        normal: standard normal numbers, float32 (B, X, Y, Z), for the noise; by default they are drawn.
         out: float32 (B, X, Y, Z) to write to: on a CPU, fresh memory costs more than all the arithmetic.
 
     Returns:
@@ -82,7 +87,7 @@ def _in_place(
     normal: Tensor | None,
     out: Tensor,
 ) -> None:
-    # A CPU has no kernel to fuse into: simple passes over so few planes that each finds them still in the cache.
+    # A CPU has no kernel to fuse into: simple passes, over so few planes that they stay in the cache from pass to pass.
     planes = max(1, CACHED_VOXELS // out[0, 0].numel())
     for i, ct in enumerate(chain.from_iterable(blocks)):
         given = None if normal is None else normal[i].split(planes)
@@ -113,8 +118,8 @@ def _fused(
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    """`_fused` as one kernel: each voxel is read once and written once, its noise drawn in registers."""
+    """`_fused` as one kernel: each voxel is read once and written once, and its noise is drawn in registers."""
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
-        return _fused  # a slim container's; a kernel an operation then
+        return _fused  # without a compiler, as in a slim container, each operation is a kernel of its own
     compiled: Callable[..., None] = torch.compile(_fused)
     return compiled

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from brgsa.volumes import hounsfield
 from brgsa.volumes.dicom import is_dicom, read_series
-from brgsa.volumes.errors import VolumeError
+from brgsa.volumes.errors import VolumeError, unreadable
 from brgsa.volumes.files import Stored, read_stored
 from brgsa.volumes.npz import read_npz
 from brgsa.volumes.volume import Volume, reorient
 
 FEWEST_VOXELS = 8  # along any axis
-LARGEST_TILT = 10.0  # degrees off the patient's axes that pass without a flag
-SAME_SPACING = 0.01  # relative
+LARGEST_TILT = 10.0  # degrees off the patient's axes; a scan of more tilt is flagged
+SAME_SPACING = 0.01  # relative difference
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -30,22 +30,23 @@ def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None, ser
 
     Args:
         path: the file; for DICOM the folder of the series, or any file of it.
-        metadata: the volume's row of its archive's metadata table, where it has one. Of CT-RATE's, `RescaleSlope`,
-            `RescaleIntercept`, `XYSpacing`, `ZSpacing`, `ImageOrientationPatient` are used: geometry where the header has
-            none (spacing 1×1×1, as in the first release; array axes i, j, k then lie along the row cosine, the column
-            cosine and their normal), the rescale where the voxels are no HU yet, never twice. Of RAD-ChestCT's,
-            `final_spacing` and `orig_orientation`; its voxels are HU already.
+        metadata: the volume's row of its archive's metadata table, where it has one.
+            Of CT-RATE's columns, `XYSpacing`, `ZSpacing` and `ImageOrientationPatient` give the geometry where the header
+            has none (spacing 1×1×1, as in the first release; the array axes i, j, k are then along the row cosine, the
+            column cosine and their normal). `RescaleSlope` and `RescaleIntercept` are applied where the voxels are not HU
+            yet, and never twice. Of RAD-ChestCT's columns, `final_spacing` and `orig_orientation` are used; its voxels are
+            HU already.
         series: the SeriesInstanceUID, where a DICOM folder holds several usable series.
 
     Returns:
-        The volume in HU. A tilted scan is turned by the closest axis permutation and flips, not resampled. `flags`:
-        `rescale:csv` or `rescale:header` (applied already); `geometry:csv` or `geometry:header`; and what looks odd, of
-        which `quality_warnings` says what it means.
+        The volume in HU. A tilted scan is turned by the closest axis permutation and flips, not resampled. Its flags are
+        `rescale:csv` or `rescale:header` (applied already), `geometry:csv` or `geometry:header`, and whatever looks odd:
+        `quality_warnings` says what it means.
 
     Raises:
-        VolumeError: the file is missing, damaged, no image, not 3-D, has fewer than 8 voxels along an axis, one value only,
-            a value that is no number, an impossible spacing, or no geometry at all; the DICOM series is not whole, no CT,
-            or not named among several.
+        VolumeError: the file is missing, damaged, not an image or not 3-D; it has fewer than 8 voxels along an axis, a
+            single value, a value that is not a number, an impossible spacing, or no geometry at all; the DICOM series is not
+            whole, not CT, or one of several and not named.
     """
     path = Path(path)
     stored = _read(path, series)
@@ -66,7 +67,7 @@ def _read(path: Path, series: str | None) -> Stored:
     try:
         dicom = series is not None or path.is_dir() or is_dicom(path)
     except OSError as error:
-        raise VolumeError(path, f"the file cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
     if dicom:
         return read_series(path, series)
     return read_npz(path) if path.suffix.lower() == ".npz" else read_stored(path)
@@ -76,26 +77,36 @@ def _check_content(path: Path, array: npt.NDArray[Any]) -> None:
     if min(array.shape) < FEWEST_VOXELS:
         sizes = "×".join(map(str, array.shape))
         raise VolumeError(
-            path, f"the volume has only {sizes} voxels; give one of at least 8 slices in every direction."
+            path,
+            f"the volume has only {sizes} voxels; give one of at least {FEWEST_VOXELS} slices in every direction.",
+            code="volume-too-small",
+            field="shape",
+            value=array.shape,
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        share = 1 - float(np.isfinite(array).mean())
-        raise VolumeError(path, f"{max(share, 1e-4):.2%} of its voxels are NaN or infinite; export the scan again.")
+        share = max(1 - float(np.isfinite(array).mean()), 1e-4)
+        raise VolumeError(
+            path,
+            f"{share:.2%} of its voxels are NaN or infinite; export the scan again.",
+            code="voxels-not-finite",
+            value=share,
+        )
     if np.ptp(hounsfield.sample(array)) == 0 and array.min() == array.max():
         raise VolumeError(
-            path, f"all of its voxels are {array.flat[0]:g}: there is no picture in it; export the scan again."
+            path,
+            f"all of its voxels are {array.flat[0]:g}: there is no picture in it; export the scan again.",
+            code="voxels-constant",
+            value=array.flat[0].item(),
         )
 
 
 def _rescale(path: Path, metadata: Mapping[str, Any] | None) -> tuple[float, float] | None:
-    """Slope and intercept of the metadata row; None where it has none, or they would change nothing."""
+    """Slope and intercept of the metadata row; None where it has none, or where they would change nothing."""
     slope, intercept = _numbers(path, metadata, "RescaleSlope", 1), _numbers(path, metadata, "RescaleIntercept", 1)
     if not slope or not intercept or (slope[0], intercept[0]) == (1.0, 0.0):
         return None
     if slope[0] <= 0:
-        raise VolumeError(
-            path, f"its metadata row gives RescaleSlope {slope[0]:g}, which cannot be: correct the table."
-        )
+        raise _bad_metadata(path, "RescaleSlope", slope[0], f"{slope[0]:g}, which cannot be: correct the table.")
     return slope[0], intercept[0]
 
 
@@ -124,7 +135,7 @@ def _hounsfield(
 def _rescaled(
     array: npt.NDArray[Any], slope: float, intercept: float
 ) -> npt.NDArray[np.int16] | npt.NDArray[np.float32]:
-    """Voxels in HU; in 16 bits where they are whole numbers that fit, which halves the work on a large scan."""
+    """Voxels in HU; as int16 where they are whole numbers that fit, which halves the work on a large scan."""
     if array.dtype.kind in "iu" and slope == 1 and float(intercept).is_integer():
         low, high = int(array.min()) + int(intercept), int(array.max()) + int(intercept)
         if low >= -32768 and high <= 32767:
@@ -142,7 +153,7 @@ def _geometry(
     in_plane, between = _numbers(path, metadata, "XYSpacing", 2), _numbers(path, metadata, "ZSpacing", 1)
     table = (in_plane[0], in_plane[1], between[0]) if in_plane and between else None
     if table and not all(math.isfinite(s) and s > 0 for s in table):
-        raise VolumeError(path, f"its metadata row gives XYSpacing and ZSpacing {table}, which cannot be: correct it.")
+        raise _bad_metadata(path, "XYSpacing and ZSpacing", table, f"{table}, which cannot be: correct it.")
     bare = bool(np.allclose(stored.spacing, 1.0, atol=1e-4))
     if bare and table:
         orientation = _numbers(path, metadata, "ImageOrientationPatient", 6)
@@ -152,6 +163,8 @@ def _geometry(
         raise VolumeError(
             path,
             "neither its header nor its metadata row gives a spacing: add XYSpacing and ZSpacing to the metadata CSV.",
+            code="spacing-missing",
+            field="XYSpacing and ZSpacing",
         )
     flags = ["geometry:header"] + ([] if stored.oriented else ["orientation:assumed"])
     if table and not np.allclose(stored.spacing, table, rtol=SAME_SPACING):
@@ -162,14 +175,14 @@ def _geometry(
 def _published_geometry(
     path: Path, stored: Stored, metadata: Mapping[str, Any] | None
 ) -> tuple[tuple[float, float, float], npt.NDArray[np.float64], list[str]]:
-    """RAD-ChestCT's: the row of its metadata table, without one what holds for the whole archive."""
+    """RAD-ChestCT's geometry: that of the metadata row, or without a row that of the whole archive."""
     voxel = _numbers(path, metadata, "final_spacing", 1)
     if voxel is None:
         return stored.spacing, stored.directions, ["geometry:assumed"]
     if not (math.isfinite(voxel[0]) and voxel[0] > 0):
-        raise VolumeError(path, f"its metadata row gives final_spacing {voxel[0]:g} mm, which cannot be: correct it.")
+        raise _bad_metadata(path, "final_spacing", voxel[0], f"{voxel[0]:g} mm, which cannot be: correct it.")
     orientation = _numbers(path, metadata, "orig_orientation", 6) or [1, 0, 0, 0, 1, 0]
-    # Slices were sorted by falling position: against the normal.
+    # The archive's slices are sorted by falling position, against the normal.
     directions = _directions(path, orientation, "orig_orientation") * [1, 1, -1]
     return (voxel[0], voxel[0], voxel[0]), directions, ["geometry:csv"]
 
@@ -177,11 +190,13 @@ def _published_geometry(
 def _directions(
     path: Path, orientation: list[float], field: str = "ImageOrientationPatient"
 ) -> npt.NDArray[np.float64]:
-    """DICOM's row and column cosines to the directions (3, 3) of the axes i, j, k, one a column."""
+    """DICOM's row and column cosines to the directions (3, 3) of the axes i, j, k, a column each."""
     row, column = np.array(orientation[:3], dtype=np.float64), np.array(orientation[3:], dtype=np.float64)
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if not np.allclose(lengths, 1.0, atol=0.01) or abs(float(row @ column)) > 0.05:
-        raise VolumeError(path, f"its metadata row gives {field} {orientation}, no pair of directions.")
+        raise _bad_metadata(
+            path, field, tuple(orientation), f"{orientation}, no pair of directions: correct the table."
+        )
     return np.stack([row, column, np.cross(row, column)], axis=1)
 
 
@@ -189,12 +204,16 @@ def _numbers(path: Path, metadata: Mapping[str, Any] | None, field: str, count: 
     """The numbers of a field, written as a number or like "[0.7, 0.7]"; None where the row has none.
 
     Raises:
-        VolumeError: something else stands there.
+        VolumeError: the field holds something else.
     """
     value = None if metadata is None else metadata.get(field)
     if value is None or (isinstance(value, float) and math.isnan(value)) or not str(value).strip():
         return None
-    found = [float(number) for number in _NUMBER.findall(str(value))]
-    if len(found) != count:
-        raise VolumeError(path, f"its metadata row gives {field} as {value!r}, not {count} numbers: correct the table.")
-    return found
+    numbers = [float(number) for number in _NUMBER.findall(str(value))]
+    if len(numbers) != count:
+        raise _bad_metadata(path, field, value, f"as {value!r}, not {count} numbers: correct the table.")
+    return numbers
+
+
+def _bad_metadata(path: Path, field: str, value: object, what: str) -> VolumeError:
+    return VolumeError(path, f"its metadata row gives {field} {what}", code="metadata-value", field=field, value=value)

@@ -1,12 +1,11 @@
 """MONAI's transforms by name: `{"name": "RandGaussianSmooth", "prob": 0.2, "sigma_x": [0.5, 1.0]}`.
 
-They get a crop as float32 (1, x, y, z) HU and must keep its shape; the result is rounded to int16 again. Random ones are
-seeded for each volume. MONAI is imported only where there is one to build: that took up to 17 s.
+A transform gets a crop, float32 HU (1, x, y, z), and must keep its shape; the result is rounded to int16 again. Random
+transforms are seeded for each volume. MONAI is imported only when a transform is built, as importing it takes up to 17 s.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from brgsa.errors import UserError
+from brgsa.errors import UserError, nearest
 
 Specs = Sequence[Mapping[str, Any]]
 INT16 = np.iinfo(np.int16)
 
 
 def apply(specs: Specs, volume: npt.NDArray[np.int16], seed: int) -> npt.NDArray[np.int16]:
-    """The volume (x, y, z) after the transforms, one after the other; the same seed gives the same result."""
+    """The volume, int16 HU (x, y, z), after the transforms, one after the other; the same seed gives the same result."""
     pipeline = _built(json.dumps([dict(spec) for spec in specs]))
     pipeline.set_random_state(seed=seed)
-    found = np.asarray(pipeline(np.ascontiguousarray(volume, dtype=np.float32)[None]))[0]
-    rounded: npt.NDArray[np.int16] = np.clip(np.rint(found), INT16.min, INT16.max).astype(np.int16)
+    transformed = np.asarray(pipeline(np.ascontiguousarray(volume, dtype=np.float32)[None]))[0]
+    rounded: npt.NDArray[np.int16] = np.clip(np.rint(transformed), INT16.min, INT16.max).astype(np.int16)
     return rounded
 
 
@@ -40,15 +39,14 @@ def check(specs: Specs, crop: tuple[int, int, int]) -> None:
     for spec in specs:
         transform = build(spec)
         if hasattr(transform, "prob"):
-            transform.prob = 1.0  # otherwise the trial would most often try nothing
+            transform.prob = 1.0  # otherwise the trial run would mostly leave the volume as it is
         try:
-            found = tuple(np.asarray(transform(np.zeros((1, *crop), dtype=np.float32))).shape)
+            shape = tuple(np.asarray(transform(np.zeros((1, *crop), dtype=np.float32))).shape)
         except Exception as error:
-            raise UserError(f"data.transforms: {spec['name']} fails on a crop of {crop} ({_first(error)}).") from error
-        if found != (1, *crop):
-            raise UserError(
-                f"data.transforms: {spec['name']} makes {found[1:]} of a crop of {crop}; it must keep the shape."
-            )
+            raise _refusal("transform-fails", spec, f"fails on a crop of {crop} ({_first_line(error)})") from error
+        if shape != (1, *crop):
+            what = f"makes {shape[1:]} of a crop of {crop}; it must keep the shape"
+            raise _refusal("transform-changes-shape", spec, what)
 
 
 def build(spec: Mapping[str, Any]) -> Any:
@@ -61,13 +59,22 @@ def build(spec: Mapping[str, Any]) -> Any:
     name = arguments.pop("name")
     known = _known()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"data.transforms: MONAI has no array transform {name!r}{hint}.")
+        raise UserError(
+            f"data.transforms: MONAI has no array transform {name!r}{nearest(name, list(known))}.",
+            code="unknown-transform",
+            field="data.transforms",
+            value=name,
+        )
     try:
         return known[name](**arguments)
     except Exception as error:
-        raise UserError(f"data.transforms: {name} cannot be made of {arguments} ({_first(error)}).") from error
+        what = f"cannot be made of {arguments} ({_first_line(error)})"
+        raise _refusal("transform-arguments", spec, what) from error
+
+
+def _refusal(code: str, spec: Mapping[str, Any], what: str) -> UserError:
+    name = spec["name"]
+    return UserError(f"data.transforms: {name} {what}.", code=code, field="data.transforms", value=name)
 
 
 @functools.cache
@@ -81,7 +88,7 @@ def _known() -> dict[str, Any]:
         if isinstance(kind, type)
         and issubclass(kind, Transform)
         and not issubclass(kind, MapTransform)
-        and not kind.__module__.startswith("monai.transforms.io")  # a configuration shall neither read nor write files
+        and not kind.__module__.startswith("monai.transforms.io")  # a configuration must neither read nor write files
     }
 
 
@@ -92,5 +99,5 @@ def _built(specs: str) -> Any:
     return Compose([build(spec) for spec in json.loads(specs)])
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

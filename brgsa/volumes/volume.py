@@ -15,11 +15,11 @@ class Volume:
     """A CT volume in Hounsfield units.
 
     Attributes:
-        array: HU (x, y, z), float32 or, where they are whole numbers, int16, in any memory order: x to the patient's left,
-            y to posterior, z to superior.
+        array: HU (x, y, z), int16 where they are whole numbers and float32 otherwise, in any memory order. x goes to the
+            patient's left, y to posterior, z to superior.
         spacing: mm between voxel centres along x, y, z.
         source: the file that it was read from.
-        flags: what was found on reading, each "topic:finding": where rescale and geometry came from, what looks odd.
+        flags: notes of the reader, each "topic:note": the origin of rescale and geometry, and what looks odd.
     """
 
     array: npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -29,15 +29,15 @@ class Volume:
 
 
 def axis_order(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], float]:
-    """How array axes lie in the patient: the closest permutation and flips.
+    """The permutation and flips that bring array axes closest to the patient's.
 
     Args:
-        directions: (3, 3); column a is the unit direction of array axis a in LPS (x to left, y to posterior, z to
+        directions: float64 (3, 3); column a is the unit direction of array axis a in LPS (x to left, y to posterior, z to
             superior).
 
     Returns:
-        the array axis that becomes x, y, z; whether each is to be turned round; and the largest angle in degrees between
-        an array axis and the patient axis that it becomes (0 for a straight scan).
+        The array axis that becomes x, y, z; whether each is flipped; and the largest angle in degrees between an array axis
+        and the patient axis that it becomes (0 for a straight scan).
     """
     cosines = np.abs(directions)
     order = max(
@@ -52,9 +52,15 @@ def axis_order(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, int, int
 def reorient(
     array: npt.NDArray[Any], spacing: tuple[float, ...], directions: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[Any], tuple[float, float, float], float]:
-    """Array (a view) and spacing in canonical order (x to left, y to posterior, z to superior), and the tilt left over.
+    """An array in canonical orientation: x to the patient's left, y to posterior, z to superior.
 
-    Arguments as for `axis_order`; `spacing` goes along the array's own axes.
+    Args:
+        array: three axes, in any orientation.
+        spacing: mm along the array's own axes.
+        directions: as for `axis_order`.
+
+    Returns:
+        The array (a view) and the spacing in canonical order, and the tilt that remains, in degrees.
     """
     order, flips, tilt = axis_order(directions)
     turned = array.transpose(order)[tuple(slice(None, None, -1 if flip else None) for flip in flips)]

@@ -26,7 +26,7 @@ from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.search.driver import SearchResult, tune
 from brgsa_platform.search.spec import SearchOptions
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.summaries.summarize import summarize
 from brgsa_platform.training.driver import train
@@ -71,7 +71,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
         with _step(title, seconds), progress(size.scans, "render scans") as advance:
             write_tree(out / "phantom", size.scans, seed, on_scan=advance)
         with _step("2/7 prepare: HU, one grid, Parquet shards (Ray Data)", seconds):
-            _say(prepare(out / "phantom", "ct-rate", out / "store", geometry=GEOMETRY).summary())
+            _say(prepare(out / "phantom", "ct-rate", out / "store", PrepareOptions(GEOMETRY)).summary())
         with _step("3/7 summarize: reports to plain statements (Ray Data)", seconds):
             _say(summarize(out / "store", STYLES).summary())
         _show_summary(out / "store")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import monai.transforms as monai
@@ -11,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa.volumes import transforms
 from brgsa.volumes.augment import Augmentation, Placement, centre_crop
 from brgsa.volumes.intensity import Intensity, unit_intensities
@@ -62,10 +61,12 @@ def test_intensities_are_monais(noise: float) -> None:
         np.testing.assert_allclose(ours[i].numpy(), np.asarray(image), rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
-def test_the_compiled_step_is_the_one_in_place() -> None:
-    from brgsa.volumes.intensity import _compiled, _in_place
+def test_the_fused_step_is_the_one_in_place() -> None:
+    from brgsa.volumes.intensity import _fused, _in_place
 
+    traced = torch.compile(
+        _fused, backend="aot_eager", fullgraph=True
+    )  # one graph; the kernel's code is torch's matter
     rng = np.random.default_rng(2)
     ct = torch.from_numpy(rng.integers(-1024, 3072, (2, 8, 8, 8)).astype(np.int16))
     normal = torch.from_numpy(rng.standard_normal(ct.shape).astype(np.float32))
@@ -74,21 +75,21 @@ def test_the_compiled_step_is_the_one_in_place() -> None:
         (torch.full((2, 1, 1, 1), 1.1e-3), torch.full((2, 1, 1, 1), 0.02), torch.full((2, 1, 1, 1), 0.01), normal),
     ):
         one, other = torch.empty(ct.shape), torch.empty(ct.shape)
-        _compiled()(ct, *parameters, one)
+        traced(ct, *parameters, one)
         _in_place([ct], *parameters, other)
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_the_step_leaves_its_input_alone_and_repeats_with_its_seed() -> None:
     ct = torch.from_numpy(VOLUME.copy()[None])
-    found = []
+    outputs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         intensity = Intensity.draw(1, ct.device, scale=0.1, shift=10.0, noise=5.0)
-        found.append(unit_intensities([ct], intensity, out=torch.empty(ct.shape)))
+        outputs.append(unit_intensities([ct], intensity, out=torch.empty(ct.shape)))
     np.testing.assert_array_equal(ct[0].numpy(), VOLUME)
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
 
 
 def test_drawn_intensities_stay_in_their_ranges() -> None:
@@ -169,29 +170,25 @@ def test_what_leaves_int16_is_clipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "says"),
+    ("spec", "code", "hint"),
     [
-        (
-            {"name": "RandGausianSmooth"},
-            r"no array transform 'RandGausianSmooth' \(did you mean RandGaussianSmooth\?\)",
-        ),
-        ({"name": "RandFlipd", "keys": ["image"]}, r"no array transform 'RandFlipd' \(did you mean RandFlip\?\)"),
-        ({"name": "Zzz"}, r"no array transform 'Zzz'\."),
-        ({"name": "RandFlip", "probb": 0.5}, r"RandFlip cannot be made of {'probb': 0\.5} \(.*unexpected keyword"),
-        (
-            {"name": "RandGaussianSmooth", "prob": 0.1, "sigma_x": ["a", "b"]},
-            r"RandGaussianSmooth fails on a crop of \(8, 8",
-        ),
+        ({"name": "RandGausianSmooth"}, "unknown-transform", "RandGaussianSmooth"),
+        ({"name": "RandFlipd", "keys": ["image"]}, "unknown-transform", "RandFlip"),
+        ({"name": "Zzz"}, "unknown-transform", ""),
+        ({"name": "RandFlip", "probb": 0.5}, "transform-arguments", "probb"),
+        ({"name": "RandGaussianSmooth", "prob": 0.1, "sigma_x": ["a", "b"]}, "transform-fails", "(8, 8, 6)"),
         (
             {"name": "RandSpatialCrop", "roi_size": [4, 4, 4], "random_size": False},
-            r"RandSpatialCrop makes \(4, 4, 4\) of",
+            "transform-changes-shape",
+            "(4, 4, 4)",
         ),
     ],
 )
-def test_a_transform_that_cannot_serve_is_named(spec: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says) as found:
+def test_a_transform_that_cannot_serve_is_named(spec: dict[str, Any], code: str, hint: str) -> None:
+    with refused(code, field="data.transforms", value=spec["name"]) as refusal:
         transforms.check([spec], (8, 8, 6))
-    assert "\n" not in str(found.value)
+    assert hint in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_transforms_that_serve_are_accepted() -> None:
@@ -200,5 +197,5 @@ def test_transforms_that_serve_are_accepted() -> None:
 
 @pytest.mark.parametrize("name", ["SaveImage", "LoadImage", "WriteFileMapping"])
 def test_a_configuration_reads_and_writes_no_files(name: str) -> None:
-    with pytest.raises(UserError, match=f"MONAI has no array transform '{name}'"):
+    with refused("unknown-transform", value=name):
         transforms.build({"name": name})

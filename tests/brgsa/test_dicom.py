@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless, SecondaryCaptureImageStorage, generate_uid
+from refusals import refused
 
 from brgsa.volumes import Geometry, VolumeError, list_series, quality_warnings, read_volume, standardize
 from scans import chest, save_dicom
@@ -82,7 +83,7 @@ def test_compressed_slices_are_read(tmp_path: Path) -> None:
     assert pydicom.dcmread(files[0]).file_meta.TransferSyntaxUID == JPEG2000Lossless
     np.testing.assert_array_equal(read_volume(tmp_path).array, chest())
     files[5].write_bytes(files[5].read_bytes()[:-400])
-    with pytest.raises(VolumeError, match="cut short"):
+    with refused("file-damaged"):
         read_volume(tmp_path)
 
 
@@ -125,7 +126,7 @@ def test_a_multi_frame_file_of_several_rescales_is_refused(tmp_path: Path) -> No
     def rescale(k: int, frame: Dataset) -> None:
         frame.PixelValueTransformationSequence[0].RescaleIntercept = -1024 - k
 
-    with pytest.raises(VolumeError, match="differ in rescale"):
+    with refused("rescale-differs"):
         read_volume(enhanced(tmp_path, rescale))
 
 
@@ -167,37 +168,47 @@ def coloured(k: int, header: Dataset) -> None:
 
 
 everywhere = slice(None)
-REFUSED: dict[str, tuple[Callable[[int, Dataset], object], str]] = {
-    "localizer": (only(put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), everywhere), "localizer"),
-    "localizer within": (only(put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])), "differ in kind"),
-    "few slices": (only(put(Rows=0), slice(5, None)), "only 5 slices"),
-    "colour": (coloured, "colour picture"),
-    "secondary capture": (only(put(SOPClassUID=SecondaryCaptureImageStorage), everywhere), "secondary capture"),
-    "other modality": (only(put(Modality="PT"), everywhere), "modality is PT, not CT"),
-    "missing slice": (only(put(Rows=0)), "slices are missing: a gap of 8 mm where others are 4 mm apart"),
-    "uneven": (lambda k, h: put(ImagePositionPatient=[0, 0, 4 * k + k % 2])(h), "3 to 5 mm apart"),
-    "duplicate position": (only(put(ImagePositionPatient=[0, 0, 12])), "1 of its slices lie where another"),
-    "tilt": (tilted, r"gantry tilt of 12\.0°"),
-    "orientation": (only(put(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])), "differ in ImageOrientationPatient"),
-    "no orientation": (only(put(ImageOrientationPatient=[0, 0, 0, 0, 1, 0]), everywhere), "no pair of directions"),
-    "spacing": (only(put(PixelSpacing=[2, 3])), "differ in PixelSpacing"),
-    "zero spacing": (only(put(PixelSpacing=[0, 2]), everywhere), "PixelSpacing is 0×2 mm"),
-    "negative spacing": (only(put(PixelSpacing=[2, -2]), everywhere), "PixelSpacing is 2×-2 mm"),
-    "no spacing": (only(put(PixelSpacing=None)), "lack PixelSpacing"),
-    "no position": (only(put(ImagePositionPatient=None)), "lack ImagePositionPatient"),
-    "other matrix": (only(put(Rows=18, PixelData=bytes(18 * 40 * 2))), "differ in matrix size"),
-    "cut short": (only(put(PixelData=bytes(40))), "1 of its 20 files are cut short"),
+# What changes slice k, and the code and the value of the refusal.
+REFUSED: dict[str, tuple[Callable[[int, Dataset], object], str, object]] = {
+    "localizer": (only(put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), everywhere), "localizer", None),
+    "localizer within": (
+        only(put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
+        "slices-differ",
+        "kind (localizer or not)",
+    ),
+    "few slices": (only(put(Rows=0), slice(5, None)), "too-few-slices", 5),
+    "colour": (coloured, "secondary-capture", None),
+    "secondary capture": (only(put(SOPClassUID=SecondaryCaptureImageStorage), everywhere), "secondary-capture", None),
+    "other modality": (only(put(Modality="PT"), everywhere), "not-ct", "PT"),
+    "missing slice": (only(put(Rows=0)), "slices-missing", 8.0),
+    "uneven": (lambda k, h: put(ImagePositionPatient=[0, 0, 4 * k + k % 2])(h), "slices-uneven", (3.0, 5.0)),
+    "duplicate position": (only(put(ImagePositionPatient=[0, 0, 12])), "slices-overlap", 1),
+    "tilt": (tilted, "gantry-tilt", 12.0),
+    "orientation": (only(put(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])), "slices-differ", "ImageOrientationPatient"),
+    "orientation of nothing": (
+        only(put(ImageOrientationPatient=[0, 0, 0, 0, 1, 0]), everywhere),
+        "orientation-impossible",
+        (0, 0, 0, 0, 1, 0),
+    ),
+    "spacing": (only(put(PixelSpacing=[2, 3])), "slices-differ", "PixelSpacing"),
+    "zero spacing": (only(put(PixelSpacing=[0, 2]), everywhere), "spacing-impossible", "0×2"),
+    "negative spacing": (only(put(PixelSpacing=[2, -2]), everywhere), "spacing-impossible", "2×-2"),
+    "no spacing": (only(put(PixelSpacing=None)), "tag-missing", "PixelSpacing"),
+    "no position": (only(put(ImagePositionPatient=None)), "tag-missing", "ImagePositionPatient"),
+    "other matrix": (only(put(Rows=18, PixelData=bytes(18 * 40 * 2))), "slices-differ", "matrix size"),
+    "cut short": (only(put(PixelData=bytes(40))), "file-damaged", 1),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_whole_ct_volume_is_refused_with_a_reason(case: str, tmp_path: Path) -> None:
-    change, words = REFUSED[case]
+    change, code, value = REFUSED[case]
     save_dicom(tmp_path, chest(), change=change)
     (series,) = list_series(tmp_path)
     assert series.frames == ()
-    with pytest.raises(VolumeError, match=words) as refusal:
+    with refused(code, value=value) as refusal:
         read_volume(tmp_path)
+    assert isinstance(refusal.value, VolumeError)
     assert refusal.value.reason == series.refused
     assert refusal.value.reason.endswith(".")
     assert "\n" not in refusal.value.reason
@@ -222,38 +233,38 @@ def test_a_folder_of_two_series_and_a_localizer(tmp_path: Path) -> None:
         ("1.2.4", 20, False),
         ("1.2.9", 1, True),
     ]
-    with pytest.raises(VolumeError, match=r"holds 2 CT series \(of 20, 20 slices\); name one"):
+    with refused("several-series", field="SeriesInstanceUID", value=(20, 20)):
         read_volume(tmp_path)
     np.testing.assert_array_equal(read_volume(tmp_path, series="1.2.4").array, chest(seed=1))
-    with pytest.raises(VolumeError, match="localizer"):
+    with refused("localizer"):
         read_volume(tmp_path, series="1.2.9")
-    with pytest.raises(VolumeError, match="no series of that SeriesInstanceUID"):
+    with refused("no-such-series", field="SeriesInstanceUID"):
         read_volume(tmp_path, series="1.2.5")
 
 
 def test_folders_and_files_that_are_no_series(tmp_path: Path) -> None:
     (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
-    with pytest.raises(VolumeError, match="holds no DICOM"):
+    with refused("no-dicom"):
         read_volume(tmp_path)
     for name in ("absent", "absent.dcm"):
-        with pytest.raises(VolumeError, match="no such file"):
+        with refused("file-missing"):
             read_volume(tmp_path / name, series="1")
     # One whose header is gone may be a slice of any series of its folder.
     (tmp_path / "page.dcm").write_text("<html>not found</html>")
-    with pytest.raises(VolumeError, match="1 files of its folder have no DICOM header"):
+    with refused("header-unreadable", value=1):
         read_volume(tmp_path)
-    with pytest.raises(VolumeError, match="cut short"):
+    with refused("file-damaged"):
         read_volume(tmp_path / "page.dcm")
     files = save_dicom(tmp_path, chest())
-    with pytest.raises(VolumeError, match="1 files of its folder have no DICOM header"):
+    with refused("header-unreadable", value=1):
         read_volume(tmp_path)
     (tmp_path / "page.dcm").unlink()
     assert read_volume(tmp_path).flags == RECORDED
     files[-1].write_bytes(b"")
-    with pytest.raises(VolumeError, match="1 files of its folder have no DICOM header"):
+    with refused("header-unreadable", value=1):
         read_volume(tmp_path)
     files[-1].write_bytes(files[0].read_bytes()[:300])  # in the middle of the header
-    with pytest.raises(VolumeError, match=r"DICOM header|cut short"):
+    with refused("header-unreadable", value=1):
         read_volume(tmp_path)
 
 
@@ -261,12 +272,12 @@ def test_slices_without_a_rescale_are_no_hu(tmp_path: Path) -> None:
     save_dicom(tmp_path, chest(), change=lambda k, h: put(RescaleSlope=None, RescaleIntercept=None)(h))
     volume = read_volume(tmp_path)
     assert "hu:implausible" in volume.flags
-    assert "may not be Hounsfield units" in " ".join(quality_warnings(volume.flags))
+    assert quality_warnings(volume.flags)
 
 
 def test_a_constant_series_is_no_picture(tmp_path: Path) -> None:
     save_dicom(tmp_path, np.full((12, 12, 12), 7, np.int16), SOPInstanceUID=generate_uid())
-    with pytest.raises(VolumeError, match="all of its voxels are 7"):
+    with refused("voxels-constant", value=7):
         read_volume(tmp_path)
 
 

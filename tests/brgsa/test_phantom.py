@@ -11,8 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa.labels import CT_RATE, CT_RATE_LT
 from brgsa.phantom import COMMON, RARE, Case, render, sample_cases, write_report, write_tree
 from brgsa.phantom.cases import PREVALENCE, SAMPLERS, SHARP
@@ -107,13 +107,13 @@ class TestTree:
 
     def test_labels_on_disk_are_the_findings_of_the_cases(self, tree: Path) -> None:
         folder = tree / "dataset" / "multi_abnormality_labels"
-        said = {}
+        on_disk = {}
         for split in ("train", "valid"):
             for common, rare in zip(
                 rows(folder / f"{split}_predicted_labels.csv"), rows(folder / f"{split}_lt_labels.csv"), strict=True
             ):
-                said[common["VolumeName"].rsplit("_", 1)[0]] = {n for n, v in (common | rare).items() if v == "1"}
-        assert said == {c.scan_id: set(c.names) for c in sample_cases(SCANS, 4)}
+                on_disk[common["VolumeName"].rsplit("_", 1)[0]] = {n for n, v in (common | rare).items() if v == "1"}
+        assert on_disk == {c.scan_id: set(c.names) for c in sample_cases(SCANS, 4)}
 
     def test_header_is_bare_and_the_table_brings_hu_and_spacing_back(self, tree: Path) -> None:
         case = sample_cases(SCANS, 4)[0]
@@ -135,19 +135,19 @@ class TestTree:
         assert {p: p.stat().st_mtime_ns for p in tree.rglob("*")} == before
 
     def test_what_is_not_this_phantom_is_refused(self, tree: Path, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="seed 4"):
+        with refused("another-phantom", field=str(tree), value=(SCANS, 4)):
             write_tree(tree, SCANS, 5)
         (tmp_path / "mine.txt").write_text("kept")
-        with pytest.raises(UserError, match="not empty"):
+        with refused("folder-not-empty", field=str(tmp_path)):
             write_tree(tmp_path, SCANS, 4)
         assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
-        with pytest.raises(UserError, match="not empty"):
+        with refused("folder-not-empty", field=str(tmp_path / "mine.txt")):
             write_tree(tmp_path / "mine.txt", SCANS, 4)
-        with pytest.raises(UserError, match="at least 1"):
+        with refused("impossible-value", field="scans", value=0):
             write_tree(tmp_path / "none", 0, 4)
-        with pytest.raises(UserError, match="seed"):
+        with refused("impossible-value", field="seed", value=-1):
             write_tree(tmp_path / "none", 1, -1)
-        with pytest.raises(UserError, match="cannot be written"):
+        with refused("folder-unwritable", field=str(tmp_path / "mine.txt" / "below")):
             write_tree(tmp_path / "mine.txt" / "below", 1, 0)
 
     def test_a_broken_run_leaves_nothing(self, tmp_path: Path) -> None:

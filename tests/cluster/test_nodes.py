@@ -15,7 +15,7 @@ from nodes import Node, Nodes, cluster
 
 from brgsa.phantom import write_tree
 from brgsa_platform.runtime import files
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 pytestmark = [
     pytest.mark.ray,
@@ -87,15 +87,15 @@ def wait(process: subprocess.Popen[str], what: Callable[[], Any]) -> Any:
 
 
 def reached(run: Path, epoch: int) -> bool:
-    return run.is_dir() and any(found >= epoch for found, _ in checkpoints.whole(run))
+    return run.is_dir() and any(found >= epoch for found, _ in run_checkpoints.whole(run))
 
 
 def same_end(run: Path, calm: Path) -> None:
     """All epochs, and bit for bit the weights of the training that nothing happened to."""
-    last = checkpoints.folder_of(run, EPOCHS)
+    last = run_checkpoints.folder_of(run, EPOCHS)
     history = files.read_json(last / "training.json")["history"]
     assert [entry["epoch"] for entry in history] == list(range(1, EPOCHS + 1))
-    of_calm = checkpoints.folder_of(calm, EPOCHS)
+    of_calm = run_checkpoints.folder_of(calm, EPOCHS)
     assert (last / "model.safetensors").read_bytes() == (of_calm / "model.safetensors").read_bytes()
 
 

@@ -10,7 +10,7 @@ import pytest
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
 
 SCANS = 60
@@ -27,6 +27,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with ray_session(num_cpus=5):
             write_tree(folder / "phantom", SCANS, 3, workers=2)
             geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
-            prepare(folder / "phantom", "ct-rate", folder / "store", geometry=geometry, validation_fraction=0.25)
+            prepare(folder / "phantom", "ct-rate", folder / "store", PrepareOptions(geometry, validation_fraction=0.25))
             summarize(folder / "store", ["positives"])
             yield folder

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from brgsa_platform.runtime import files
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -54,7 +54,7 @@ def worker_of(out: Path) -> int:
 
 
 def history(out: Path) -> list[int]:
-    newest = checkpoints.latest(out)
+    newest = run_checkpoints.latest(out)
     assert newest is not None
     return [entry["epoch"] for entry in json.loads((newest / "training.json").read_text())["history"]]
 
@@ -62,22 +62,22 @@ def history(out: Path) -> list[int]:
 def test_a_killed_worker_goes_on_by_itself(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(place, out)
-    wait(lambda: len(checkpoints.whole(out)) >= 2, process)
-    kept = (checkpoints.folder_of(out, 1) / "training.json").stat().st_mtime_ns
+    wait(lambda: len(run_checkpoints.whole(out)) >= 2, process)
+    kept = (run_checkpoints.folder_of(out, 1) / "training.json").stat().st_mtime_ns
     pid = worker_of(out)
     os.kill(pid, signal.SIGKILL)
-    before = len(checkpoints.whole(out))
+    before = len(run_checkpoints.whole(out))
     assert before < EPOCHS, "the training was over before its worker was killed"
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert history(out) == list(range(1, EPOCHS + 1))
-    assert (checkpoints.folder_of(out, 1) / "training.json").stat().st_mtime_ns == kept, "epoch 1 was trained again"
+    assert (run_checkpoints.folder_of(out, 1) / "training.json").stat().st_mtime_ns == kept, "epoch 1 was trained again"
 
 
 def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(place, out)
-    wait(lambda: len(checkpoints.whole(out)) >= 2, process)
+    wait(lambda: len(run_checkpoints.whole(out)) >= 2, process)
     everyone = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
     for pid in everyone:  # the whole machine goes down at once
         try:
@@ -85,15 +85,15 @@ def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path)
         except ProcessLookupError:
             continue
     process.communicate(timeout=60)
-    done = [epoch for epoch, _ in checkpoints.whole(out)]
+    done = [epoch for epoch, _ in run_checkpoints.whole(out)]
     assert 2 <= len(done) < EPOCHS
     run_id = files.read_json(out / "run.json")["mlflow_run_id"]
-    kept = (checkpoints.folder_of(out, 2) / "training.json").stat().st_mtime_ns
+    kept = (run_checkpoints.folder_of(out, 2) / "training.json").stat().st_mtime_ns
 
     again = start(place, out)
     output, _ = again.communicate(timeout=300)
     assert again.returncode == 0, output
     assert history(out) == list(range(1, EPOCHS + 1))
-    assert (checkpoints.folder_of(out, 2) / "training.json").stat().st_mtime_ns == kept, "epoch 2 was trained again"
+    assert (run_checkpoints.folder_of(out, 2) / "training.json").stat().st_mtime_ns == kept, "epoch 2 was trained again"
     assert files.read_json(out / "run.json")["mlflow_run_id"] == run_id
-    assert not list((out / checkpoints.FOLDER).glob(".*")), "something half-written stayed"
+    assert not list((out / run_checkpoints.FOLDER).glob(".*")), "something half-written stayed"

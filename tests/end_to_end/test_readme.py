@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from brgsa.checkpoint import load
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -113,14 +113,14 @@ def test_the_commands_run_one_after_the_other(folder: Path) -> None:
         for noise in ("Warning", "WARNING", "INFO", "(pid=", "Traceback"):
             assert noise not in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (folder / "seen.png").stat().st_size > 10_000
-    assert checkpoints.resolve(folder / "runs" / "first").is_dir()
+    assert run_checkpoints.resolve(folder / "runs" / "first").is_dir()
 
 
 def test_the_python_example_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = blocks("python")
     if not (folder / "runs" / "first").is_dir():
         pytest.skip("the commands before it did not run")
-    best = checkpoints.resolve(folder / "runs" / "first")
+    best = run_checkpoints.resolve(folder / "runs" / "first")
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
     exec(example.replace("runs/first/checkpoints/epoch-0001", str(best)), names)

@@ -25,7 +25,7 @@ from brgsa_platform.runtime import files
 from brgsa_platform.search.driver import SearchResult, resume, tune
 from brgsa_platform.search.spec import SearchOptions
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -73,7 +73,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 def pid_of(folder: Path, number: int, epoch: int) -> int | None:
     """The process of a trial that has so many epochs behind it."""
     run = folder / "trials" / f"trial-{number:04d}"
-    newest = checkpoints.latest(run) if run.is_dir() else None
+    newest = run_checkpoints.latest(run) if run.is_dir() else None
     if newest is None or not newest.name.endswith(f"{epoch:04d}"):
         return None
     try:
@@ -151,11 +151,11 @@ def test_what_the_search_tells_mlflow(tmp_path: Path, pruned: SearchResult) -> N
         points = tracking.client().get_metric_history(run.info.run_id, "val/auroc")
         assert len(points) == len({point.step for point in points}) == row["epochs"]
         run_folder = pruned.out / "trials" / f"trial-{row['number']:04d}"
-        assert run.data.tags["brgsa.checkpoint"] == checkpoints.resolve(run_folder).name
+        assert run.data.tags["brgsa.checkpoint"] == run_checkpoints.resolve(run_folder).name
         copied = tracking.client().download_artifacts(run.info.run_id, "checkpoint", str(tmp_path))
-        assert load(copied).model.config == load(checkpoints.resolve(run_folder)).model.config
+        assert load(copied).model.config == load(run_checkpoints.resolve(run_folder)).model.config
     best = pruned.out / "trials" / f"trial-{pruned.best['number']:04d}"
-    assert checkpoints.resolve(best).is_dir()
+    assert run_checkpoints.resolve(best).is_dir()
     assert load_config(str(pruned.preset)).model.bank.size == pruned.best["values"]["model.bank.size"]
 
 
@@ -244,14 +244,14 @@ def test_a_killed_trial_and_a_killed_driver(place: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     # What a driver's death leaves of its Ray ends by itself; what its trial wrote stays.
-    reached = checkpoints.latest(folder / "trials" / "trial-0001")
+    reached = run_checkpoints.latest(folder / "trials" / "trial-0001")
     assert reached is not None
     output = finish(start(place, "--resume", name, "--trials", "3"))
     assert "3 trials (2 complete, 1 failed)" in output
     with (folder / "trials.csv").open() as file:
         rows = file.read()
     assert "its process was killed" in rows
-    history = json.loads((checkpoints.latest(folder / "trials" / "trial-0001") / "training.json").read_text())[
+    history = json.loads((run_checkpoints.latest(folder / "trials" / "trial-0001") / "training.json").read_text())[
         "history"
     ]  # type: ignore[operator]
     assert [entry["epoch"] for entry in history] == list(range(1, 31))

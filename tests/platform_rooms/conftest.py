@@ -20,7 +20,7 @@ from searches import make_search
 
 from brgsa.volumes import Geometry
 from brgsa_platform.runtime import session
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 
 REPORTS = {
     "a1": "There is a nodule of 7 mm in the right upper lobe. No pleural effusion.",
@@ -53,7 +53,7 @@ def store(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append([f"{name}.nii.gz", report, f"secretpatient-{name[0]}", split, int(name[0] == "b")])
     with (folder / "scans.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["volume", "report", "patient_id", "split", "Pleural effusion"], *rows])
-    prepare(folder / "scans.csv", "manifest", folder / "store", geometry=Geometry((4.0, 4.0, 8.0), (20, 20, 10)))
+    prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(Geometry((4.0, 4.0, 8.0), (20, 20, 10))))
     return folder / "store"
 
 
@@ -76,7 +76,7 @@ def pairs(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "scans.csv").open("w", newline="") as file:
         columns = ["volume", "report", "scan_id", "patient_id", "split", "Pleural effusion"]
         csv.writer(file).writerows([columns, *rows])
-    prepare(folder / "scans.csv", "manifest", folder / "store", geometry=Geometry((4.0, 4.0, 8.0), (20, 20, 10)))
+    prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(Geometry((4.0, 4.0, 8.0), (20, 20, 10))))
     return folder / "store"
 
 

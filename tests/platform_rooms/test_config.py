@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brgsa.errors import UserError
-from brgsa_platform.config import RunConfig, load_config, merge, parse_overrides, preset_names, read_preset
+from brgsa_platform.config import RunConfig, flatten, load_config, merge, parse_overrides, preset_names, read_preset
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -26,7 +26,7 @@ def test_each_preset_loads_and_comes_back(name: str) -> None:
 
 def test_the_presets_there_are() -> None:
     plain = {name for name in preset_names() if not name.endswith("-smoke")}
-    assert plain == {"paper", "paper-clip", "demo", "demo-clip"}
+    assert plain == {"paper", "paper-clip", "demo", "demo-clip", "demo-clip-summaries"}
     assert {f"{name}-smoke" for name in plain} | plain == set(preset_names())  # each has its twin of seconds
 
 
@@ -237,6 +237,14 @@ def test_what_is_no_override(text: str) -> None:
 def test_a_value_that_is_no_yaml() -> None:
     with pytest.raises(UserError, match="is not YAML: quote it"):
         parse_overrides(["data.style={"])
+
+
+def test_flattened_keys_are_those_of_overrides() -> None:
+    tree = {"a": {"b": 1, "c": {"d": [2, {"e": 3}]}}, "f": None, "empty": {}}
+    assert flatten(tree) == {"a.b": 1, "a.c.d": [2, {"e": 3}], "f": None}
+    config = load_config("demo")
+    overrides = [f"{key}={json.dumps(value)}" for key, value in flatten(config.to_dict()).items()]
+    assert load_config(overrides=overrides) == config
 
 
 def test_a_configuration_does_not_change() -> None:

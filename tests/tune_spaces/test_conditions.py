@@ -74,7 +74,7 @@ def test_active(tmp_path: Path) -> None:
     ("entries", "says"),
     [
         ({"schedule": choice("cosine"), "warmup": choice(1, when={"schedul": "cosine"})}, "did you mean schedule"),
-        ({"warmup": choice(1, when={"schedule": "cosine"})}, "which no given space holds.*add the space"),
+        ({"warmup": choice(1, when={"schedule": "cosine"})}, "which no given space has.*add the space"),
         ({"a": choice(1, 2), "b": choice(1, when={"a": 3})}, "a being 3, but it can be only 1, 2"),
         ({"a": choice(1, 2), "b": choice(1, when={"a": [1, 3]})}, "a being 3"),
         ({"a": {"value": 1}, "b": choice(1, when={"a": 2})}, "a being 2, but it can be only 1"),
@@ -109,7 +109,7 @@ def test_a_condition_on_a_field_of_another_space(tmp_path: Path) -> None:
     file.write_text("data.noise: {kind: float, low: 0, high: 9, when: {model.vision.name: vit3d}, why: x}")
     found = [p.field for p in load([str(file), "towers"])]
     assert found.index("model.vision.name") < found.index("data.noise")
-    with pytest.raises(UserError, match="no given space holds"):
+    with pytest.raises(UserError, match="no given space has"):
         load([str(file)])
 
 

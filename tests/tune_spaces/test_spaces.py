@@ -138,8 +138,8 @@ def test_every_corner_of_the_towers_is_a_tower_that_takes_its_volume(space: str,
         ("[data.style]", "must map each field"),
         ("", "must map each field"),
         ("{", "not YAML"),
-        ("data.style: {value: a, why: x}\ndata.style: {value: b, why: x}", r"data\.style stands there twice"),
-        ("data.style: {value: a, why: x, why: y}", "why stands there twice"),
+        ("data.style: {value: a, why: x}\ndata.style: {value: b, why: x}", r"data\.style occurs twice"),
+        ("data.style: {value: a, why: x, why: y}", "why occurs twice"),
     ],
 )
 def test_a_wrong_space_is_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -187,7 +187,7 @@ def test_what_cannot_be_found_or_read(tmp_path: Path) -> None:
 
 
 def test_a_field_in_two_spaces(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.bank\.size stands in two of the spaces, cmki and cmki-small"):
+    with pytest.raises(UserError, match=r"model\.bank\.size is in two of the spaces, cmki and cmki-small"):
         tune_spaces.load(["cmki", "cmki-small"])
     fixed = write(tmp_path, "model.bank.size: {value: 64, why: x}")
     for spaces in (["cmki", fixed], [fixed, "cmki"]):

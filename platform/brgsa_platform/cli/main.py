@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -42,11 +43,15 @@ for name, group in (("store", store.app), ("runs", runs.app), ("jobs", jobs.app)
     app.add_typer(group, name=name)
 
 
-def main() -> None:
-    """Run a verb; exit 2 with one sentence for a user's mistake, 1 for a failure, 130 when interrupted."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run a verb; exit 2 with one sentence for a user's mistake, 1 for a failure, 130 when interrupted.
+
+    Args:
+        words: the verb and its arguments; None for those of this process.
+    """
     try:
         # Typer turns Ctrl-C into a status that it returns.
-        if app(standalone_mode=False) == INTERRUPTED:
+        if app(words, prog_name="brgsa", standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
     except UserError as error:
         _fail(str(error), 2)

@@ -46,10 +46,10 @@ def evaluate(
 ) -> None:
     """Score a split zero-shot: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
     from brgsa_platform.evaluation.evaluate import evaluate as run
-    from brgsa_platform.training import checkpoints
+    from brgsa_platform.training import run_checkpoints
 
     done = run(
-        checkpoints.resolve(checkpoint),
+        run_checkpoints.resolve(checkpoint),
         data,
         split=split,
         pairing=pairing,
@@ -75,9 +75,9 @@ def predict(
 ) -> None:
     """Score one CT: a ranked table of prompts."""
     from brgsa_platform.serving.predict import predict as run
-    from brgsa_platform.training import checkpoints
+    from brgsa_platform.training import run_checkpoints
 
-    done = run(checkpoints.resolve(checkpoint), scan, prompt, pairing=pairing, metadata=metadata, picture=picture)
+    done = run(run_checkpoints.resolve(checkpoint), scan, prompt, pairing=pairing, metadata=metadata, picture=picture)
     done.print(as_json=json)
 
 

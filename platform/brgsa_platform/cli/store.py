@@ -84,14 +84,11 @@ def prepare(
     run on a grown archive, it adds what is new.
     """
     from brgsa.volumes import Geometry
+    from brgsa_platform.store.prepare import PrepareOptions
     from brgsa_platform.store.prepare import prepare as run
 
-    geometry = Geometry(spacing, shape, clip, antialias, interpolation.value)
-    done = run(
-        source,
-        layout.value,
-        out,
-        geometry=geometry,
+    options = PrepareOptions(
+        geometry=Geometry(spacing, shape, clip, antialias, interpolation.value),
         validation_fraction=validation_fraction,
         strict=strict,
         retry_quarantined=retry_quarantined,
@@ -101,7 +98,7 @@ def prepare(
         id_key=id_key,
         roots=root or (),
     )
-    typer.echo(done.summary())
+    typer.echo(run(source, layout.value, out, options).summary())
 
 
 def summarize(
@@ -123,10 +120,10 @@ def store_info(
     """Counts, label prevalence per split, spacing and HU."""
     from brgsa_platform.store.info import info
 
-    found = info(store)
-    found.print(as_json=json)
+    counts = info(store)
+    counts.print(as_json=json)
     if picture:
-        found.draw(picture)
+        counts.draw(picture)
         typer.echo(f"Picture: {picture}")
 
 
@@ -140,9 +137,9 @@ def store_verify(
     """Read every row and compare it with its checksum and with the index; exit status 1 where something is damaged."""
     from brgsa_platform.store.verify import verify
 
-    found = verify(store, discard=discard)
-    typer.echo(found.summary())
-    if found.damage:
+    result = verify(store, discard=discard)
+    typer.echo(result.summary())
+    if result.damage:
         sys.exit(1)
 
 

@@ -5,7 +5,6 @@ Ray Data reads, decodes and crops; each CT is encoded once, in the driver, whate
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -19,18 +18,19 @@ from numpy.typing import NDArray
 
 from brgsa import checkpoint as checkpoint_files
 from brgsa import gap, metrics, zeroshot
-from brgsa.errors import UserError
+from brgsa.errors import UserError, nearest
 from brgsa.model import BrgSA
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation import tables as evaluation
-from brgsa_platform.evaluation.encoding import EncodedSplit, encode_split, encode_texts, scores_of, select_rows
+from brgsa_platform.evaluation.scores import scores_of
 from brgsa_platform.evaluation.tables import EvaluationResult, Gap
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import batches as datasets
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts, select_rows
 
 PROTOCOLS = ("validation", "paper")
 CLUSTERS = ("volume", "scan", "patient")
@@ -77,7 +77,7 @@ def evaluate(
     Raises:
         UserError: checkpoint, store and choices do not fit together, or `out` cannot be written; nothing was started.
     """
-    loaded = checkpoint_files.load(checkpoints.resolve(checkpoint))
+    loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     store = Store.open(store_path)
     _check_choices(protocol, cluster, pairing, resamples, batch_size)
     _check_geometry(loaded, store)
@@ -119,8 +119,12 @@ def evaluate(
         others = validation if validation is not None and validation is not rows else None
         total = len(rows) + (len(others) if others is not None else 0)
         with ray_session(), progress(total, f"encode {split} volumes") as advance:
-            tested = encode_split(model, rows, crop, batch_size, advance, keep=_examples(rows, columns))
-            compared = tested if others is None else encode_split(model, others, crop, batch_size, advance)
+            batches = datasets.evaluation_batches(datasets.BatchSource(rows, crop), batch_size=batch_size)
+            tested = encode_split(model, rows, batches, advance=advance, keep=_examples(rows, columns))
+            compared = tested
+            if others is not None:
+                batches = datasets.evaluation_batches(datasets.BatchSource(others, crop), batch_size=batch_size)
+                compared = encode_split(model, others, batches, advance=advance)
 
         present, absent = encode_texts(model, prompts), None if negated is None else encode_texts(model, negated)
         scores, truth = scores_of(tested, present, absent, pairing), rows.labels[:, columns]
@@ -175,8 +179,7 @@ def _names(store: Store, labels: Sequence[str] | None, rare: Sequence[str]) -> l
         raise UserError(f"{store.path} has no labels to measure against: prepare it with label columns.")
     for label in (*(labels or ()), *rare):
         if label not in store.labels:
-            close = difflib.get_close_matches(label, store.labels, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+            hint = nearest(label, store.labels)
             raise UserError(f"{store.path} has no label {label!r}{hint}; it has: {', '.join(store.labels)}.")
     return list(dict.fromkeys(labels)) if labels else list(store.labels)
 
@@ -234,7 +237,7 @@ def _gap(model: BrgSA, store: Store, style: str, tested: EncodedSplit) -> tuple[
 
 def _run_name(folder: Path) -> str:
     above = folder.absolute().parent
-    return above.parent.name if above.name == checkpoints.FOLDER else above.name
+    return above.parent.name if above.name == run_checkpoints.FOLDER else above.name
 
 
 def _writable(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from brgsa.gap import Clouds
 from brgsa.metrics import Interval, RocCurve
+from brgsa_platform.runtime.files import written_aside
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F",
@@ -135,13 +136,8 @@ def planes_figure(
 
 def save(figure: Figure, path: Path | str) -> None:
     """Write a PNG aside and rename it to `path`."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.part")
-    try:
+    with written_aside(Path(path)) as aside:
         figure.savefig(aside, format="png", dpi=130)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _slice(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @contextmanager
@@ -25,6 +27,36 @@ def progress(total: int | None, what: str) -> Iterator[Callable[..., None]]:
             yield advance
     else:
         yield _Lines(total, what)
+
+
+@contextmanager
+def following(look: Callable[[], tuple[int, str] | None], advance: Callable[..., None]) -> Iterator[None]:
+    """Show how far other processes are, from a thread, while the block waits for them.
+
+    Args:
+        look: called each second and once more at the end; gives the pieces done so far and a note, None where nothing
+            is known yet.
+        advance: what `progress` yields.
+    """
+    stop = threading.Event()
+
+    def follow() -> None:
+        shown, last = 0, False
+        while not last:
+            last = stop.wait(SECONDS_BETWEEN_LOOKS)
+            state = look()
+            if state is not None:
+                done, note = state
+                advance(max(0, done - shown), note)
+                shown = max(shown, done)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10.0)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime import files, waiting
 
 if TYPE_CHECKING:
     from typing import Self
@@ -80,6 +80,11 @@ class Folder:
         info = self._info(name)
         return int(info.size) if info.type == fs.FileType.File else None
 
+    def written_at(self, name: str) -> float | None:
+        """When a file was last written, in seconds since 1970 by its file system's own clock; None where there is none."""
+        info = self._info(name)
+        return float(info.mtime_ns) / 1e9 if info.type == fs.FileType.File else None
+
     def sizes(self, below: str = "") -> dict[str, int]:
         """Bytes of every file under a subfolder, by its name there, hidden ones too, sorted; one listing."""
         root = self._path(below)
@@ -121,22 +126,19 @@ class Folder:
     def written_aside(self, name: str) -> Iterator[Path]:
         """A local path to write to; at the end it becomes the file `name`, whole or not at all.
 
-        Here: a hidden name beside it, renamed. Remote: a temporary file, sent under a hidden name, measured, and only then
-        moved to its place, so that a transfer that breaks off leaves nothing that counts.
+        Local: see `files.written_aside`. Remote: a temporary file is sent under a hidden name, measured, and only then moved
+        to its place, so that a transfer that breaks off leaves nothing that counts.
         """
-        hidden = self._hidden(name)
         if not self.remote:
-            aside, target = Path(self._path(hidden)), Path(self._path(name))
+            target = Path(self._path(name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with files.written_aside(target) as aside:
                 yield aside
-                os.replace(aside, target)
-            finally:
-                aside.unlink(missing_ok=True)
             return
         with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
             local = Path(scratch) / "file"
             yield local
+            hidden = self._hidden(name)
             self._patiently(lambda: self._send(local, hidden, name))
 
     def write(self, name: str, text: str) -> None:
@@ -190,25 +192,17 @@ def patiently(work: Callable[[], T]) -> T:
     """Do a piece of work that may be repeated, again while the object store is away, for at most `PATIENCE` seconds.
 
     Raises:
-        OSError: it stays away, or says something final.
+        OSError: it stays away, or its answer is final.
     """
-    end, pause = time.monotonic() + PATIENCE, 0.25
-    while True:
-        try:
-            return work()
-        except OSError as error:
-            if not is_away(error) or time.monotonic() + pause > end:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+    return waiting.patiently(work, is_away, PATIENCE)
 
 
-def is_away(error: OSError) -> bool:
-    """Whether an object store was away or busy, and not final in what it said."""
-    return _AWAY.search(str(error)) is not None
+def is_away(error: Exception) -> bool:
+    """Whether an error says that an object store is away or busy; any other answer is final."""
+    return isinstance(error, OSError) and _AWAY.search(str(error)) is not None
 
 
-def said(error: BaseException) -> str:
+def short_error(error: BaseException) -> str:
     """What a failed read or write says, in one line and without a library's own decoration."""
     text = str(getattr(error, "strerror", None) or error).partition("\n")[0]
     detail = re.search(r"Detail: (?:\[\w+ error \d+\] |\[errno \d+\] )?(.+)", text)
@@ -223,5 +217,7 @@ def _filesystem(url: str) -> tuple[fs.FileSystem, str]:
             return fs.S3FileSystem(endpoint_override=endpoint, region=region), url.removeprefix("s3://")
         found, path = fs.FileSystem.from_uri(url)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise UserError(f"{url} cannot be opened ({said(error)}): correct the URL or its credentials.") from error
+        raise UserError(
+            f"{url} cannot be opened ({short_error(error)}): correct the URL or its credentials."
+        ) from error
     return found, path

@@ -15,7 +15,7 @@ import yaml
 
 import tune_spaces
 from brgsa.errors import UserError
-from brgsa_platform.config import RunConfig, merge
+from brgsa_platform.config import RunConfig, flatten, merge
 from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
@@ -23,10 +23,10 @@ from brgsa_platform.search import report as search_report
 from brgsa_platform.search import study, warm_start
 from brgsa_platform.search.spaces import check_space, drawn_config
 from brgsa_platform.search.spec import CHECKPOINTS, GOALS, SEARCH_FILE, SearchOptions, SearchSpec, read_spec
-from brgsa_platform.search.trials import TrialPlan, run_trial, trial_folder
+from brgsa_platform.search.trials import TrialResources, run_trial, trial_folder
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.batches import rare_labels, split_index
 from brgsa_platform.training.driver import check_fit
 from brgsa_platform.training.volume_cache import decode_once
@@ -159,7 +159,7 @@ def resume(
 def _check_same(name: str, begun: SearchSpec, wanted: SearchSpec) -> None:
     """Refuse to go on with a search as if it were another one."""
     was, now = (
-        tracking.flatten(json.loads(json.dumps({**asdict(spec), "parent_run": "", "parameters": []})))
+        flatten(json.loads(json.dumps({**asdict(spec), "parent_run": "", "parameters": []})))
         for spec in (begun, wanted)
     )
     differing = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
@@ -219,7 +219,7 @@ def _run(
 
     base, parameters = RunConfig.from_tree(spec.base), spec.space()
     with ray_session():
-        plan = TrialPlan.of(base, options.concurrent, _gpu_share(options), ray.cluster_resources())
+        per_trial = TrialResources.of(base, options.concurrent, _gpu_share(options), ray.cluster_resources())
         _summarize_missing(store, parameters)
         check_fit(store, base)
         found = study.open_study(
@@ -251,7 +251,7 @@ def _run(
             if not found.get_trials(deepcopy=False):
                 warm_start.begin(found, spec, options.points, learnt)
             try:
-                _search(search, folder, spec, plan, options)
+                _search(search, folder, spec, per_trial, options)
             finally:
                 _settle(folder, found)
             result = _result(run, folder, spec, search)
@@ -268,7 +268,7 @@ def _gpu_share(options: SearchOptions) -> float:
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
 
-def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, options: SearchOptions) -> None:
+def _search(search: Search, folder: Path, spec: SearchSpec, per_trial: TrialResources, options: SearchOptions) -> None:
     """Run trials until a limit is reached."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is ours: Tune's would wait for the trials
     from ray import tune as ray_tune
@@ -283,7 +283,7 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
     base = RunConfig.from_tree(spec.base)
     inside = {"workers": 0} if base.train.workers <= 1 else {}
     settings = {
-        "base": merge(spec.base, {"train": {**inside, "threads": plan.threads}}),
+        "base": merge(spec.base, {"train": {**inside, "threads": per_trial.threads}}),
         "store": spec.store,
         "folder": str(folder),
         "preset": spec.preset,
@@ -292,19 +292,19 @@ def _search(search: Search, folder: Path, spec: SearchSpec, plan: TrialPlan, opt
         "uri": tracking.tracking_uri(),
         "experiment": tracking.experiment_name(),
         "patience": str(MLFLOW_PATIENCE),
-        "gpu_share": _gpu_share(options) or None,
+        "gpu_share": _gpu_share(options),
         "cache": decode_once(Store.open(spec.store)),
     }
     # A trial in its own process trains there; one with workers of its own waits for them anywhere.
     where = nodes_for("training") if base.train.workers <= 1 else {}
-    bundle: dict[str, float] = {"CPU": plan.cpus, **({"GPU": plan.gpus} if plan.gpus else {})}
+    bundle: dict[str, float] = {"CPU": per_trial.cpus, **({"GPU": per_trial.gpus} if per_trial.gpus else {})}
     resources = ray_tune.PlacementGroupFactory([bundle], bundle_label_selector=[where] if where else None)
     with Watch(search, base.train.epochs, folder) as watch:
         Tuner(
             ray_tune.with_resources(ray_tune.with_parameters(run_trial, settings=settings), resources),
             tune_config=TuneConfig(
                 num_samples=-1,
-                max_concurrent_trials=plan.at_once,
+                max_concurrent_trials=per_trial.at_once,
                 search_alg=StudySearcher(search),
                 scheduler=StudyScheduler(search),
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -336,16 +336,16 @@ def _log_checkpoints(folder: Path, numbers: Sequence[int]) -> None:
     with progress(len(numbers), "log checkpoints") as advance:
         for number in numbers:
             trial = trial_folder(folder, number)
-            if checkpoints.whole(trial):
+            if run_checkpoints.whole(trial):
                 run_id = str(files.read_json(trial / "run.json")["mlflow_run_id"])
-                tracking.log_checkpoint(run_id, checkpoints.resolve(trial))
+                tracking.log_checkpoint(run_id, run_checkpoints.resolve(trial))
             advance(1)
 
 
 def _result(run: tracking.Run, folder: Path, spec: SearchSpec, search: Search) -> SearchResult:
     rows = search_report.trial_rows(search.study)
     trials = {trial.number: trial for trial in search.study.get_trials(deepcopy=False)}
-    rows = [row for row in rows if study.LENT_BY not in trials[row["number"]].user_attrs]
+    rows = [row for row in rows if study.WARM_START_SOURCE not in trials[row["number"]].user_attrs]
     complete = [row for row in rows if row["state"] == "complete"]
     if not complete:
         reasons = [row["reason"] for row in rows if row["reason"]] or ["no trial was started"]

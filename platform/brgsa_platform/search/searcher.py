@@ -97,6 +97,8 @@ class Search:
         trial = self.running[tune_id]
         epoch, score = int(result["epoch"]), float(result[self.goals[0]])
         known = self._frozen(trial)
+        if epoch <= int(known.user_attrs.get(EPOCHS, 0)):
+            return bool(self._out_of_budget())  # a training that goes on tells its last epoch again
         best = max((s for s in known.user_attrs.get("scores", []) if math.isfinite(s)), default=-math.inf)
         trial.set_user_attr("scores", [*known.user_attrs.get("scores", []), score])
         trial.set_user_attr(EPOCHS, epoch)
@@ -142,7 +144,7 @@ class Search:
     def started_trials(self) -> int:
         """Trials of this search, whatever became of them; not those that another search lent or that wait in line."""
         trials = self.study.get_trials(deepcopy=False)
-        return sum(t.state != TrialState.WAITING and studies.LENT_BY not in t.user_attrs for t in trials)
+        return sum(t.state != TrialState.WAITING and studies.WARM_START_SOURCE not in t.user_attrs for t in trials)
 
     def epochs_spent(self) -> int:
         """Epochs of all trials of the study."""

@@ -8,13 +8,13 @@ from typing import Any
 
 import tune_spaces
 from brgsa.errors import UserError, nearest
-from brgsa_platform.config import RunConfig, merge
+from brgsa_platform.config import RunConfig, flatten, merge
 from tune_spaces.schema import schema
 
 
 def field_names() -> list[str]:
     """Every field that a search can draw, as `section.key`, in the configuration's order."""
-    return list(_leaves(RunConfig().to_dict()))
+    return list(flatten(RunConfig().to_dict()))
 
 
 def drawn_config(base: RunConfig, drawn: Mapping[str, Any], where: str = "the search space") -> RunConfig:
@@ -84,13 +84,6 @@ def _fewest(base: RunConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
         if _refusal(base, fewer) == reason:
             wrong = fewer
     return wrong
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves
 
 
 if __name__ == "__main__":  # python -m brgsa_platform.search.spaces > tune_spaces/schema.json

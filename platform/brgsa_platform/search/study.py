@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SAMPLERS = ("tpe", "gp", "cmaes", "random", "qmc", "grid", "nsga2")
 PRUNERS = ("asha", "median", "hyperband", "none")
 JOURNAL = "study.journal"
-LENT_BY = "from"  # user attribute of a training from before the search
+WARM_START_SOURCE = "from"  # user attribute of a training from before the search
 GRID_POINTS = 5  # of a range, where a grid is asked for
 
 

@@ -18,7 +18,7 @@ DRIVER_CPUS = 0.5  # of a trial that starts workers of its own and only waits fo
 
 
 @dataclass(frozen=True)
-class TrialPlan:
+class TrialResources:
     """What one trial takes of the cluster, and how many there are at a time.
 
     Attributes:
@@ -33,7 +33,9 @@ class TrialPlan:
     threads: int
 
     @classmethod
-    def of(cls, base: RunConfig, concurrent: int | None, gpu_share: float, cluster: Mapping[str, float]) -> TrialPlan:
+    def of(
+        cls, base: RunConfig, concurrent: int | None, gpu_share: float, cluster: Mapping[str, float]
+    ) -> TrialResources:
         """Plan from what the cluster has.
 
         A trial with `train.workers` 0 or 1 trains in its own process; one with more starts them with Ray Train. Each
@@ -78,7 +80,7 @@ def run_trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
     """
     from ray import tune as ray_tune
 
-    from brgsa_platform.training.driver import train
+    from brgsa_platform.training.driver import TrainOptions, train
 
     os.environ["MLFLOW_TRACKING_URI"] = settings["uri"]
     os.environ["MLFLOW_EXPERIMENT_NAME"] = settings["experiment"]
@@ -89,13 +91,15 @@ def run_trial(drawn: dict[str, Any], settings: dict[str, Any]) -> None:
         drawn_config(base, drawn["values"]),
         out=trial_folder(Path(settings["folder"]), drawn["number"]),
         preset=settings["preset"],
-        parent_run=settings["parent_run"],
-        name=trial_name(drawn["number"]),
-        tags={"brgsa.space": settings["space"]},
-        on_epoch=ray_tune.report,
-        gpu_share=settings["gpu_share"],
-        cache=settings["cache"],
-        quiet=True,
+        options=TrainOptions(
+            name=trial_name(drawn["number"]),
+            tags={"brgsa.space": settings["space"]},
+            parent_run=settings["parent_run"],
+            on_epoch=ray_tune.report,
+            gpus=settings["gpu_share"],
+            cache=settings["cache"],
+            quiet=True,
+        ),
     )
 
 

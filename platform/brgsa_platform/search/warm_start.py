@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import tune_spaces
 from brgsa.errors import UserError
+from brgsa_platform.config import flatten
 from brgsa_platform.search import study
 from brgsa_platform.search.spec import SearchSpec, read_spec
 from brgsa_platform.tracking import client as tracking
@@ -66,7 +67,7 @@ def begin(found: Study, spec: SearchSpec, points: Sequence[Mapping[str, Any]], l
     parameters = spec.space()
     for point in given_points(parameters, points):
         found.enqueue_trial(point, skip_if_exists=True)
-    base = study.point_in(parameters, tracking.flatten(spec.base))
+    base = study.point_in(parameters, flatten(spec.base))
     if base is not None and spec.sampler not in ("grid", "qmc"):
         found.enqueue_trial(base, skip_if_exists=True)  # what is found is then no worse than the base
     for known in learnt:
@@ -105,9 +106,9 @@ def _of_search(name: str, searches: Path, other: SearchSpec, spec: SearchSpec) -
         pruner="none",
         epochs=1,
     )
-    base = tracking.flatten(other.base)
+    base = flatten(other.base)
     for trial in past.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        if study.LENT_BY not in trial.user_attrs:
+        if study.WARM_START_SOURCE not in trial.user_attrs:
             yield Known(name, {**base, **trial.params}, trial.values)
 
 
@@ -164,6 +165,6 @@ def _add(found: Study, known: Known, parameters: Sequence[tune_spaces.Parameter]
             params=dict(known.values),
             distributions=study.distributions(parameters, known.values),
             values=list(known.reached),
-            user_attrs={study.LENT_BY: known.whence, "epochs": 0, "reason": f"known from {known.whence}"},
+            user_attrs={study.WARM_START_SOURCE: known.whence, "epochs": 0, "reason": f"known from {known.whence}"},
         )
     )

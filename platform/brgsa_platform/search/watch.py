@@ -10,10 +10,10 @@ from ray.tune import Callback
 
 from brgsa_platform.search.report import STATES
 from brgsa_platform.search.searcher import Search
-from brgsa_platform.search.study import LENT_BY
+from brgsa_platform.search.study import WARM_START_SOURCE
 from brgsa_platform.search.table import SearchTable, TrialLine, search_table
 from brgsa_platform.search.trials import trial_folder
-from brgsa_platform.training.placement_groups import Leftovers
+from brgsa_platform.training.placement_groups import PlacementGroupReaper
 
 # Of Ray's monitor and CUDA; of torch on a CPU; of Python and NumPy.
 OUT_OF_MEMORY = ("OutOfMemory", "can't allocate memory", "MemoryError")
@@ -31,7 +31,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self.search = search
         self.epochs = epochs
         self.folder = folder
-        self._leftovers = Leftovers()
+        self._reaper = PlacementGroupReaper()
         self._lines: dict[str, TrialLine] = {}
         self._stack = contextlib.ExitStack()
         self._table: SearchTable | None = None
@@ -52,7 +52,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
     def __exit__(self, *error: object) -> None:
         for trial in list(self._failed):
             self._fail(trial)
-        self._leftovers.sweep(grace=0)
+        self._reaper.sweep(grace=0)
         self._stack.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         for trial in [trial for trial in self._failed if trial.get_error() is not None]:
             self._fail(trial)
-        self._leftovers.sweep()
+        self._reaper.sweep()
 
     def _fail(self, trial: Any) -> None:
         self._failed.remove(trial)
@@ -84,7 +84,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._ended(trial)
 
     def _ended(self, trial: Any) -> None:
-        self._leftovers.add(trial_folder(self.folder, trial.config["number"]))
+        self._reaper.add(trial_folder(self.folder, trial.config["number"]))
         rows = [t for t in self.search.study.get_trials(deepcopy=False) if t.number == trial.config["number"]]
         state = STATES[rows[0].state.name] if rows else "failed"
         self._show(trial, state=state, reason=rows[0].user_attrs.get("reason", "") if rows else "")
@@ -109,7 +109,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         ended = [
             trial
             for trial in self.search.study.get_trials(deepcopy=False)
-            if trial.state.is_finished() and LENT_BY not in trial.user_attrs
+            if trial.state.is_finished() and WARM_START_SOURCE not in trial.user_attrs
         ]
         return [
             TrialLine(

@@ -19,7 +19,7 @@ from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 
 class Ranked(NamedTuple):
@@ -108,7 +108,7 @@ def predict(
     scan_path = Path(scan_path)
     if picture is not None:
         _check_picture(Path(picture))
-    loaded = checkpoint_files.load(checkpoints.resolve(checkpoint))
+    loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     texts = list(prompts) if prompts else zeroshot.prompts(loaded.run["labels"])
     if not texts:
         raise UserError(f"{loaded.path} names no labels to ask for: give a --prompt.")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from brgsa.errors import UserError
 from brgsa.volumes.codec import span
-from brgsa_platform.runtime.storage import Folder, patiently, said
+from brgsa_platform.runtime.storage import Folder, patiently, short_error
 
 PAGE_HEADER = 512  # bytes that are enough for a Parquet page's header; measured 35
 
@@ -22,7 +22,7 @@ def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
         shard: path or URL.
 
     Raises:
-        UserError: the shard is missing or damaged; names the commands that tell and mend.
+        UserError: the shard is missing or damaged ("shard-damaged"); the message has the commands that tell and mend.
     """
     try:
         if "://" in shard:
@@ -32,11 +32,10 @@ def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
         _remote.cache_clear()  # the object may have been replaced
         url = shard.rpartition("/volumes/")[0]
         raise UserError(
-            f"Shard {shard} cannot be read ({said(error)}): `brgsa store verify {url}` tells what is damaged, and running its "
-            "`brgsa prepare` again writes that anew.",
-            code="damaged-shard",
+            f"Shard {shard} cannot be read ({short_error(error)}): `brgsa store verify {url}` tells what is damaged, and "
+            "running its `brgsa prepare` again writes that anew.",
+            code="shard-damaged",
             field=shard,
-            value=row_group,
         ) from error
 
 

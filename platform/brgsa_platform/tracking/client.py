@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from brgsa_platform.config import flatten
+from brgsa_platform.runtime.addresses import without_credentials
 from brgsa_platform.tracking import connection as reach
 
 if TYPE_CHECKING:
@@ -92,18 +94,7 @@ def _check_admitted(uri: str) -> None:
 
 def shown_uri() -> str:
     """The tracking store as it may stand on a screen: without a password."""
-    return reach.without_credentials(tracking_uri())
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping to `{"a.b": value}`, as MLflow wants parameters."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
+    return without_credentials(tracking_uri())
 
 
 def short(metric: str) -> str:

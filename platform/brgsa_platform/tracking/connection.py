@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime import waiting
+from brgsa_platform.runtime.addresses import without_credentials
 
 T = TypeVar("T")
 
@@ -23,12 +24,6 @@ class Unreachable(UserError):
 
 def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
-
-
-def without_credentials(uri: str) -> str:
-    """The store as it may stand on a screen."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 
 
 def check(uri: str) -> None:
@@ -108,15 +103,11 @@ def refusal(error: Exception, uri: str) -> UserError | None:
 
 def patiently(work: Callable[[], T], uri: str, seconds: float) -> T:
     """Do it, and again for as many seconds while a server is away or its database is; any other failure is raised."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return work()
-        except Exception as error:
-            away = is_server(uri) and (isinstance(error, Unreachable) or status(error) >= 500)
-            if not away or time.monotonic() > end:
-                raise
-        time.sleep(1.0)
+
+    def is_away(error: Exception) -> bool:
+        return is_server(uri) and (isinstance(error, Unreachable) or status(error) >= 500)
+
+    return waiting.patiently(work, is_away, seconds)
 
 
 def status(error: Exception) -> int:

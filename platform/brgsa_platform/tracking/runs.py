@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
+from brgsa_platform.config import flatten, load_config
 from brgsa_platform.runtime import files
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking.client import Record, quoted
@@ -178,14 +179,12 @@ def _base(record: Record, search: Record | None) -> tuple[dict[str, str], str]:
         return base, f"search {search.name}"
     if record.verb != "train":
         return {}, ""
-    from brgsa_platform.config import load_config
-
     preset = record.tags.get("brgsa.preset") or None
     try:
         config, name = load_config(preset), f"preset {preset}" if preset else "the defaults"
     except UserError:  # the preset was a file, and is gone
         config, name = load_config(), "the defaults"
-    return {key: str(value) for key, value in tracking.flatten(config.to_dict()).items()}, name
+    return {key: str(value) for key, value in flatten(config.to_dict()).items()}, name
 
 
 def _metric(record: Record, key: str) -> dict[str, Any]:

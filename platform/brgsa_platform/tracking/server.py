@@ -7,7 +7,6 @@ address and no line of output holds one.
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import secrets
 import shlex
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime.addresses import is_loopback
 from brgsa_platform.tracking.ui import check_free, run_until_told
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def serve(
             artifacts cannot be used, the port is taken.
     """
     names = _names(allowed_hosts, port)
-    if not allowed_hosts and not _is_loopback(host):
+    if not allowed_hosts and not is_loopback(host):
         raise UserError(
             f"--host {host} can be reached from other machines: name the hosts that clients may call it by, as in "
             "--allowed-hosts mlflow.example.org, or leave --host out."
@@ -156,13 +156,6 @@ def _names(given: Sequence[str], port: int) -> list[str]:
 def _origins(names: Sequence[str]) -> list[str]:
     """The server's own pages say where they come from too when they post."""
     return [f"{scheme}://{name}" for name in names for scheme in ("https", "http")]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _secret(file: Path | None, variable: str, what: str, option: str) -> str:

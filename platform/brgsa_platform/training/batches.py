@@ -51,6 +51,18 @@ class SplitIndex:
     def __len__(self) -> int:
         return len(self.volume_ids)
 
+    def take(self, rows: Ints) -> SplitIndex:
+        """Some of the rows, in the order given."""
+        return SplitIndex(
+            [self.volume_ids[row] for row in rows],
+            self.scans[rows],
+            self.patients[rows],
+            self.labels[rows],
+            self.shards,
+            self.shard[rows],
+            self.row_group[rows],
+        )
+
 
 def split_index(store: Store, split: str) -> SplitIndex:
     """The volumes of one split.

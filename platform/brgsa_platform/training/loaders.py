@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,10 @@ class Batch:
 
     rows: Ints
     blocks: list[Volume16]
+
+    def volumes(self) -> Iterator[tuple[int, Volume16]]:
+        """Each row number and its volume (x, y, z)."""
+        return zip(self.rows.tolist(), chain.from_iterable(self.blocks), strict=True)
 
     @property
     def ct(self) -> Volume16:

@@ -45,7 +45,7 @@ def release(run: Path) -> bool:
 
 
 @dataclass
-class Leftovers:
+class PlacementGroupReaper:
     """Runs of trials that have ended, whose workers' groups may be left."""
 
     _runs: dict[Path, float] = field(default_factory=dict)

@@ -10,6 +10,29 @@ import pytest
 from brgsa_platform.jobs import base as jobs
 
 
+@pytest.mark.parametrize(
+    ("state", "of_process", "status"),
+    [
+        ("RUNNING", None, 0),
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 1, 1),
+        ("FAILED", 2, 2),  # a user's mistake
+        ("FAILED", None, 1),  # KubeRay tells none
+        ("FAILED", -9, 1),
+        ("FAILED", 137, 1),
+        ("STOPPED", None, jobs.INTERRUPTED),
+    ],
+)
+def test_a_verb_ends_as_its_job_did(state: str, of_process: int | None, status: int) -> None:
+    assert jobs.Job("j", state, state, process_exit_status=of_process).exit_status == status
+
+
+def test_a_job_in_a_line() -> None:
+    assert jobs.Job("j", "RUNNING", "Running RUNNING", started=0.0).summary() == "j: Running RUNNING"
+    ended = jobs.Job("j", "FAILED", "FAILED", started=1000.0, ended=4720.0, message="exit status 2\nmore")
+    assert ended.summary() == "j: FAILED after 1 h 2 min (exit status 2)"
+
+
 @pytest.fixture
 def default_interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,7 +49,7 @@ class Closing:
 
 
 class Endless:
-    where, keeps_logs = "--ray http://head:8265", False
+    options, saves_logs = "--ray http://head:8265", False
 
     def __init__(self) -> None:
         self.asked = 0
@@ -53,6 +76,6 @@ class Endless:
 def test_a_ctrl_c_that_python_loses_in_a_finalizer_still_counts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "POLL", 0.01)
-    assert jobs.attend(Endless(), "brgsa-train-1") == jobs.INTERRUPTED
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.01)
+    assert jobs.follow_to_end(Endless(), "brgsa-train-1") == jobs.INTERRUPTED
     assert "brgsa-train-1 goes on. Follow it: brgsa jobs logs brgsa-train-1" in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_the_projects_own_overlay(cluster: Kube, place: Path) -> None:
         pytest.skip("k8s/ has no overlay gpu")
     for verb in ("train", "tune"):
         rendered = kuberay.render(str(folder), verb, kuberay.Kubectl())
-        made = kuberay.manifest(rendered, [verb], VERBS, f"brgsa-{verb}-1", "brgsa")
+        made = kuberay.build_manifest(rendered, [verb], VERBS, f"brgsa-{verb}-1", "brgsa")
         jsonschema.validate(made, cluster.schema)
         assert made["spec"]["entrypoint"] == rendered["spec"]["entrypoint"]
 
@@ -259,18 +259,18 @@ def test_overlays_by_name(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["Mine", "1st", "mine-", "a" * 48, "a_b", ""])
 def test_names_that_kubernetes_does_not_take(name: str) -> None:
     with pytest.raises(UserError, match="is no name for a RayJob"):
-        kuberay.manifest(JOB, ["train"], VERBS, name, "brgsa")
+        kuberay.build_manifest(JOB, ["train"], VERBS, name, "brgsa")
 
 
 @pytest.mark.parametrize("word", ["$(id)", "a;b", "`id`", 'say "x"', "v.t'", "a\nb", "a|b", "*"])
 def test_arguments_that_shells_would_change(word: str) -> None:
     with pytest.raises(UserError, match="shells would change"):
-        kuberay.manifest(JOB, ["train", word], VERBS, "mine", "brgsa")
+        kuberay.build_manifest(JOB, ["train", word], VERBS, "mine", "brgsa")
 
 
 def test_a_relative_place_is_refused() -> None:
     with pytest.raises(UserError, match="--out is runs/a"):
-        kuberay.manifest(JOB, ["train", "--out", "runs/a"], VERBS, "mine", "brgsa")
+        kuberay.build_manifest(JOB, ["train", "--out", "runs/a"], VERBS, "mine", "brgsa")
 
 
 def _until(true: Any) -> None:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from brgsa_platform.config import RunConfig, load_config
-from brgsa_platform.training import checkpoints
-from brgsa_platform.training.driver import train
+from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.driver import TrainOptions, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -45,10 +45,10 @@ def made(out: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
     """Weights and optimiser of each epoch, and what was measured but for the time."""
     files = [
         (folder / name).read_bytes()
-        for _, folder in checkpoints.whole(out)
+        for _, folder in run_checkpoints.whole(out)
         for name in ("model.safetensors", "optimizer.pt")
     ]
-    newest = checkpoints.latest(out)
+    newest = run_checkpoints.latest(out)
     assert newest is not None
     history = json.loads((newest / "training.json").read_text())["history"]
     return files, [{k: v for k, v in entry.items() if k != "train/volumes_per_s"} for entry in history]
@@ -57,7 +57,7 @@ def made(out: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def undisturbed(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], list[dict[str, Any]]]:
     out = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(pairs, config(), out=out, quiet=True)
+    train(pairs, config(), out=out, options=TrainOptions(quiet=True))
     return made(out)
 
 
@@ -83,13 +83,13 @@ def test_killed_in_mid_epoch(pairs: Path, tmp_path: Path, undisturbed: Any, befo
                 one.send_signal(signal.SIGKILL)
     process.communicate()
 
-    stood = checkpoints.latest(out)
+    stood = run_checkpoints.latest(out)
     assert stood is not None
     assert stood.name.startswith("epoch-0001-step-")
     state = json.loads((stood / "training.json").read_text())
     assert state["epoch"] == 1
     assert 12 < state["step"] < 24
-    result = train(pairs, config(f"data.loader={after}"), out=out, quiet=True)
+    result = train(pairs, config(f"data.loader={after}"), out=out, options=TrainOptions(quiet=True))
     assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
     assert made(out) == undisturbed
     assert not list((out / "checkpoints").glob("*step*"))
@@ -105,7 +105,7 @@ def test_stopped_between_two_epochs(pairs: Path, tmp_path: Path, undisturbed: An
         raise Stop
 
     with pytest.raises(Stop):
-        train(pairs, config(EACH_STEP), out=out, quiet=True, on_epoch=stop)
+        train(pairs, config(EACH_STEP), out=out, options=TrainOptions(on_epoch=stop, quiet=True))
     assert made(out)[0] == undisturbed[0][:2]
-    train(pairs, config(), out=out, quiet=True)
+    train(pairs, config(), out=out, options=TrainOptions(quiet=True))
     assert made(out) == undisturbed

@@ -58,7 +58,7 @@ def test_a_damaged_shard_is_named_before_any_trial(pairs: Path, tmp_path: Path) 
     with pytest.raises(UserError) as error:
         volume_cache.decode_once(store)
     assert type(error.value) is UserError
-    assert (error.value.code, error.value.field) == ("damaged-shard", store.shards()[1])
+    assert (error.value.code, error.value.field) == ("shard-damaged", store.shards()[1])
 
 
 def node(gib: float, cpus: int = 8, role: str = "", alive: bool = True) -> dict[str, Any]:

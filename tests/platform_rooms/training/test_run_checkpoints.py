@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brgsa.errors import UserError
-from brgsa_platform.runtime import files
-from brgsa_platform.training import checkpoints
+from brgsa_platform.training import run_checkpoints
 
 
 def add(run: Path, epoch: int) -> Path:
-    folder = checkpoints.folder_of(run, epoch)
+    folder = run_checkpoints.folder_of(run, epoch)
     folder.mkdir(parents=True)
     (folder / "model.json").write_text("{}")
     return folder
@@ -30,16 +29,16 @@ def train(run: Path, scores: list[float], keep: int) -> list[dict[str, Any]]:
     for epoch, score in enumerate(scores, start=1):
         add(run, epoch)
         history.append({"epoch": epoch, "score": score})
-        checkpoints.keep_best(run, history, keep)
+        run_checkpoints.keep_best(run, history, keep)
     return history
 
 
 def epochs(run: Path) -> list[int]:
-    return [epoch for epoch, _ in checkpoints.whole(run)]
+    return [epoch for epoch, _ in run_checkpoints.whole(run)]
 
 
 def best(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / checkpoints.FOLDER / "best.json").read_text())
+    found: dict[str, Any] = json.loads((run / run_checkpoints.FOLDER / "best.json").read_text())
     return found
 
 
@@ -47,10 +46,10 @@ def test_the_best_and_the_last_stay(tmp_path: Path) -> None:
     train(tmp_path, [0.5, 0.9, 0.6, 0.8, 0.7, 0.1], keep=2)
     assert epochs(tmp_path) == [2, 4, 6]
     assert best(tmp_path) == {"checkpoint": "epoch-0002", "epoch": 2, "score": 0.9}
-    assert checkpoints.latest(tmp_path) == checkpoints.folder_of(tmp_path, 6)
-    assert checkpoints.resolve(tmp_path) == checkpoints.folder_of(tmp_path, 2)
+    assert run_checkpoints.latest(tmp_path) == run_checkpoints.folder_of(tmp_path, 6)
+    assert run_checkpoints.resolve(tmp_path) == run_checkpoints.folder_of(tmp_path, 2)
     # Nothing lies about: no file aside, no folder half removed.
-    names = sorted(path.name for path in (tmp_path / checkpoints.FOLDER).iterdir())
+    names = sorted(path.name for path in (tmp_path / run_checkpoints.FOLDER).iterdir())
     assert names == ["best.json", "epoch-0002", "epoch-0004", "epoch-0006"]
 
 
@@ -81,28 +80,28 @@ def test_kept_is_top_k_and_last_whatever_the_scores(
 
 def test_epochs_that_are_gone_are_not_chosen(tmp_path: Path) -> None:
     history = train(tmp_path, [0.9, 0.5, 0.4], keep=2)
-    shutil.rmtree(checkpoints.folder_of(tmp_path, 1))
-    checkpoints.keep_best(tmp_path, history, keep=2)
+    shutil.rmtree(run_checkpoints.folder_of(tmp_path, 1))
+    run_checkpoints.keep_best(tmp_path, history, keep=2)
     assert best(tmp_path)["epoch"] == 2
-    assert checkpoints.resolve(tmp_path).is_dir()
+    assert run_checkpoints.resolve(tmp_path).is_dir()
 
 
 def test_a_run_without_checkpoints(tmp_path: Path) -> None:
-    assert checkpoints.whole(tmp_path) == []
-    assert checkpoints.latest(tmp_path) is None
-    (tmp_path / checkpoints.FOLDER).mkdir()
-    checkpoints.keep_best(tmp_path, [{"epoch": 1, "score": 0.5}], keep=1)
-    assert not (tmp_path / checkpoints.FOLDER / "best.json").exists()
+    assert run_checkpoints.whole(tmp_path) == []
+    assert run_checkpoints.latest(tmp_path) is None
+    (tmp_path / run_checkpoints.FOLDER).mkdir()
+    run_checkpoints.keep_best(tmp_path, [{"epoch": 1, "score": 0.5}], keep=1)
+    assert not (tmp_path / run_checkpoints.FOLDER / "best.json").exists()
 
 
 def test_only_whole_ones_of_the_run_count(tmp_path: Path) -> None:
     for epoch in (2, 10, 9):
         add(tmp_path, epoch)
-    folder = tmp_path / checkpoints.FOLDER
+    folder = tmp_path / run_checkpoints.FOLDER
     (folder / ".epoch-0011.1a2b3c4d").mkdir()  # written aside when the run was killed
     (folder / "epoch-0012-good").mkdir()  # a user's copy
     assert epochs(tmp_path) == [2, 9, 10]
-    assert checkpoints.latest(tmp_path) == folder / "epoch-0010"
+    assert run_checkpoints.latest(tmp_path) == folder / "epoch-0010"
 
 
 def test_removing_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,25 +112,25 @@ def test_removing_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.
         (Path(path) / "model.json").unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", ends)
+    monkeypatch.setattr(run_checkpoints.shutil, "rmtree", ends)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.keep_best(tmp_path, [*history, {"epoch": 3, "score": 0.4}], keep=1)
+        run_checkpoints.keep_best(tmp_path, [*history, {"epoch": 3, "score": 0.4}], keep=1)
     assert epochs(tmp_path) == [1, 3]
-    assert all((folder / "model.json").is_file() for _, folder in checkpoints.whole(tmp_path))
+    assert all((folder / "model.json").is_file() for _, folder in run_checkpoints.whole(tmp_path))
 
 
 def test_a_checkpoint_is_found_from_itself_or_its_run(tmp_path: Path) -> None:
     train(tmp_path, [0.9, 0.5], keep=1)
-    last = checkpoints.folder_of(tmp_path, 2)
-    assert checkpoints.resolve(last) == last
-    assert checkpoints.resolve(str(last)) == last
-    assert checkpoints.resolve(tmp_path) == checkpoints.folder_of(tmp_path, 1)
+    last = run_checkpoints.folder_of(tmp_path, 2)
+    assert run_checkpoints.resolve(last) == last
+    assert run_checkpoints.resolve(str(last)) == last
+    assert run_checkpoints.resolve(tmp_path) == run_checkpoints.folder_of(tmp_path, 1)
 
 
 def test_a_folder_that_is_neither(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone"):
         with pytest.raises(UserError, match="is neither a checkpoint nor a run of `brgsa train`") as found:
-            checkpoints.resolve(path)
+            run_checkpoints.resolve(path)
         assert str(path) in str(found.value)
 
 
@@ -151,51 +150,40 @@ def test_a_folder_that_is_neither(tmp_path: Path) -> None:
 )
 def test_a_damaged_pointer_to_the_best(tmp_path: Path, content: str, says: str) -> None:
     train(tmp_path, [0.5], keep=1)
-    (tmp_path / checkpoints.FOLDER / "best.json").write_text(content)
+    (tmp_path / run_checkpoints.FOLDER / "best.json").write_text(content)
     with pytest.raises(UserError, match=says):
-        checkpoints.resolve(tmp_path)
-
-
-def test_json_is_written_aside_and_renamed(tmp_path: Path) -> None:
-    file = tmp_path / "best.json"
-    files.write_json(file, {"a": 1})
-    with pytest.raises(TypeError):
-        files.write_json(file, {"a": object()})
-    assert files.read_json(file) == {"a": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
-    with pytest.raises(UserError, match=r"gone\.json cannot be read"):
-        files.read_json(tmp_path / "gone.json")
+        run_checkpoints.resolve(tmp_path)
 
 
 def add_step(run: Path, epoch: int, step: int) -> Path:
-    folder = checkpoints.folder_of(run, epoch, step)
+    folder = run_checkpoints.folder_of(run, epoch, step)
     folder.mkdir(parents=True)
     (folder / "model.json").write_text("{}")
-    checkpoints.forget_steps(run)
+    run_checkpoints.forget_steps(run)
     return folder
 
 
 def test_within_an_epoch_the_last_is_kept_to_go_on_from(tmp_path: Path) -> None:
     add_step(tmp_path, 0, 3)
     last = add_step(tmp_path, 0, 10)
-    assert checkpoints.latest(tmp_path) == last
-    assert [path.name for path in (tmp_path / checkpoints.FOLDER).iterdir()] == ["epoch-0000-step-00000010"]
-    assert checkpoints.whole(tmp_path) == []
+    assert run_checkpoints.latest(tmp_path) == last
+    assert [path.name for path in (tmp_path / run_checkpoints.FOLDER).iterdir()] == ["epoch-0000-step-00000010"]
+    assert run_checkpoints.whole(tmp_path) == []
 
     history = train(tmp_path, [0.5, 0.9], keep=1)
-    checkpoints.forget_steps(tmp_path)
-    assert checkpoints.latest(tmp_path) == checkpoints.folder_of(tmp_path, 2)
+    run_checkpoints.forget_steps(tmp_path)
+    assert run_checkpoints.latest(tmp_path) == run_checkpoints.folder_of(tmp_path, 2)
     assert epochs(tmp_path) == [2]
 
     last = add_step(tmp_path, 2, 41)
-    checkpoints.keep_best(tmp_path, history, keep=1)
-    assert checkpoints.latest(tmp_path) == last
+    run_checkpoints.keep_best(tmp_path, history, keep=1)
+    assert run_checkpoints.latest(tmp_path) == last
     assert epochs(tmp_path) == [2]
-    assert checkpoints.resolve(tmp_path) == checkpoints.folder_of(tmp_path, 2)  # never the best
+    assert run_checkpoints.resolve(tmp_path) == run_checkpoints.folder_of(tmp_path, 2)  # never the best
 
 
 def test_a_run_in_its_first_epoch_has_no_best(tmp_path: Path) -> None:
     last = add_step(tmp_path, 0, 7)
     with pytest.raises(UserError, match=r"has not finished an epoch: go on .* or give epoch-0000-step-00000007"):
-        checkpoints.resolve(tmp_path)
-    assert checkpoints.resolve(last) == last
+        run_checkpoints.resolve(tmp_path)
+    assert run_checkpoints.resolve(last) == last

@@ -1,0 +1,33 @@
+"""What an address tells: whether it is this machine's own, and whether it holds a password."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+# A name and password before "@"; of a web address a name alone too, which may be a token.
+_CREDENTIALS = re.compile(r"://[^/@\s]*:[^/@\s]+@|https?://[^/@\s]+@")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a HOST, HOST:PORT or URL is reached from its own machine only."""
+    try:
+        host = str(ipaddress.ip_address(address))  # an IPv6 address has colons too
+    except ValueError:
+        host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def has_credentials(text: str) -> bool:
+    """Whether a text holds an address with a password, or a web address with a name: neither may be shown or passed on."""
+    return _CREDENTIALS.search(text) is not None
+
+
+def without_credentials(url: str) -> str:
+    """An address as it may stand on a screen: without name and password, and without a query, which may hold one."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl() if parts.netloc else url

@@ -1,0 +1,28 @@
+"""The benchmark of the training step runs from end to end at its small size; how fast is not asked here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+
+
+def test_every_arm_makes_its_step_and_the_models_are_equal() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), "--smoke", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["benchmark"] == "gpu"
+    assert set(result["ratios"]) == {"mfu", "vs_reference"}
+    arms = result["figures"]["arms"]
+    assert len(arms) >= 9
+    for name, figures in arms.items():
+        assert "failed" not in figures, (name, figures)
+        assert figures["step_s"] > 0
+    differences = result["figures"]["relative_difference_float32"]
+    assert set(differences) == {
+        "embeddings", "gradients", "first_block_gradient", "micro_batch_gradients", "conversion_on_device",
+    }  # fmt: skip
+    assert max(differences.values()) < 1e-4
