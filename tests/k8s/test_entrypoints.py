@@ -119,13 +119,14 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_search_has_room_for_its_trials(overlay: str) -> None:
+    from brgsa_platform.search.spec import SearchOptions
     from brgsa_platform.search.trials import TrialResources
 
     entry = job(overlay, "tune")
     _, given = parse(entry["spec"]["entrypoint"])
-    gpus = given["gpus_per_trial"] or 0.0
-    trial = TrialResources.of(config_of(entry), given["concurrent"], gpus, resources(entry))
-    assert trial.at_once == (2 if gpus else 1)
+    options = SearchOptions(concurrent=given["concurrent"], gpu_share=given["gpus_per_trial"])
+    trial = TrialResources.of(config_of(entry), options, resources(entry))
+    assert trial.at_once == (2 if given["gpus_per_trial"] else 1)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

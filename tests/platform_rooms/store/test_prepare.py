@@ -19,7 +19,7 @@ from brgsa import phantom
 from brgsa.errors import UserError
 from brgsa.labels import CT_RATE
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.layouts import METADATA, read_layout
+from brgsa_platform.layouts import METADATA_COLUMNS, read_layout
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
@@ -60,7 +60,7 @@ def test_both_releases_become_the_same_rows(ray_session: None, tmp_path: Path) -
         names.append(name)
     lost = "train_4_a_1.nii.gz"  # no row of the metadata
     save_scan(dataset / "train" / "train_4" / "train_4_a" / lost, (chest() + 1024).astype(np.int16), True)
-    save_table(dataset / "metadata" / "train_metadata.csv", ("VolumeName", *METADATA), table)
+    save_table(dataset / "metadata" / "train_metadata.csv", ("VolumeName", *METADATA_COLUMNS), table)
     save_table(
         dataset / "radiology_text_reports" / "train_reports.csv",
         ("VolumeName", "Findings_EN", "Impressions_EN"),
