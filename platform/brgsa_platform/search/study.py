@@ -35,6 +35,12 @@ SEED_STRIDE = 1_000_003  # between the seeds of two searches' first trials
 COMPLETE_BEFORE_MEDIAN = 4
 
 
+def forget(folder: Path) -> None:
+    """Remove the journal of a search that was killed before it had begun."""
+    for path in folder.glob(f"{JOURNAL}*"):
+        path.unlink()
+
+
 def open_storage(folder: Path, spec: SearchSpec) -> BaseStorage:
     """The storage of a search's study: its database, or the journal in its folder.
 

@@ -26,7 +26,7 @@ from brgsa_platform.training.run_folder import PROGRESS, default_out, make_token
 
 if TYPE_CHECKING:
     from brgsa_platform.training.loop import TrainingTask
-    from brgsa_platform.training.volume_cache import Decoded
+    from brgsa_platform.training.volume_cache import VolumeCache
 
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
 
@@ -58,7 +58,7 @@ class TrainOptions:
             a kill may have come before it was told.
         gpus: GPUs of each training process, a fraction too; 0 trains on CPUs, None leaves it to `train.gpu`. A training in
             this process takes the GPU that Ray gave the process.
-        decoded: the store's volumes, decoded beforehand.
+        cache: the store's volumes, decoded beforehand.
         quiet: show no progress.
     """
 
@@ -67,7 +67,7 @@ class TrainOptions:
     parent_run: str | None = None
     on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None
     gpus: float | None = None
-    decoded: Decoded | None = None
+    cache: VolumeCache | None = None
     quiet: bool = False
 
 
@@ -127,7 +127,7 @@ def _task(out: Path, store: Store, config: RunConfig, run_id: str, options: Trai
         run=checkpoint_record(store, config),
         tracking_uri=tracking.tracking_uri(),
         run_id=run_id,
-        decoded=options.decoded,
+        cache=options.cache,
     )
 
 

@@ -32,7 +32,7 @@ FREE_TO_CHANGE = frozenset(
             f"train.{key}"
             for key in ("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes")
         ),
-        *(f"data.{key}" for key in ("cpus", "object_store_share")),
+        *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),
     }
 )
 
