@@ -175,16 +175,16 @@ def child(table: Path, out: Path) -> None:
     """Prepare the archive after a small one that starts Ray's workers; print the seconds of the former."""
     from brgsa.volumes import Geometry
     from brgsa_platform.runtime.session import ray_session
-    from brgsa_platform.store.prepare import prepare
+    from brgsa_platform.store.prepare import PrepareOptions, prepare
 
     geometry = Geometry((6.0, 6.0, 10.0), (64, 64, 32))
     rows = table.read_text(encoding="utf-8").splitlines()
     warm = table.with_name(f"warm-{table.name}")
     warm.write_text("\n".join([rows[0], *(f"w{i},{rows[1].partition(',')[2]}" for i in range(32))]) + "\n")
     with ray_session():
-        prepare(warm, "manifest", out.with_name(f"warm-{out.name}"), geometry=geometry)
+        prepare(warm, "manifest", out.with_name(f"warm-{out.name}"), PrepareOptions(geometry))
         started = time.monotonic()
-        prepare(table, "manifest", out, geometry=geometry)
+        prepare(table, "manifest", out, PrepareOptions(geometry))
         print(time.monotonic() - started)
 
 

@@ -82,14 +82,14 @@ def test_the_fused_step_is_the_one_in_place() -> None:
 
 def test_the_step_leaves_its_input_alone_and_repeats_with_its_seed() -> None:
     ct = torch.from_numpy(VOLUME.copy()[None])
-    found = []
+    outputs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         intensity = Intensity.draw(1, ct.device, scale=0.1, shift=10.0, noise=5.0)
-        found.append(unit_intensities([ct], intensity, out=torch.empty(ct.shape)))
+        outputs.append(unit_intensities([ct], intensity, out=torch.empty(ct.shape)))
     np.testing.assert_array_equal(ct[0].numpy(), VOLUME)
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
 
 
 def test_drawn_intensities_stay_in_their_ranges() -> None:

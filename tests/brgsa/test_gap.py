@@ -32,21 +32,21 @@ def test_projection_keeps_distances_of_clouds_in_a_plane() -> None:
     angle = rng.uniform(0, 2 * np.pi, 25)
     plane = np.linalg.qr(rng.normal(size=(7, 2)))[0]
     cloud = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ plane.T  # a circle within a plane of 7-space
-    found = project(cloud[:15], cloud[15:])
-    points = np.concatenate([found.volumes, found.texts])
+    clouds = project(cloud[:15], cloud[15:])
+    points = np.concatenate([clouds.volumes, clouds.texts])
     spread = np.linalg.norm(cloud[:, None] - cloud[None], axis=-1)
     np.testing.assert_allclose(np.linalg.norm(points[:, None] - points[None], axis=-1), spread, atol=1e-12)
-    assert found.explained == pytest.approx(1.0)
+    assert clouds.explained == pytest.approx(1.0)
     np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-12)
 
 
 def test_projection_parts_the_modalities_along_the_first_axis() -> None:
     rng = np.random.default_rng(3)
     offset = np.eye(16)[0] * 10
-    found = project(rng.normal(size=(40, 16)) + offset, rng.normal(size=(30, 16)) - offset)
-    assert found.volumes.shape == (40, 2)
-    assert found.texts.shape == (30, 2)
-    assert found.volumes[:, 0].min() > found.texts[:, 0].max()  # the sign too is settled
+    clouds = project(rng.normal(size=(40, 16)) + offset, rng.normal(size=(30, 16)) - offset)
+    assert clouds.volumes.shape == (40, 2)
+    assert clouds.texts.shape == (30, 2)
+    assert clouds.volumes[:, 0].min() > clouds.texts[:, 0].max()  # the sign too is settled
 
 
 def test_single_points_and_empty_clouds() -> None:

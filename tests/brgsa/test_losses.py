@@ -110,15 +110,15 @@ def test_total_is_the_weighted_sum(weights: tuple[float, float, float]) -> None:
     torch.manual_seed(0)
     volumes, texts = (Embeddings(torch.randn(4, 3), torch.randn(4, 3)) for _ in range(2))
     config = LossConfig(plain=weights[0], bridged=weights[1], reconstruction=weights[2])
-    found = brgsa_loss(volumes, texts, torch.arange(4), config)
+    losses = brgsa_loss(volumes, texts, torch.arange(4), config)
     none = np.zeros((4, 4), dtype=bool)
     v, bridged_v, t, bridged_t = (x.double().numpy() for x in (*volumes, *texts) if x is not None)
     plain, bridged = reference_info_nce(v, t, 0.1, none), reference_info_nce(bridged_v, bridged_t, 0.1, none)
     mse = ((v - bridged_v) ** 2).mean() + ((t - bridged_t) ** 2).mean()
-    assert [found.plain.item(), found.bridged.item(), found.reconstruction.item()] == pytest.approx(
+    assert [losses.plain.item(), losses.bridged.item(), losses.reconstruction.item()] == pytest.approx(
         [plain, bridged, mse], rel=1e-5
     )
-    assert found.total.item() == pytest.approx(np.dot(weights, [plain, bridged, mse]), rel=1e-5)
+    assert losses.total.item() == pytest.approx(np.dot(weights, [plain, bridged, mse]), rel=1e-5)
 
 
 def test_the_papers_weights() -> None:
@@ -142,9 +142,9 @@ def test_losses_that_make_no_sense(settings: dict[str, float], says: str) -> Non
 
 def test_without_a_bank_it_is_clip() -> None:
     volumes, texts = (Embeddings(torch.randn(4, 3), None) for _ in range(2))
-    found = brgsa_loss(volumes, texts, torch.arange(4), LossConfig())
-    assert found.total.item() == found.plain.item() == info_nce(volumes.plain, texts.plain, 0.1).item()
-    assert found.bridged.item() == found.reconstruction.item() == 0
+    losses = brgsa_loss(volumes, texts, torch.arange(4), LossConfig())
+    assert losses.total.item() == losses.plain.item() == info_nce(volumes.plain, texts.plain, 0.1).item()
+    assert losses.bridged.item() == losses.reconstruction.item() == 0
 
 
 def test_same_text_is_ignored_when_asked() -> None:
@@ -204,17 +204,17 @@ def worker(rank: int, port: int, out: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    mine, found = slice(4 * rank, 4 * rank + 4), {}
+    mine, results = slice(4 * rank, 4 * rank + 4), {}
     for name, (bank, config) in CASES.items():
         model = make_model(bank)
         # This worker's rows alone, though there is a group.
         alone = brgsa_loss(*everything(model, mine), SCANS[mine], config, TEXT_CODES[mine], local=True)
-        found[name] = loss_and_gradients(DistributedDataParallel(model), mine, config)
-        found[name]["alone"] = alone.total.detach()
+        results[name] = loss_and_gradients(DistributedDataParallel(model), mine, config)
+        results[name]["alone"] = alone.total.detach()
         # The reconstruction error is each worker's own: its mean over the workers is the whole batch's.
-        dist.all_reduce(found[name]["loss"])
-        found[name]["loss"] /= 2
-    torch.save(found, f"{out}.{rank}")
+        dist.all_reduce(results[name]["loss"])
+        results[name]["loss"] /= 2
+    torch.save(results, f"{out}.{rank}")
     dist.destroy_process_group()
 
 
@@ -226,8 +226,8 @@ def everything(model: BrgSA, rows: slice) -> tuple[Embeddings, Embeddings]:
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
-    """What each of two gloo processes found, case by case."""
-    out = tmp_path_factory.mktemp("workers") / "found"
+    """The losses and gradients of each of two gloo processes, case by case."""
+    out = tmp_path_factory.mktemp("workers") / "results"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -240,12 +240,11 @@ def test_two_workers_equal_one_process(case: str, two_workers: list[dict[str, di
     bank, config = CASES[case]
     whole = loss_and_gradients(make_model(bank), slice(None), config)
     assert max(float(value.abs().max()) for name, value in whole.items() if "weight" in name) > 1e-2
-    for rank, found in enumerate(two_workers):
-        alone = found[case].pop("alone")
-        assert found[case].keys() == whole.keys()
+    for rank, results in enumerate(two_workers):
+        assert results[case].keys() - {"alone"} == whole.keys()
         for name, value in whole.items():
-            torch.testing.assert_close(found[case][name], value, atol=1e-5, rtol=0, msg=f"{name} on rank {rank}")
+            torch.testing.assert_close(results[case][name], value, atol=1e-5, rtol=0, msg=f"{name} on rank {rank}")
         mine = slice(4 * rank, 4 * rank + 4)
         expected = brgsa_loss(*everything(make_model(bank), mine), SCANS[mine], config, TEXT_CODES[mine])
-        torch.testing.assert_close(alone, expected.total, atol=1e-5, rtol=0)
-        assert abs(alone - whole["loss"]) > 1e-2  # or the gathering made no difference
+        torch.testing.assert_close(results[case]["alone"], expected.total, atol=1e-5, rtol=0)
+        assert abs(results[case]["alone"] - whole["loss"]) > 1e-2  # or the gathering made no difference

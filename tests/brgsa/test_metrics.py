@@ -62,7 +62,7 @@ def test_figures_at_a_threshold_agree_with_scikit_learn(
 ) -> None:
     labels, scores = sample
     called = (scores > threshold).astype(float)
-    found = metrics.at_threshold(labels, scores, threshold)
+    figures = metrics.at_threshold(labels, scores, threshold)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = {
@@ -71,7 +71,7 @@ def test_figures_at_a_threshold_agree_with_scikit_learn(
             "precision": reference.precision_score(labels, called),
             "recall": reference.recall_score(labels, called),
         }
-    assert found == pytest.approx(expected, abs=1e-9)
+    assert figures == pytest.approx(expected, abs=1e-9)
 
 
 @given(TIED)
@@ -146,7 +146,7 @@ def test_each_bootstrap_draw_is_the_figure_of_that_resample(decimals: int, group
     labels[::7, 1] = np.nan
     groups = np.repeat(np.arange(30), 2) if grouped else np.arange(60)
     cuts = np.array([0.1, 0.2, 0.3])
-    found = metrics.bootstrap(labels, scores, 20, seed=5, groups=groups, thresholds=cuts)
+    resampled = metrics.bootstrap(labels, scores, 20, seed=5, groups=groups, thresholds=cuts)
 
     size = groups.max() + 1
     drawn = np.random.default_rng(5).integers(0, size, (20, size))
@@ -155,20 +155,20 @@ def test_each_bootstrap_draw_is_the_figure_of_that_resample(decimals: int, group
         for p in range(3):
             keep = rows[~np.isnan(labels[rows, p])]
             y, s = labels[keep, p], scores[keep, p]
-            assert found.draws["auroc"][r, p] == pytest.approx(reference.roc_auc_score(y, s), abs=1e-9)
-            assert found.draws["auprc"][r, p] == pytest.approx(reference.average_precision_score(y, s), abs=1e-9)
+            assert resampled.draws["auroc"][r, p] == pytest.approx(reference.roc_auc_score(y, s), abs=1e-9)
+            assert resampled.draws["auprc"][r, p] == pytest.approx(reference.average_precision_score(y, s), abs=1e-9)
             here = metrics.at_threshold(y, s, cuts[p])
-            assert {m: found.draws[m][r, p] for m in metrics.AT_THRESHOLD} == pytest.approx(here, abs=1e-12)
+            assert {m: resampled.draws[m][r, p] for m in metrics.AT_THRESHOLD} == pytest.approx(here, abs=1e-12)
 
 
 def test_bootstrap_points_are_the_figures_of_all_volumes() -> None:
     labels, scores = study()
-    found = metrics.bootstrap(labels, scores, 10, thresholds=np.zeros(4))
+    resampled = metrics.bootstrap(labels, scores, 10, thresholds=np.zeros(4))
     for p in range(4):
-        assert found.point["auroc"][p] == metrics.auroc(labels[:, p], scores[:, p])
-        assert found.point["auprc"][p] == metrics.auprc(labels[:, p], scores[:, p])
+        assert resampled.point["auroc"][p] == metrics.auroc(labels[:, p], scores[:, p])
+        assert resampled.point["auprc"][p] == metrics.auprc(labels[:, p], scores[:, p])
         here = metrics.at_threshold(labels[:, p], scores[:, p], 0.0)
-        assert {m: found.point[m][p] for m in metrics.AT_THRESHOLD} == pytest.approx(here)
+        assert {m: resampled.point[m][p] for m in metrics.AT_THRESHOLD} == pytest.approx(here)
 
 
 def test_intervals_hold_the_point_and_shrink_with_more_volumes() -> None:
@@ -184,13 +184,13 @@ def test_intervals_hold_the_point_and_shrink_with_more_volumes() -> None:
 
 def test_bootstrap_agrees_with_the_variance_of_hanley_and_mcneil() -> None:
     labels, scores = study(800, 1)
-    found = metrics.bootstrap(labels, scores, 1000).interval("auroc")
-    area, positives, negatives = found.value, labels.sum(), (1 - labels).sum()
+    interval = metrics.bootstrap(labels, scores, 1000).interval("auroc")
+    area, positives, negatives = interval.value, labels.sum(), (1 - labels).sum()
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)) / (
         positives * negatives
     )
-    assert found.sd == pytest.approx(variance**0.5, rel=0.1)
+    assert interval.sd == pytest.approx(variance**0.5, rel=0.1)
 
 
 def test_bootstrap_is_deterministic_in_its_seed() -> None:
@@ -218,14 +218,14 @@ def test_a_resample_without_a_positive_is_left_out() -> None:
     scores = np.column_stack([scores, scores[:, 0]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = metrics.bootstrap(labels, scores, 500)
-        missing = np.isnan(found.draws["auroc"])
+        resampled = metrics.bootstrap(labels, scores, 500)
+        missing = np.isnan(resampled.draws["auroc"])
         assert 0.25 < missing[:, 0].mean() < 0.5
         assert missing[:, 2].all()
-        assert np.isfinite(found.interval("auroc", 0)).all()
-        assert np.isnan(found.interval("auroc", 2)).all()
-        assert found.interval("auroc").value == pytest.approx(np.mean(found.point["auroc"][:2]))
-        assert found.interval("auroc", [0, 1]) == found.interval("auroc")
+        assert np.isfinite(resampled.interval("auroc", 0)).all()
+        assert np.isnan(resampled.interval("auroc", 2)).all()
+        assert resampled.interval("auroc").value == pytest.approx(np.mean(resampled.point["auroc"][:2]))
+        assert resampled.interval("auroc", [0, 1]) == resampled.interval("auroc")
 
 
 def test_nothing_to_measure_is_not_a_number() -> None:

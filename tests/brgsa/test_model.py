@@ -34,10 +34,10 @@ def test_both_modalities_go_through_one_bank(build: Build, corpus: list[str]) ->
     model = build()
     assert model.has_bank
     assert model.bank is not None
-    for found in (model.encode_volumes(VOLUMES), model.encode_texts(corpus[:2])):
-        assert found.bridged is not None
+    for embeddings in (model.encode_volumes(VOLUMES), model.encode_texts(corpus[:2])):
+        assert embeddings.bridged is not None
         vectors = model.bank.vectors.detach()
-        torch.testing.assert_close(found.bridged, torch.softmax(found.plain @ vectors.T, -1) @ vectors)
+        torch.testing.assert_close(embeddings.bridged, torch.softmax(embeddings.plain @ vectors.T, -1) @ vectors)
 
 
 def test_without_a_bank_it_is_clip(build: Build, corpus: list[str]) -> None:

@@ -49,10 +49,10 @@ def test_pooling_written_out(layers: int, corpus: list[str]) -> None:
     texts = ["There is cardiomegaly.", "Seen.", "", "pleural effusion, sequelae and lymphadenopathy are seen"]
     pieces = [piece for text in texts for piece in tokenizer.tokenize(text)]
     assert any(piece.startswith("##") for piece in pieces), "the case needs words of several sub-words"
-    found = tower(tower.tokenize(texts))
-    assert found.shape == (4, 16)
+    pooled = tower(tower.tokenize(texts))
+    assert pooled.shape == (4, 16)
     for row, text in enumerate(texts):
-        torch.testing.assert_close(found[row], pooled_slowly(tower, text, layers), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(pooled[row], pooled_slowly(tower, text, layers), atol=1e-5, rtol=1e-5)
 
 
 def test_words_are_counted_and_padding_is_not(tower: TextTower) -> None:

@@ -50,8 +50,8 @@ def test_the_position_table() -> None:
     assert (table[0, 1:, 24:] == 0).all()  # columns left over by 26 = 3·2·4 + 2
     # Row of patch (x, y, z), x slowest: the first column of each axis is sin(index).
     row = 1 + 1 * 12 + 2 * 4 + 3
-    found = table[0, row, [0, 8, 16]]
-    torch.testing.assert_close(found, torch.tensor([1.0, 2.0, 3.0]).sin())
+    angles = table[0, row, [0, 8, 16]]
+    torch.testing.assert_close(angles, torch.tensor([1.0, 2.0, 3.0]).sin())
     assert len({tuple(r.tolist()) for r in table[0]}) == 25
 
 
@@ -62,8 +62,8 @@ def test_resizing_positions() -> None:
     torch.testing.assert_close(resize_positions(flat, (2, 2, 2), (3, 4, 5)), torch.ones(1, 61, 5))
     # A table that is linear in x stays linear: halves at the ends, as trilinear with half-voxel centres gives.
     linear = torch.cat([torch.zeros(1, 1, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1)], dim=1)
-    found = resize_positions(linear, (2, 1, 1), (4, 1, 1))[0, 1:, 0]
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.25, 0.75, 1.0]))
+    resized = resize_positions(linear, (2, 1, 1), (4, 1, 1))[0, 1:, 0]
+    torch.testing.assert_close(resized, torch.tensor([0.0, 0.25, 0.75, 1.0]))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -75,12 +75,12 @@ def test_resizing_interpolates_each_axis(axis: int) -> None:
     shape[axis] = -1
     body = torch.from_numpy(np.broadcast_to(along.reshape(shape), old).copy()).reshape(1, -1, 1)
     head = torch.full((1, 1, 1), 9.0, dtype=torch.float64)
-    found = resize_positions(torch.cat([head, body], 1), tuple(old), tuple(new))  # type: ignore[arg-type]
-    assert found[0, 0, 0] == 9  # the class token's row is kept
+    resized = resize_positions(torch.cat([head, body], 1), tuple(old), tuple(new))  # type: ignore[arg-type]
+    assert resized[0, 0, 0] == 9  # the class token's row is kept
     # Voxel centres: position i of the new grid lies at (i + 1/2)·old/new - 1/2 of the old one, held at the ends.
     centres = (np.arange(7) + 0.5) * old[axis] / 7 - 0.5
     expected = np.broadcast_to(np.interp(centres, np.arange(old[axis]), along).reshape(shape), new)
-    np.testing.assert_allclose(found[0, 1:, 0].reshape(new).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(resized[0, 1:, 0].reshape(new).numpy(), expected, atol=1e-12)
 
 
 def test_the_vit_runs_on_another_grid() -> None:
@@ -207,9 +207,9 @@ def test_with_group_norm_a_volume_does_not_see_its_batch(name: str) -> None:
 def test_windows() -> None:
     windows = Windows(((-1000.0, -500.0), (0.0, 100.0)))
     hu = torch.tensor([-1000.0, -750.0, -500.0, 0.0, 50.0, 200.0]).view(1, 1, -1, 1, 1) / 1000
-    found = windows(hu)[0, :, :, 0, 0]
-    torch.testing.assert_close(found[0], torch.tensor([-1.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
-    torch.testing.assert_close(found[1], torch.tensor([-1.0, -1.0, -1.0, -1.0, 0.0, 1.0]))
+    channels = windows(hu)[0, :, :, 0, 0]
+    torch.testing.assert_close(channels[0], torch.tensor([-1.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(channels[1], torch.tensor([-1.0, -1.0, -1.0, -1.0, 0.0, 1.0]))
     assert Windows(())(hu) is hu
 
 

@@ -12,8 +12,8 @@ from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.search.driver import tune
-from brgsa_platform.search.spec import SearchOptions
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.search.spec import SearchMethod, SearchOptions
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -30,13 +30,13 @@ def test_nothing_is_left_of_many_pruned_trials(tmp_path: Path, monkeypatch: pyte
     with ray_session(num_cpus=5):  # room for two workers, their data and the trial around them: a leak stops the search
         write_tree(tmp_path / "phantom", 60, 3, workers=2)
         geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
-        prepare(tmp_path / "phantom", "ct-rate", tmp_path / "store", geometry=geometry, validation_fraction=0.25)
+        prepare(tmp_path / "phantom", "ct-rate", tmp_path / "store", PrepareOptions(geometry, validation_fraction=0.25))
         summarize(tmp_path / "store", ["positives"])
         config = load_config("demo-smoke", overrides=["train.threads=1", "train.workers=2", "train.epochs=3"])
         options = SearchOptions(trials=TRIALS, checkpoints="none")
         started = time.monotonic()
         found = tune(
-            tmp_path / "store", config, ["cmki-small"], options, name="many", out=tmp_path / "searches", pruner="asha"
+            tmp_path / "store", config, ["cmki-small"], options, SearchMethod(pruner="asha"), folder=tmp_path / "many"
         )  # fmt: skip
         states = [row["state"] for row in found.trials]
         print(

@@ -10,7 +10,7 @@ from sharedray import SharedRay
 
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
 
 SCANS = 60
@@ -26,7 +26,7 @@ def made_place(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) 
         shared_ray.start(CPUS)
         write_tree(folder / "phantom", SCANS, 3, workers=2)
         geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
-        prepare(folder / "phantom", "ct-rate", folder / "store", geometry=geometry, validation_fraction=0.25)
+        prepare(folder / "phantom", "ct-rate", folder / "store", PrepareOptions(geometry, validation_fraction=0.25))
         summarize(folder / "store", ["positives"])
     return folder
 

@@ -13,7 +13,7 @@ import pytest
 from commandline import Done, brgsa
 
 from brgsa.volumes import Geometry
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 
 pytestmark = pytest.mark.ray
@@ -67,7 +67,9 @@ def test_volumes_that_cannot_be_used_are_set_aside(place: Path, tmp_path: Path) 
     write_scan(tmp_path / "healthy.nii.gz")
     rows += [["silent.nii.gz", ""], ["healthy.nii.gz", "The examination is within normal limits."]]
     write_manifest(tmp_path / "scans.csv", rows)
-    prepare(tmp_path / "scans.csv", "manifest", tmp_path / "store", geometry=Geometry((8.0, 8.0, 8.0), (16, 16, 16)))
+    prepare(
+        tmp_path / "scans.csv", "manifest", tmp_path / "store", PrepareOptions(Geometry((8.0, 8.0, 8.0), (16, 16, 16)))
+    )
     kept = Store.open(tmp_path / "store").index(["volume_id"])["volume_id"].to_pylist()
     assert kept == ["good", "healthy"]
     quarantine = {row["volume_id"]: row for row in pq.read_table(tmp_path / "store" / "quarantine.parquet").to_pylist()}
@@ -156,7 +158,10 @@ def test_searches(place: Path, tmp_path: Path) -> None:
     ]
     write_manifest(tmp_path / "scans.csv", rows, ("volume", "report", "split"))
     prepare(
-        tmp_path / "scans.csv", "manifest", tmp_path / "unlabelled", geometry=Geometry((8.0, 8.0, 8.0), (16, 16, 16))
+        tmp_path / "scans.csv",
+        "manifest",
+        tmp_path / "unlabelled",
+        PrepareOptions(Geometry((8.0, 8.0, 8.0), (16, 16, 16))),
     )
     refused(brgsa("tune", "--data", "unlabelled", "--space", "cmki"), "validation split", "labels")
     (tmp_path / "mine.yaml").write_text("loss.temprature: {kind: float, low: 0.1, high: 1, why: x}")

@@ -14,8 +14,9 @@ from brgsa import checkpoint, zeroshot
 from brgsa.phantom import ABNORMALITIES, RARE
 from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import evaluate
-from brgsa_platform.search.driver import SearchResult, tune
-from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.result import SearchResult
+from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
@@ -40,9 +41,9 @@ def searched(place: Path) -> SearchResult:
         config,
         ["cmki-small"],
         SearchOptions(trials=2),
-        out=place / "searches",
+        SearchMethod(seed=1),
+        folder=place / "searches" / "cmki-small",
         preset="demo-smoke",
-        seed=1,
     )
 
 

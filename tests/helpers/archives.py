@@ -45,6 +45,19 @@ def save_manifest(folder: Path, scans: int) -> Path:
     return save_table(folder / "scans.csv", ("volume", "report"), [[f"s{i:03d}.nii.gz", REPORT] for i in range(scans)])
 
 
+def save_rad_chestct(folder: Path, scans: int) -> Path:
+    """An archive in RAD-ChestCT's layout, which has no reports; voxels of 0.8 mm."""
+    folder.mkdir(parents=True)
+    for i in range(scans):
+        np.savez_compressed(folder / f"trn{i:05d}.npz", ct=chest(i, (44, 40, 30)).transpose(2, 1, 0)[::-1])
+    save_table(
+        folder / "CT_Scan_Metadata_Complete_35747.csv",
+        ("NoteAcc_DEID", "MRN_DEID", "orig_orientation", "final_spacing"),
+        [[f"trn{i:05d}", i, "[1, 0, 0, 0, 1, 0]", 0.8] for i in range(scans)],
+    )
+    return folder
+
+
 def volumes(store: Path) -> dict[str, npt.NDArray[np.int16]]:
     tables = [pq.read_table(shard, columns=["volume_id", "ct"]) for shard in Store.open(store).shards()]
     return {row["volume_id"]: decode(row["ct"]) for table in tables for row in table.to_pylist()}

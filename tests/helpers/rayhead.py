@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
+from patience import until
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,18 @@ class Head:
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this Ray, by the folder that stands in its command line or environment."""
-        found = []
+        return [process for process, _ in self._processes()]
+
+    def commands(self) -> list[list[str]]:
+        """The command line of each of them."""
+        return [command for _, command in self._processes()]
+
+    def _processes(self) -> Iterator[tuple[psutil.Process, list[str]]]:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                named = " ".join(process.cmdline()) + process.environ().get("RAY_TMPDIR", "")
-                if str(self.folder) in named:
-                    found.append(process)
-        return found
+                command = process.cmdline()
+                if str(self.folder) in " ".join(command) + process.environ().get("RAY_TMPDIR", ""):
+                    yield process, command
 
 
 @contextmanager
@@ -81,17 +87,19 @@ def ray_head(token: str, cpus: int = 2, environment: Mapping[str, str] | None = 
 
 
 def _wait(head: Head, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
     asked = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {head.token}"})
-    while True:
+
+    def answers() -> bool:
         try:
             urllib.request.urlopen(asked, timeout=5).close()
-            return
+            return True
         except (OSError, urllib.error.URLError):
-            said = (head.folder / "start.log").read_text()
-            assert process.poll() is None, f"the Ray head did not start: {said}"
-            assert time.monotonic() < end, f"the Ray head did not answer: {said}"
-            time.sleep(0.3)
+            return False
+
+    try:
+        until(answers, 120, process=process, pause=0.3)
+    except pytest.fail.Exception as failure:
+        pytest.fail(f"the Ray head did not start: {failure}\n{(head.folder / 'start.log').read_text()}")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -101,14 +101,14 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> None:
-    from brgsa_platform.training.driver import _use_gpu, check_resources
+    from brgsa_platform.training.resources import check_resources, gpus_per_worker
 
     entry = job(overlay, "train")
     cluster(entry)
     config = config_of(entry)
     check_resources(config)
     # Half precision is for GPUs, so a preset that asks for it must find one for each worker.
-    assert _use_gpu(config) == (config.train.precision != "32")
+    assert bool(gpus_per_worker(config)) == (config.train.precision != "32")
     small = copy.deepcopy(entry)
     for group in small["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
         group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "500m"
@@ -119,13 +119,14 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_search_has_room_for_its_trials(overlay: str) -> None:
+    from brgsa_platform.search.spec import SearchOptions
     from brgsa_platform.search.trials import TrialResources
 
     entry = job(overlay, "tune")
     _, given = parse(entry["spec"]["entrypoint"])
-    gpus = given["gpus_per_trial"] or 0.0
-    trial = TrialResources.of(config_of(entry), given["concurrent"], gpus, resources(entry))
-    assert trial.at_once == (2 if gpus else 1)
+    options = SearchOptions(concurrent=given["concurrent"], gpu_share=given["gpus_per_trial"])
+    trial = TrialResources.of(config_of(entry), options, resources(entry))
+    assert trial.at_once == (2 if given["gpus_per_trial"] else 1)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -177,7 +178,7 @@ def test_mlflow_knows_its_servers_options() -> None:
 
 def test_a_training_goes_on_from_one_overlay_to_another() -> None:
     """Begun on spot nodes, ended on others: the same folder, and nothing changed that makes it another training."""
-    from brgsa_platform.training.driver import FREE_TO_CHANGE
+    from brgsa_platform.training.run_folder import FREE_TO_CHANGE
 
     one, other = job("spot", "train"), job("gpu", "train")
     assert parse(one["spec"]["entrypoint"])[1]["out"] == parse(other["spec"]["entrypoint"])[1]["out"]

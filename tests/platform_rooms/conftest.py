@@ -20,7 +20,7 @@ from searches import make_search
 from sharedray import SharedRay
 
 from brgsa.volumes import Geometry
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 
 GEOMETRY = Geometry((4.0, 4.0, 8.0), (20, 20, 10))
 REPORTS = {
@@ -78,7 +78,7 @@ def made_store(shared_ray: SharedRay, tracking_uri: str, tmp_path_factory: pytes
     save_table(folder / "scans.csv", ("volume", "report", "patient_id", "split", "Pleural effusion"), rows)
     with _tracked(tracking_uri):
         shared_ray.start(num_cpus=2)
-        prepare(folder / "scans.csv", "manifest", folder / "store", geometry=GEOMETRY)
+        prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
     yield from _unchanged(folder / "store")
 
 
@@ -101,7 +101,7 @@ def made_pairs(shared_ray: SharedRay, tracking_uri: str, tmp_path_factory: pytes
     save_table(folder / "scans.csv", columns, rows)
     with _tracked(tracking_uri):
         shared_ray.start(num_cpus=2)
-        prepare(folder / "scans.csv", "manifest", folder / "store", geometry=GEOMETRY)
+        prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
     yield from _unchanged(folder / "store")
 
 

@@ -14,25 +14,25 @@ def doctor(
         str | None, typer.Option(help="A cluster, HOST:6379; default RAY_ADDRESS, else this machine.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="A store: a folder or an s3:// URL.")] = None,
-    out: Annotated[str, typer.Option(help="Where runs are to lie.")] = "runs",
+    out: Annotated[str, typer.Option(help="The folder or s3:// URL for runs.")] = "runs",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Examine this machine, or every node of a cluster; each finding with its mend. Exit status 1 where something fails."""
-    from brgsa_platform.doctor import doctor as work
+    """Examine this machine, or every node of a cluster, with a mend for what is wrong; exit status 1 where something fails."""
+    import dataclasses
+    from json import dumps
+
+    from brgsa_platform.doctor.doctor import CHECKS, examine, print_findings
     from brgsa_platform.runtime.progress import progress
 
     if ray:
         os.environ["RAY_ADDRESS"] = ray
     if not os.environ.get("RAY_ADDRESS"):
         print("No --ray and no RAY_ADDRESS: this machine alone, with a Ray session started for it.", file=sys.stderr)
-    with progress(work.CHECKS + (data is not None), "examine") as advance:
-        found = work.examine(data, out, on_step=lambda name: advance(note=name))
+    with progress(CHECKS + (data is not None), "examine") as advance:
+        findings = examine(data, out, on_step=lambda name: advance(note=name))
     if json:
-        import dataclasses
-        from json import dumps
-
-        typer.echo(dumps([dataclasses.asdict(one) for one in found], indent=1))
+        typer.echo(dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
-        work.print_table(found)
-    if any(one.state == "fail" for one in found):
+        print_findings(findings)
+    if any(finding.state == "fail" for finding in findings):
         sys.exit(1)

@@ -27,7 +27,7 @@ Name = Annotated[str, typer.Argument(metavar="JOB", help="A job's name, as `brgs
 def submit(
     about: typer.Context,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- VERB [ARGUMENT]...", help="What is to run.", show_default=False)
+        list[str] | None, typer.Argument(metavar="-- VERB [ARGUMENT]...", help="What to run.", show_default=False)
     ] = None,
     ray: Ray = None,
     kuberay: KubeRay = False,
@@ -46,15 +46,15 @@ def submit(
     from brgsa_platform.jobs import kuberay as kubernetes
     from brgsa_platform.jobs import ray_jobs
 
-    _one_of(ray, kuberay)
-    wanted = command or ()
+    _check_one_cluster(ray, kuberay)
+    words = command or ()
     verbs = about.find_root().command.commands  # type: ignore[attr-defined]
     if ray:
-        status = ray_jobs.submit(wanted, verbs, ray, working_dir, dry_run=dry_run, wait=not no_wait)
+        status = ray_jobs.submit(words, verbs, ray, working_dir, dry_run=dry_run, wait=not no_wait)
     else:
         kubectl = kubernetes.Kubectl(context, namespace)
         status = kubernetes.submit(
-            wanted, verbs, kubectl, overlay, name=name, replace=replace, dry_run=dry_run, wait=not no_wait
+            words, verbs, kubectl, overlay, name=name, replace=replace, dry_run=dry_run, wait=not no_wait
         )
     sys.exit(status)
 
@@ -64,9 +64,9 @@ def list_command(
     ray: Ray = None, kuberay: KubeRay = False, namespace: Namespace = "brgsa", context: Context = None
 ) -> None:
     """Jobs, newest first."""
-    from brgsa_platform.jobs.base import print_list
+    from brgsa_platform.jobs.base import print_jobs
 
-    print_list(_jobs(ray, kuberay, namespace, context).list(), "No jobs.")
+    print_jobs(_jobs(ray, kuberay, namespace, context).list())
 
 
 @app.command("status")
@@ -74,9 +74,9 @@ def status_command(
     job: Name, ray: Ray = None, kuberay: KubeRay = False, namespace: Namespace = "brgsa", context: Context = None
 ) -> None:
     """A job's state; exit status 0 while it runs and after it succeeded, its own after it failed, 130 when it was stopped."""
-    found = _jobs(ray, kuberay, namespace, context).get(job)
-    typer.echo(found.summary())
-    sys.exit(found.exit_status)
+    state = _jobs(ray, kuberay, namespace, context).get(job)
+    typer.echo(state.summary())
+    sys.exit(state.exit_status)
 
 
 @app.command("logs")
@@ -89,8 +89,8 @@ def logs_command(
     follow: Annotated[bool, typer.Option("--follow", help="To its end; exit with its status.")] = False,
 ) -> None:
     """What a job has logged; from MLflow where its cluster is gone."""
-    from brgsa_platform.jobs import logs as job_logs
     from brgsa_platform.jobs.base import follow_to_end, print_log
+    from brgsa_platform.jobs.logs import load_log
     from brgsa_platform.tracking import client as tracking
 
     jobs = _jobs(ray, kuberay, namespace, context)
@@ -98,24 +98,28 @@ def logs_command(
         sys.exit(follow_to_end(jobs, job))
     if print_log(jobs, job):
         return
-    kept = job_logs.load_log(job)
-    if kept is None:
-        raise UserError(f"No log of {job}, neither on the cluster nor in MLflow ({tracking.shown_uri()}).")
-    typer.echo(kept, nl=False)
+    log = load_log(job)
+    if log is None:
+        raise UserError(
+            f"There is no log of {job}, neither on the cluster nor in MLflow ({tracking.shown_uri()}).",
+            code="no-log",
+            value=job,
+        )
+    typer.echo(log, nl=False)
 
 
 @app.command("stop")
 def stop_command(
     job: Name, ray: Ray = None, kuberay: KubeRay = False, namespace: Namespace = "brgsa", context: Context = None
 ) -> None:
-    """Stop a job; the same verb goes on from what it has finished.
+    """Stop a job. The same verb, started again, goes on from what it has finished.
 
     A RayJob is deleted with its cluster; its log is kept in MLflow.
     """
     jobs = _jobs(ray, kuberay, namespace, context)
-    found = jobs.get(job)
-    if found.finished:
-        typer.echo(f"{found.summary()}: nothing to stop.")
+    state = jobs.get(job)
+    if state.finished:
+        typer.echo(f"{state.summary()}: nothing to stop.")
         return
     jobs.stop(job)
     typer.echo(f"{job} is stopped.")
@@ -125,10 +129,10 @@ def _jobs(ray: str | None, kuberay: bool, namespace: str, context: str | None) -
     from brgsa_platform.jobs.kuberay import Kubectl, KubeJobs
     from brgsa_platform.jobs.ray_jobs import RayJobs
 
-    _one_of(ray, kuberay)
+    _check_one_cluster(ray, kuberay)
     return RayJobs(ray) if ray else KubeJobs(Kubectl(context, namespace))
 
 
-def _one_of(ray: str | None, kuberay: bool) -> None:
+def _check_one_cluster(ray: str | None, kuberay: bool) -> None:
     if bool(ray) == kuberay:
-        raise UserError("Name the cluster: either --ray http://HOST:8265 or --kuberay.")
+        raise UserError("Name the cluster: either --ray http://HOST:8265 or --kuberay.", code="no-cluster")

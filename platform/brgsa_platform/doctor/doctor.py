@@ -1,6 +1,6 @@
-"""`brgsa doctor`: look at this machine, or at every node of a cluster, and say what is wrong and how it is mended.
+"""`brgsa doctor`: check this machine, or every node of a cluster, and say what is wrong and how to mend it.
 
-Each look has its own time limit and may fail without ending the others.
+Each check has its own time limit, and one that fails does not end the others.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import socket
 import urllib.error
 import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,22 +21,47 @@ from urllib.parse import urlsplit
 from brgsa.errors import UserError
 from brgsa_platform.doctor import findings, probes
 from brgsa_platform.doctor import nodes as doctor_nodes
-from brgsa_platform.doctor.findings import FAIL, OK, Finding
+from brgsa_platform.doctor.findings import FAIL, OK, WARN, Finding
 from brgsa_platform.doctor.nodes import ClusterNodes, LocalMachine, ProbeFailure, run_with_timeout
 from brgsa_platform.runtime import session
+from brgsa_platform.runtime.addresses import is_loopback
+from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.tracking import client as tracking
 
-# Seconds; the first question to a node also starts a process there.
-FIRST, QUICK, GPU, CLOCK, TRANSFER, STORAGE, MLFLOW, REDUCE = 20.0, 10.0, 30.0, 5.0, 10.0, 20.0, 25.0, 30.0
-STORAGE_SIZE = 64 * 2**20
+STORAGE_SIZE = 64 * 2**20  # bytes that each check writes or sends
 OBJECT_SIZE = 256 * 2**20
 REDUCE_SIZE = 64 * 2**20
-ANSWER = 5.0
-# How HTTP/2, and so Ray's gRPC, begins: a live server answers it at once, a frozen one only accepts the connection.
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+CHECKS = 11  # of a cluster, without a store
+# The first bytes of HTTP/2, and so of Ray's gRPC: a live server answers them at once, a frozen one only accepts the connection.
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 Check = tuple[str, Callable[[], list[Finding]]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that each check may take.
+
+    Attributes:
+        connect: the answer at the cluster's address.
+        first: the first answer of a node, which also starts a process there.
+        quick: an answer that takes no work.
+    """
+
+    connect: float = 5.0
+    first: float = 20.0
+    quick: float = 10.0
+    gpus: float = 30.0
+    clock: float = 5.0
+    transfer: float = 10.0
+    storage: float = 20.0
+    mlflow: float = 25.0
+    reduce: float = 30.0
+
+
+LIMITS = Limits()
 
 
 def examine(
@@ -42,159 +69,179 @@ def examine(
     out: str = "runs",
     *,
     on_step: Callable[[str], None] = lambda name: None,
-    limit: float = FIRST,
+    limits: Limits | None = None,
 ) -> list[Finding]:
-    """Examine the cluster of RAY_ADDRESS, or this machine, where a Ray of our own is started for it.
+    """Examine the cluster of RAY_ADDRESS, or this machine, where a Ray session is started for it and ended again.
 
     Args:
-        data: a store: a folder or an s3:// URL.
-        out: where runs are to lie.
-        on_step: called after each look, with its name.
-        limit: seconds in which a node must answer its first question.
+        data: a store: a folder or an s3:// URL; None where there is none to check.
+        out: the folder or URL for runs.
+        on_step: called after each check, with its name.
+        limits: default `LIMITS`.
 
     Raises:
-        UserError: nothing answers at RAY_ADDRESS, or it is of another kind.
+        UserError: nothing answers at RAY_ADDRESS, or it is the address of something else.
     """
+    limits = limits or LIMITS
     address = os.environ.get("RAY_ADDRESS", "")
-    check_address(address)
-    found: list[Finding] = []
+    check_address(address, limits.connect)
+    results: list[Finding] = []
     with ExitStack() as stack:
-        nodes, ray_line = _join(stack, address)
-        found.append(ray_line)
-        for name, look in _checks(nodes, bool(address), data, out, limit):
+        nodes, ray_finding = _join(stack, address)
+        results.append(ray_finding)
+        for name, check in _Examination(nodes, bool(address), data, out, limits).checks():
             try:
-                found += look()
+                results += check()
             except Exception as error:
-                text = f"the look itself failed: {doctor_nodes.in_short(error)}"
-                found.append(Finding(name, FAIL, text, "Run it again, and report it if it fails again."))
+                text = f"the check itself failed: {doctor_nodes.error_line(error)}"
+                results.append(Finding(name, FAIL, text, "Run it again, and report it if it fails again."))
             on_step(name)
-        if isinstance(nodes, ClusterNodes):  # last, for a node may fall silent at any question
-            found[1:1] = findings.judge_nodes(nodes.names, nodes.unresponsive, nodes.departed)
-    return found
+        if isinstance(nodes, ClusterNodes):  # judged last: a node may stop answering at any question
+            results[1:1] = findings.judge_nodes(nodes.names, nodes.unresponsive, nodes.departed)
+    return results
 
 
-CHECKS = 11  # steps of an examination of a cluster
+def check_address(address: str, limit: float = LIMITS.connect) -> None:
+    """Check that a Ray cluster answers at an address; Ray itself would try for many minutes.
 
+    Args:
+        address: HOST:PORT or ray://HOST:PORT; "", "auto" and "local" are left to Ray.
+        limit: seconds for the answer.
 
-def check_address(address: str) -> None:
-    """Raise UserError where no Ray answers at an address: Ray itself would try for many minutes."""
+    Raises:
+        UserError: no Ray answers there ("no-ray"), or it is a dashboard ("dashboard-address").
+    """
     if address in ("", "auto", "local"):
         return
     if address.startswith(("http://", "https://")):
         raise UserError(
             f"{address} is a dashboard: run the doctor on a node of the cluster and give the address there, HOST:6379 or auto, "
-            "or ray://HOST:10001 from elsewhere."
+            "or ray://HOST:10001 from elsewhere.",
+            code="dashboard-address",
+            field="--ray",
+            value=address,
         )
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=ANSWER) as link:
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=limit) as link:
             if os.environ.get("RAY_USE_TLS", "0") == "0":
-                link.sendall(GREETING)
+                link.sendall(HTTP2_GREETING)
                 if not link.recv(9):
-                    raise ConnectionError("it hangs up")
+                    raise ConnectionError("it closes the connection")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"No Ray answers at {address} ({error}): start the cluster, or correct --ray or RAY_ADDRESS."
+            f"No Ray answers at {address} ({error}): start the cluster, or correct --ray or RAY_ADDRESS.",
+            code="no-ray",
+            field="--ray",
+            value=address,
         ) from error
 
 
 def _join(stack: ExitStack, address: str) -> tuple[ClusterNodes | LocalMachine, Finding]:
-    """Ray, joined or started; where that fails, this machine without it."""
+    """Join or start Ray; where that fails, fall back to this machine without it."""
     try:
         stack.enter_context(session.ray_session())
         nodes = ClusterNodes()
     except Exception as error:
-        lines = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         mend = "Look at the newest folder under /tmp/ray: its logs say why."
-        if address:
-            mend = (
-                findings.SAME_IMAGE
-                if "mismatch" in lines
-                else findings.TOKEN + " Where it asks for none, look at its head."
-            )
-        return LocalMachine(), Finding("Ray", FAIL, f"cannot {'join' if address else 'start'}: {lines}", mend)
+        if address and "mismatch" in reason:
+            mend = findings.SAME_IMAGE
+        elif address:
+            mend = f"{findings.TOKEN} Where it asks for none, look at its head."
+        return LocalMachine(), Finding("Ray", FAIL, f"cannot {'join' if address else 'start'}: {reason}", mend)
     text = f"joined {address}" if address else "started on this machine for this examination (--ray joins a cluster)"
     return nodes, Finding("Ray", OK, text)
 
 
-def _checks(
-    nodes: ClusterNodes | LocalMachine, joined: bool, data: str | None, out: str, limit: float
-) -> Iterator[Check]:
-    """What is looked at, in this order; the first question finds the nodes that are silent."""
-    facts: dict[str, Any] = {}
+class _Examination:
+    """The checks of one examination, in their order. The first question finds the nodes that do not answer."""
 
-    def of(kind: str) -> dict[str, float]:
-        return {name: nodes.resource(name, kind) for name in facts}
+    def __init__(
+        self, nodes: ClusterNodes | LocalMachine, joined: bool, data: str | None, out: str, limits: Limits
+    ) -> None:
+        self.nodes, self.data, self.out, self.limits = nodes, data, out, limits
+        # Nodes other than this machine, or None: a Ray that was started here has none.
+        self.cluster = nodes if joined and isinstance(nodes, ClusterNodes) else None
+        self.memory: dict[str, Any] = {}
 
-    def versions() -> list[Finding]:
-        answers = nodes.ask(probes.versions, limit)
-        heard = {name: answer for name, answer in answers.items() if name not in nodes.unresponsive}
+    def checks(self) -> Iterator[Check]:
+        """Name and work of each check."""
+        yield "versions", self._versions
+        yield "GPUs", self._gpus
+        yield "shared memory", self._shared_memory
+        yield "memory", lambda: findings.judge_memory(self.memory, self._counted("memory"), self._store_sizes())
+        yield "spill disk", lambda: findings.judge_disk(self.memory, self._store_sizes())
+        nodes = self.nodes
+        if isinstance(nodes, ClusterNodes):
+            yield "object store", lambda: _transfers(nodes, self.limits.transfer)
+        yield "runs", lambda: _storage("runs", self.out, self.cluster, self.limits.storage)
+        data = self.data
+        if data is not None:
+            yield "store", lambda: _storage("store", data, self.cluster, self.limits.storage)
+        yield "MLflow", lambda: _tracking(self.cluster, self.limits.mlflow)
+        if isinstance(nodes, ClusterNodes):
+            yield "clocks", lambda: findings.judge_clocks(doctor_nodes.clock_offsets(nodes, self.limits.clock))
+            yield "all-reduce", lambda: _all_reduce(nodes, self.limits.reduce)
+            yield "access", lambda: _access(nodes)
+
+    def _versions(self) -> list[Finding]:
+        answers = self.nodes.ask(probes.versions, self.limits.first)
+        heard = {name: answer for name, answer in answers.items() if name not in self.nodes.unresponsive}
         return findings.judge_versions({"this process": probes.versions(), **heard})
 
-    def shared_memory() -> list[Finding]:
-        facts.update(nodes.ask(probes.memory, QUICK))
-        return findings.judge_shared_memory(facts, of("object_store_memory"))
+    def _gpus(self) -> list[Finding]:
+        counted = {name: self.nodes.resource(name, "GPU") for name in self.nodes.names}
+        answers = self.nodes.ask(probes.gpus, self.limits.gpus, counted=counted)
+        return findings.judge_gpus(answers, counted if isinstance(self.nodes, ClusterNodes) else {})
 
-    def gpus() -> list[Finding]:
-        counted = {name: nodes.resource(name, "GPU") for name in nodes.names}
-        answers = nodes.ask(probes.gpus, GPU, counted=counted)
-        return findings.judge_gpus(answers, counted if isinstance(nodes, ClusterNodes) else {})
+    def _shared_memory(self) -> list[Finding]:
+        self.memory.update(self.nodes.ask(probes.memory, self.limits.quick))
+        return findings.judge_shared_memory(self.memory, self._store_sizes())
 
-    yield "versions", versions
-    yield "GPUs", gpus
-    yield "shared memory", shared_memory
-    yield "memory", lambda: findings.judge_memory(facts, of("memory"), of("object_store_memory"))
-    yield "spill disk", lambda: findings.judge_disk(facts, of("object_store_memory"))
-    cluster = nodes if joined and isinstance(nodes, ClusterNodes) else None
-    if isinstance(nodes, ClusterNodes):
-        yield "object store", lambda: _transfers(nodes)
-    yield "runs", lambda: _storage("runs", out, cluster)
-    if data is not None:
-        yield "store", lambda: _storage("store", data, cluster)
-    yield "MLflow", lambda: _tracking(cluster)
-    if isinstance(nodes, ClusterNodes):
-        yield "clocks", lambda: findings.judge_clocks(doctor_nodes.clock_offsets(nodes, CLOCK))
-        yield (
-            "all-reduce",
-            lambda: findings.judge_all_reduce(doctor_nodes.all_reduce(nodes, REDUCE, REDUCE_SIZE), REDUCE_SIZE),
-        )
-        yield "access", lambda: _access(nodes)
+    def _store_sizes(self) -> dict[str, float]:
+        return self._counted("object_store_memory")
+
+    def _counted(self, kind: str) -> dict[str, float]:
+        """Node → how much of a resource Ray counts there."""
+        return {name: self.nodes.resource(name, kind) for name in self.memory}
 
 
-def _transfers(nodes: ClusterNodes) -> list[Finding]:
-    smallest = min(nodes.resource(name, "object_store_memory") for name in nodes.names)
+def _transfers(nodes: ClusterNodes, limit: float) -> list[Finding]:
+    smallest = min((nodes.resource(name, "object_store_memory") for name in nodes.names), default=0.0)
     size = min(OBJECT_SIZE, int(smallest) // 4)
-    return findings.judge_transfers(doctor_nodes.transfers(nodes, TRANSFER, size), size, len(nodes.names))
+    return findings.judge_transfers(doctor_nodes.transfers(nodes, limit, size), size, len(nodes.names))
 
 
-def _storage(name: str, url: str, nodes: ClusterNodes | None) -> list[Finding]:
-    """Look at a folder from this process and from `nodes`; one that is not there yet, at what it would be made in."""
+def _storage(name: str, url: str, nodes: ClusterNodes | None, limit: float) -> list[Finding]:
+    """Check a folder from this process and from `nodes`; where it is not there yet, the folder that it would be made in."""
     shown, place = str(Folder(url)), _existing(url)
     if place != shown:
         shown = f"{shown} (not there yet; looked at {place})"
-    with _mark(place) as mark:
-        if isinstance(mark, ProbeFailure):
-            return findings.judge_storage(name, shown, mark, {})
-        here = run_with_timeout(STORAGE, lambda: probes.storage(place, STORAGE_SIZE))
-        answers = nodes.ask(probes.storage, STORAGE, place, STORAGE_SIZE, *mark) if nodes else {}
+    with _marker_file(place, limit) as marker:
+        if isinstance(marker, ProbeFailure):
+            return findings.judge_storage(name, shown, marker, {})
+        here = run_with_timeout(limit, lambda: probes.storage(place, STORAGE_SIZE))
+        answers = nodes.ask(probes.storage, limit, place, STORAGE_SIZE, *marker) if nodes else {}
     return findings.judge_storage(name, shown, here, answers)
 
 
 @contextmanager
-def _mark(place: str) -> Iterator[tuple[str, str] | ProbeFailure]:
-    """A small file that other nodes should see; its name and text, or why it cannot be written."""
+def _marker_file(folder: str, limit: float) -> Iterator[tuple[str, str] | ProbeFailure]:
+    """A small file that other nodes must see: its name and its text, or why it cannot be written. It is removed afterwards."""
     name, text = f".brgsa-doctor-{uuid.uuid4().hex}", uuid.uuid4().hex
-    trouble = run_with_timeout(STORAGE, lambda: Folder(place).write(name, text))
-    if trouble is not None:
-        yield trouble
+    failure = run_with_timeout(limit, lambda: Folder(folder).write(name, text))
+    if failure is not None:
+        yield failure
         return
     try:
         yield name, text
     finally:
-        run_with_timeout(STORAGE, lambda: Folder(place).delete(name))
+        run_with_timeout(limit, lambda: Folder(folder).delete(name))
 
 
 def _existing(url: str) -> str:
+    """The folder itself or the nearest one above it that is there; a URL stays as it is."""
     folder = Folder(url)
     if folder.remote:
         return folder.url
@@ -202,25 +249,27 @@ def _existing(url: str) -> str:
     return str(next(p for p in (path, *path.parents) if p.is_dir()))
 
 
-def _tracking(nodes: ClusterNodes | None) -> list[Finding]:
+def _tracking(nodes: ClusterNodes | None, limit: float) -> list[Finding]:
     uri, experiment, shown = tracking.tracking_uri(), tracking.experiment_name(), tracking.shown_uri()
-    answers: dict[str, Any] = {
-        "this process": run_with_timeout(MLFLOW, lambda: probes.tracking_answer(uri, experiment))
-    }
+    answers: dict[str, Any] = {"this process": run_with_timeout(limit, lambda: probes.tracking_answer(uri, experiment))}
     if nodes and uri.startswith(("http://", "https://")):
-        answers |= nodes.ask(probes.tracking_answer, MLFLOW, uri, experiment)
+        answers |= nodes.ask(probes.tracking_answer, limit, uri, experiment)
     return findings.judge_tracking(shown, answers, nodes.count if nodes else 1)
+
+
+def _all_reduce(nodes: ClusterNodes, limit: float) -> list[Finding]:
+    return findings.judge_all_reduce(doctor_nodes.all_reduce(nodes, limit, REDUCE_SIZE), REDUCE_SIZE)
 
 
 def _access(nodes: ClusterNodes) -> list[Finding]:
     dashboard = session.dashboard_address()
-    # Elsewhere than on the head, its loopback is not ours.
-    reachable = dashboard if nodes.on_head or not findings.is_loopback(dashboard) else None
+    # On another machine than the head, a loopback address would be that of this machine.
+    reachable = dashboard if dashboard and (nodes.on_head or not is_loopback(dashboard)) else None
     return findings.judge_access(asks_for_token(reachable), dashboard)
 
 
 def asks_for_token(dashboard: str | None) -> bool:
-    """Whether the cluster refuses a request without a token; where no dashboard answers, whether we came with one."""
+    """Whether the cluster refuses a request without a token; where no dashboard answers, whether this process uses one."""
     if dashboard:
         address = dashboard if "://" in dashboard else f"http://{dashboard}"
         try:
@@ -233,22 +282,16 @@ def asks_for_token(dashboard: str | None) -> bool:
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
-def print_table(found: Sequence[Finding]) -> None:
-    """A line a finding, its mend below it."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+def print_findings(results: Sequence[Finding]) -> None:
+    """A line for each finding, with its mend below it, and a line that counts them."""
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("", "looked at", "found"):
-        table.add_column(head, overflow="fold", no_wrap=head == "looked at")
-    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-    for one in found:
-        text = Text(one.found)
-        if one.mend:
-            text.append(f"\n→ {one.mend}", style="bold")
-        table.add_row(Text(one.state, style=styles[one.state]), one.name, text)
-    Console().print(table)
-    failed, warned = (sum(one.state == state for one in found) for state in (FAIL, findings.WARN))
-    Console().print(f"{failed} failed, {warned} warned, {len(found) - failed - warned} fine.", highlight=False)
+    rows = []
+    for finding in results:
+        text = Text(finding.found)
+        if finding.mend:
+            text.append(f"\n→ {finding.mend}", style="bold")
+        rows.append((Text(finding.state, style=STYLES[finding.state]), finding.name, text))
+    print_table(table(["", "looked at", "found"], rows, unbroken=[1]))
+    count = Counter(finding.state for finding in results)
+    print_line(f"{count[FAIL]} failed, {count[WARN]} warned, {count[OK]} fine.")

@@ -1,4 +1,4 @@
-"""Asking the nodes of a cluster, or this machine alone, within a time limit: a node that does not answer is not waited for."""
+"""Running probes on the nodes of a cluster, or on this machine alone, with a time limit: nobody waits for a node that hangs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from brgsa_platform.doctor import probes
 from brgsa_platform.runtime.storage import short_error
 
 HEAD = "node:__internal_head__"
-ROUND_TRIPS = 7  # of which the fastest tells the clock
-GROUP_WAIT = 3.0  # seconds until two CPUs that are free are also given
+ROUND_TRIPS = 7  # the fastest of them tells the clock's offset
+GROUP_WAIT = 0.1  # share of the all-reduce's time in which two free CPUs must be handed out
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProbeFailure:
-    """A probe that gave no answer, and why."""
+    """A probe that gave no answer, and the reason in one line."""
 
     reason: str
 
 
 def run_with_timeout(limit: float, work: Callable[[], T]) -> T | ProbeFailure:
-    """The result of a piece of work in this process, or that it failed or is not done after `limit` seconds.
+    """Run a piece of work in this process for at most `limit` seconds.
 
-    What hangs in a system call (a dead network file system) cannot be ended: its thread is left behind.
+    A thread that hangs in a system call (a dead network file system) cannot be ended: it is left behind.
+
+    Returns:
+        What `work` returned, or a `ProbeFailure` where it raised or took too long.
     """
     results: list[T | ProbeFailure] = []
 
@@ -36,7 +39,7 @@ def run_with_timeout(limit: float, work: Callable[[], T]) -> T | ProbeFailure:
         try:
             results.append(work())
         except Exception as error:
-            results.append(ProbeFailure(in_short(error)))
+            results.append(ProbeFailure(error_line(error)))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -44,8 +47,8 @@ def run_with_timeout(limit: float, work: Callable[[], T]) -> T | ProbeFailure:
     return results[0] if results else ProbeFailure(f"no answer within {limit:.0f} s")
 
 
-def in_short(error: BaseException) -> str:
-    """An exception's type and the first line of what it says; of a task's, what it raised on its node."""
+def error_line(error: BaseException) -> str:
+    """An exception's type and the first line of its text; for a failed Ray task, those of the error that it raised."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, OSError):
         return short_error(cause)
@@ -61,7 +64,7 @@ class LocalMachine:
         self.unresponsive: dict[str, str] = {}
 
     def resource(self, name: str, kind: str) -> float:
-        """Nothing is counted by Ray."""
+        """0: without Ray nothing is counted."""
         return 0.0
 
     def ask(self, probe: Callable[..., Any], limit: float, *args: Any, **each: dict[str, Any]) -> dict[str, Any]:
@@ -72,30 +75,30 @@ class LocalMachine:
 
 
 class ClusterNodes:
-    """The living nodes of the cluster that this process has joined, by a name that tells them apart.
+    """The living nodes of the cluster that this process has joined, each under a name of its own.
 
     Attributes:
-        names: nodes that have answered so far; the head is the first.
-        silent: node → why it is not asked any more.
-        count: living nodes, the silent ones too.
+        names: the nodes that have answered so far; the head is the first.
+        unresponsive: node → why it is asked no more.
+        count: living nodes, including the unresponsive ones.
         on_head: whether this process runs on the head.
-        gone: nodes that have left the cluster since it was started.
+        departed: number of nodes that have left the cluster since its start.
     """
 
     def __init__(self) -> None:
         import ray
 
         ray.cloudpickle.register_pickle_by_value(probes)
-        found = ray.nodes()
-        self.departed = sum(not node["Alive"] for node in found)
-        alive = sorted((n for n in found if n["Alive"]), key=lambda n: (HEAD not in n["Resources"], n["NodeName"]))
+        listed = ray.nodes()
+        self.departed = sum(not node["Alive"] for node in listed)
+        alive = sorted((n for n in listed if n["Alive"]), key=lambda n: (HEAD not in n["Resources"], n["NodeName"]))
         addresses = [node["NodeManagerAddress"] for node in alive]
         self._nodes: dict[str, dict[str, Any]] = {}
         for node in alive:
             address = node["NodeManagerAddress"]
-            several = f"#{node['NodeID'][:6]}" if addresses.count(address) > 1 else ""
+            suffix = f"#{node['NodeID'][:6]}" if addresses.count(address) > 1 else ""
             head = " (head)" if HEAD in node["Resources"] else ""
-            self._nodes[f"{address}{several}{head}"] = node
+            self._nodes[f"{address}{suffix}{head}"] = node
         self.names = list(self._nodes)
         self.count = len(self.names)
         here = ray.get_runtime_context().get_node_id()
@@ -106,16 +109,20 @@ class ClusterNodes:
         self._remote: dict[Callable[..., Any], Any] = {}
 
     def resource(self, name: str, kind: str) -> float:
-        """How much of a resource ("CPU", "memory" …) Ray counts on a node."""
+        """How much of a resource ("CPU", or "memory" in bytes) Ray counts on a node."""
         return float(self._nodes[name]["Resources"].get(kind, 0.0))
 
     def ask(self, probe: Callable[..., Any], limit: float, *args: Any, **each: dict[str, Any]) -> dict[str, Any]:
-        """Run a probe on every node at once; node → what it returned, or `ProbeFailure`.
+        """Run a probe on every node at the same time.
 
-        A node that has not answered after `limit` seconds, or has died, is not asked again.
+        A node that dies, or does not answer within `limit` seconds, is not asked again.
 
         Args:
+            args: arguments of the probe, the same on every node.
             each: keyword arguments of the probe that differ: node → value.
+
+        Returns:
+            Node → what the probe returned there, or a `ProbeFailure`.
         """
         import ray
 
@@ -127,11 +134,11 @@ class ClusterNodes:
         return {name: self._answer(name, task, task in ready, probe, limit) for name, task in tasks.items()}
 
     def start(self, name: str, probe: Callable[..., Any], *args: Any, **given: Any) -> Any:
-        """Begin a probe on a node, without a CPU of it: a busy cluster answers too."""
+        """Start a probe on a node and return Ray's reference to its answer. It needs no CPU, so a busy cluster answers too."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        if probe not in self._remote:  # made anew, it would be sent to the workers anew
+        if probe not in self._remote:  # made once: Ray sends a new remote function to every worker again
             self._remote[probe] = ray.remote(probe)
         there = NodeAffinitySchedulingStrategy(self._nodes[name]["NodeID"], soft=False)
         return self._remote[probe].options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*args, **given)
@@ -140,11 +147,11 @@ class ClusterNodes:
         """Names of the nodes with these ids."""
         return tuple(name for name, node in self._nodes.items() if node["NodeID"] in set(ids))
 
-    def give_up_on(self, name: str, why: str) -> ProbeFailure:
+    def give_up_on(self, name: str, reason: str) -> ProbeFailure:
         """Ask this node no more."""
-        self.unresponsive[name] = why
+        self.unresponsive[name] = reason
         self.names = [other for other in self.names if other != name]
-        return ProbeFailure(why)
+        return ProbeFailure(reason)
 
     def _answer(self, name: str, task: Any, ready: bool, probe: Callable[..., Any], limit: float) -> Any:
         import ray
@@ -155,16 +162,20 @@ class ClusterNodes:
         try:
             return ray.get(task, timeout=limit)
         except ray.exceptions.RayTaskError as error:
-            return ProbeFailure(in_short(error))
+            return ProbeFailure(error_line(error))
         except ray.exceptions.RayError as error:
             return self.give_up_on(name, f"'{probe.__name__}' was lost ({type(error).__name__})")
 
 
 def clock_offsets(nodes: ClusterNodes, limit: float) -> dict[str, tuple[float, float]]:
-    """Node → seconds that its clock is ahead of this process', and how much of it may be the way there and back."""
+    """Compare each node's clock with this process' clock, by the fastest of some round trips.
+
+    Returns:
+        Node → (seconds that its clock is ahead, the uncertainty of that in seconds).
+    """
     import ray
 
-    found: dict[str, tuple[float, float]] = {}
+    offsets: dict[str, tuple[float, float]] = {}
     for name in list(nodes.names):
         end = time.monotonic() + limit
         for _ in range(ROUND_TRIPS):
@@ -176,34 +187,37 @@ def clock_offsets(nodes: ClusterNodes, limit: float) -> dict[str, tuple[float, f
                 nodes.give_up_on(name, f"'clock' was lost ({type(error).__name__})")
                 break
             took = time.time() - start
-            if name not in found or took / 2 < found[name][1]:
-                found[name] = (there - start - took / 2, took / 2)
-    return found
+            if name not in offsets or took / 2 < offsets[name][1]:
+                offsets[name] = (there - start - took / 2, took / 2)
+    return offsets
 
 
 def transfers(nodes: ClusterNodes, limit: float, size: int) -> dict[tuple[str, str], float | ProbeFailure]:
-    """(from, to) → MB/s of an object of `size` bytes, around the ring of nodes, one after the other until `limit` is over.
+    """Send an object of `size` bytes around the ring of nodes, one way after the other, until `limit` seconds are over.
 
-    On a single node the object only goes into its store and out again.
+    On a single node the object only goes into its object store and out again.
+
+    Returns:
+        (from, to) → MB/s.
     """
     import ray
 
-    found: dict[tuple[str, str], float | ProbeFailure] = {}
+    speeds: dict[tuple[str, str], float | ProbeFailure] = {}
     ring = list(nodes.names)
     end = time.monotonic() + limit
     for source, target in zip(ring, ring[1:] + ring[:1], strict=True):
         if time.monotonic() > end:
             break
         try:
-            # The first one also opens connections and starts a process.
-            found[source, target] = size / 1e6 / min(_transfer(nodes, source, target, size, end) for _ in range(2))
+            # The first transfer also opens connections and starts a process.
+            speeds[source, target] = size / 1e6 / min(_transfer(nodes, source, target, size, end) for _ in range(2))
         except ray.exceptions.RayError as error:
-            found[source, target] = ProbeFailure(in_short(error))
-    return found
+            speeds[source, target] = ProbeFailure(error_line(error))
+    return speeds
 
 
 def _transfer(nodes: ClusterNodes, source: str, target: str, size: int, end: float) -> float:
-    """Seconds that an object took."""
+    """Seconds that one object took."""
     import ray
 
     refs, took = ray.get(nodes.start(source, probes.put, size), timeout=max(0.1, end - time.monotonic()))
@@ -214,7 +228,7 @@ def _transfer(nodes: ClusterNodes, source: str, target: str, size: int, end: flo
 
 @dataclass(frozen=True)
 class AllReduce:
-    """An all-reduce: over gloo or nccl, on which nodes, in how many seconds."""
+    """An all-reduce of two processes: over "gloo" or "nccl", on these nodes, in so many seconds."""
 
     backend: str
     nodes: tuple[str, ...]
@@ -222,10 +236,13 @@ class AllReduce:
 
 
 def all_reduce(nodes: ClusterNodes, limit: float, size: int) -> AllReduce | ProbeFailure | None:
-    """Sum `size` bytes over two processes, on two nodes where there are two with a free CPU (and GPU); None: none free."""
+    """Sum a tensor of `size` bytes over two processes, on two nodes where two have a free CPU (and a free GPU).
+
+    Returns:
+        None where no two CPUs are free.
+    """
     import ray
     from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     end = time.monotonic() + limit
     for unit, backend in (({"CPU": 1, "GPU": 1}, "nccl"), ({"CPU": 1}, "gloo")):
@@ -234,26 +251,27 @@ def all_reduce(nodes: ClusterNodes, limit: float, size: int) -> AllReduce | Prob
             continue
         group = placement_group([unit, unit], strategy="SPREAD")
         try:
-            if not group.wait(GROUP_WAIT):
+            if not group.wait(GROUP_WAIT * limit):
                 continue
-            peers = [
-                ray.remote(probes.Peer)
-                .options(
-                    num_cpus=1,
-                    num_gpus=unit.get("GPU", 0),
-                    scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
-                )
-                .remote()
-                for rank in range(2)
-            ]
-            address = ray.get(peers[0].address.remote(), timeout=max(0.1, end - time.monotonic()))
-            left = max(1.0, end - time.monotonic())
-            tasks = [peer.all_reduce.remote(address, rank, backend, size, left) for rank, peer in enumerate(peers)]
-            took = max(ray.get(tasks, timeout=left))
-            where = placement_group_table(group)["bundles_to_node_id"].values()
-            return AllReduce(backend, nodes.named(where), took)
+            seconds = _run_peers(group, unit.get("GPU", 0), backend, size, end)
+            ids = placement_group_table(group)["bundles_to_node_id"].values()
+            return AllReduce(backend, nodes.named(ids), seconds)
         except ray.exceptions.RayError as error:
-            return ProbeFailure(in_short(error))
+            return ProbeFailure(error_line(error))
         finally:
-            remove_placement_group(group)  # and with it the two processes
+            remove_placement_group(group)  # this also ends the two processes
     return None
+
+
+def _run_peers(group: Any, gpus: int, backend: str, size: int, end: float) -> float:
+    """Seconds that the slower of the two processes of a placement group needed; `end` is of `time.monotonic`."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    bundles = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank) for rank in range(2)]
+    peer = ray.remote(probes.Peer)
+    peers = [peer.options(num_cpus=1, num_gpus=gpus, scheduling_strategy=bundle).remote() for bundle in bundles]
+    address = ray.get(peers[0].address.remote(), timeout=max(0.1, end - time.monotonic()))
+    left = max(1.0, end - time.monotonic())
+    tasks = [peer.all_reduce.remote(address, rank, backend, size, left) for rank, peer in enumerate(peers)]
+    return float(max(ray.get(tasks, timeout=left)))

@@ -1,4 +1,4 @@
-"""A verb with its arguments that is to run elsewhere: checked here, before anything is sent."""
+"""A verb with its arguments that is to run on a cluster: checked here, before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from brgsa.errors import UserError, nearest
+from brgsa_platform.runtime.addresses import has_credentials
 
-# What has its sense only on the machine of its user.
-LOCAL_VERBS = ("submit", "jobs", "ui")
+LOCAL_VERBS = ("submit", "jobs", "ui")  # these make sense only on the user's own machine
 POSITIONAL = ""
-# A job's folder is thrown away with it, so what these hold has to lie elsewhere.
+# Options that hold data or results. A job's own folder is deleted after it, so these must lie elsewhere.
 PATH_OPTIONS = ("data", "store", "out", "checkpoint", "run")
 
 Verbs = Mapping[str, Any]
@@ -21,7 +21,7 @@ Verbs = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Command:
-    """`brgsa VERB ARGUMENT…`, its values as the command line understands them."""
+    """`brgsa VERB ARGUMENT…`, with its values as the command line reads them."""
 
     verb: str
     arguments: tuple[str, ...]
@@ -29,6 +29,7 @@ class Command:
 
     @property
     def words(self) -> list[str]:
+        """The verb and its arguments."""
         return [self.verb, *self.arguments]
 
 
@@ -38,18 +39,23 @@ def new_name(verb: str) -> str:
 
 
 def check_verb(words: Sequence[str], verbs: Verbs) -> str:
-    """The verb that stands first.
+    """The verb, which is the first word.
 
     Raises:
-        UserError: nothing, no verb, or one that makes no sense in a job.
+        UserError: there is no word ("no-verb"), no such verb ("unknown-verb"), or it makes no sense in a job ("local-verb").
     """
     if not words:
-        raise UserError("What is to run stands behind --, as in: brgsa submit --ray ADDRESS -- train --data … --out …")
+        raise UserError(
+            "No verb is given: name it behind --, as in: brgsa submit --ray ADDRESS -- train --data … --out …",
+            code="no-verb",
+        )
     verb, known = words[0], list(verbs)
     if verb not in known:
-        raise UserError(f"brgsa has no verb {verb!r}{nearest(verb, known)}.")
+        raise UserError(f"brgsa has no verb {verb!r}{nearest(verb, known)}.", code="unknown-verb", value=verb)
     if verb in LOCAL_VERBS:
-        raise UserError(f"`brgsa {verb}` cannot run in a job: it has its sense on this machine.")
+        raise UserError(
+            f"`brgsa {verb}` cannot run in a job: it makes sense on this machine only.", code="local-verb", value=verb
+        )
     return verb
 
 
@@ -57,7 +63,7 @@ def parse(words: Sequence[str], verbs: Verbs) -> Command:
     """Check a verb and its arguments as `brgsa` itself would.
 
     Raises:
-        UserError: see `check_verb`; or arguments that the verb does not take, or not without others.
+        UserError: see `check_verb`; or the verb does not take these arguments, or needs others ("bad-arguments").
     """
     verb, arguments = check_verb(words, verbs), words[1:]
     try:
@@ -65,63 +71,79 @@ def parse(words: Sequence[str], verbs: Verbs) -> Command:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        said = " ".join(error.format_message().split())
-        raise UserError(f"brgsa {verb}: {said.rstrip('.')}.") from error
+        reason = " ".join(error.format_message().split()).rstrip(".")
+        raise UserError(f"brgsa {verb}: {reason}.", code="bad-arguments", field=verb, value=reason) from error
     return Command(verb, tuple(arguments), dict(context.params))
 
 
 def check_paths(command: Command) -> None:
-    """Refuse stores and output folders by relative paths: they would be looked for, and lost, in the job's own folder.
+    """Refuse data and output folders by relative paths: the job would look for them, and lose them, in its own folder.
 
     Raises:
-        UserError: with the option, and what to give.
+        UserError: "relative-path", with the option.
     """
     for name in PATH_OPTIONS:
         if name not in command.values:
             continue
         value = command.values[name]
-        if name == "out" and value is None and command.verb == "evaluate":  # beside the checkpoint
+        if name == "out" and value is None and command.verb == "evaluate":  # its default is beside the checkpoint
             continue
-        if name == "data" and value is None and command.verb == "doctor":  # examined without a store
+        if name == "data" and value is None and command.verb == "doctor":  # it works without a store
             continue
         if value is None and command.values.get("resume") is not None:  # the search knows its data
             continue
         if value is None or not ("://" in str(value) or str(value).startswith("/")):
             raise UserError(
-                f"brgsa {command.verb}: --{name} is {value or 'not given'}, which in a job lies in a folder that goes with it: "
-                "give an absolute path that every node has, or an s3:// URL."
+                f"brgsa {command.verb}: --{name} is {value or 'not given'}, which in a job lies in a folder that is deleted "
+                "with it: give an absolute path that every node has, or an s3:// URL.",
+                code="relative-path",
+                field=f"--{name}",
+                value=None if value is None else str(value),
             )
 
 
-def merge_arguments(base: Sequence[str], given: Sequence[str], verbs: Verbs) -> list[str]:
-    """The arguments `given` laid over those of a manifest, for the same verb.
+def check_no_credentials(command: Command) -> None:
+    """Refuse an argument that holds an address with a password, such as the URL of a database.
 
-    An option that is given takes the place of all of the base's options of this name, so that `--space cmki` is not added
-    to another space; a single positional argument (a checkpoint) is replaced, a list of settings is added to, where the
-    last one counts.
+    Raises:
+        UserError: "password-in-argument".
+    """
+    if any(has_credentials(word) for word in command.arguments):
+        raise UserError(
+            f"brgsa {command.verb}: an argument holds an address with a password, which process lists and logs would show: "
+            "leave the password out and give it to the cluster's nodes (docs/submit.md).",
+            code="password-in-argument",
+        )
+
+
+def merge_arguments(base: Sequence[str], given: Sequence[str], verbs: Verbs) -> list[str]:
+    """The arguments of a manifest, `base`, with those of the user, `given`, laid over them; both begin with the same verb.
+
+    A given option replaces all options of its name in `base`, so that `--space cmki` is not added to another space. A single
+    positional argument (a checkpoint) is replaced. To a list of settings the given ones are added, and the last one counts.
     """
     verb = base[0]
     params = verbs[verb].params
-    units, new = _grouped(params, base[1:]), _grouped(params, given[1:])
-    replaced = {name for name, _ in new}
+    base_groups, given_groups = _grouped(params, base[1:]), _grouped(params, given[1:])
+    replaced = {name for name, _ in given_groups}
     if any(p.param_type_name == "argument" and p.nargs == -1 for p in params):
         replaced.discard(POSITIONAL)
-    return [verb, *(word for name, words in units if name not in replaced for word in words), *given[1:]]
+    return [verb, *(word for name, words in base_groups if name not in replaced for word in words), *given[1:]]
 
 
 def _grouped(params: Sequence[Any], arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Arguments as (option's name, its words), a positional one under the name `POSITIONAL`."""
+    """Arguments as (an option's name, its words); a positional argument has the name `POSITIONAL`."""
     by_flag = {flag: p for p in params for flag in (*p.opts, *p.secondary_opts)}
-    units: list[tuple[str, list[str]]] = []
+    groups: list[tuple[str, list[str]]] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         flag, equals, _ = word.partition("=")
         if not word.startswith("--") or flag not in by_flag:
-            units.append((POSITIONAL, [word]))
+            groups.append((POSITIONAL, [word]))
             continue
         option = by_flag[flag]
         count = 0 if equals or option.is_flag else option.nargs
-        units.append((option.name, [word, *rest[:count]]))
+        groups.append((option.name, [word, *rest[:count]]))
         del rest[:count]
-    return units
+    return groups

@@ -1,4 +1,4 @@
-"""Logs of jobs in MLflow: what is left of one when its cluster is gone."""
+"""Logs of jobs in MLflow: what remains of a job when its cluster is gone."""
 
 from __future__ import annotations
 
@@ -7,34 +7,45 @@ from pathlib import Path
 
 from brgsa_platform.tracking import client as tracking
 
-FILE = "job.log"  # among the artifacts of its run
+FILE = "job.log"  # among the artifacts of the job's run
 
 
 def save_log(job: str, path: Path) -> str:
-    """Keep a job's log (a file named `FILE`) with the run that the job made, or with one of its own where it made none.
+    """Save a job's log with the run that the job has made, or with a run of its own where the job has made none.
 
-    Returns the run's id. Raises UserError where the tracking store cannot be reached.
+    Args:
+        path: the log; its name must be `FILE`.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        UserError: the tracking store cannot be reached.
     """
-    made = _runs_of_job(job)
-    if made:
-        tracking.attach(made[0].run_id, tracking.tracking_uri()).log_artifact(path)
-        return made[0].run_id
-    with tracking.run("submit", name=job, tags={tracking.JOB_TAG: job}) as own:
-        own.log_artifact(path)
-    return own.run_id
+    runs = _runs_of_job(job)
+    if runs:
+        tracking.attach(runs[0].run_id, tracking.tracking_uri()).log_artifact(path)
+        return runs[0].run_id
+    with tracking.run("submit", name=job, tags={tracking.JOB_TAG: job}) as own_run:
+        own_run.log_artifact(path)
+    return own_run.run_id
 
 
 def load_log(job: str) -> str | None:
-    """The log that `save_log` kept, None where there is none."""
-    for record in _runs_of_job(job):
-        if FILE in tracking.artifacts(record.run_id):
+    """The log that `save_log` has saved; None where there is none.
+
+    Raises:
+        UserError: the tracking store cannot be reached.
+    """
+    for run in _runs_of_job(job):
+        if FILE in tracking.artifacts(run.run_id):
             with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
-                path = tracking.client().download_artifacts(record.run_id, FILE, scratch)
+                path = tracking.client().download_artifacts(run.run_id, FILE, scratch)
                 return Path(path).read_text(encoding="utf-8")
     return None
 
 
 def _runs_of_job(job: str) -> list[tracking.Record]:
-    """Oldest first, without the trials of a search."""
-    made = tracking.find(f"tags.`{tracking.JOB_TAG}` = {tracking.quoted(job)}", order="attributes.start_time ASC")
-    return [record for record in made if record.parent is None]
+    """The runs that a job has made, oldest first, without the trials of a search."""
+    runs = tracking.find(f"tags.`{tracking.JOB_TAG}` = {tracking.quoted(job)}", order="attributes.start_time ASC")
+    return [run for run in runs if run.parent is None]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
-# Measured on two cores: without the first three a Train run takes 6 s longer and reports arrive every 2 s only; the others
-# keep each library from drawing its own progress bar into ours. A user's own value wins.
+# A user's own value wins. Ray polls each two seconds by default, and a report waits for the next poll.
 QUIET_ENVIRONMENT = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -20,20 +18,23 @@ QUIET_ENVIRONMENT = {
     # Ray gives its workers the lowest priority, where anything else on the machine holds up a training's threads.
     "RAY_worker_niceness": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Ray prints a warning once it has started four times as many processes as it starts at once, by default one a core: a trial
-    # of several workers has a dozen, most of which wait.
+    # Ray warns of too many processes at four times this number, by default one a core. A trial of several workers has a
+    # dozen, most of which wait.
     "RAY_worker_maximum_startup_concurrency": str(max(6, os.cpu_count() or 1)),
-    # A stopped trial's process is taken over once its thread has ended; Tune, told that it has not, would wait for ever.
+    # Tune uses a stopped trial's process again once its thread has ended. Told that the thread has not, it waits for ever.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+# Nobody preempts this machine while it runs a cluster of its own, and the watcher costs each training some seconds.
+LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 ROLE_LABEL = "brgsa.io/role"
 ROLES = "BRGSA_NODE_ROLES"
 
 
 def quiet_environment() -> None:
-    """Set the environment that keeps Ray's libraries quiet and quick; call before `import ray`."""
+    """Set the environment that keeps Ray's libraries quiet and quick, here and on a cluster; call before `import ray`."""
     for key, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
@@ -54,17 +55,28 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    joined = bool(os.environ.get("RAY_ADDRESS"))
-    if joined:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        cpus = num_cpus or max(2, os.cpu_count() or 2)
-        ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
-    try:
+    with ExitStack() as undo:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            undo.enter_context(_environment(LOCAL_ENVIRONMENT))
+            cpus = num_cpus or max(2, os.cpu_count() or 2)
+            ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
+        undo.callback(ray.shutdown)
         set_data_context()
         yield
+
+
+@contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Variables that are set while the block runs, where the user has not set them."""
+    added = {key: value for key, value in defaults.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
     finally:
-        ray.shutdown()
+        for key in added:
+            os.environ.pop(key, None)
 
 
 def set_data_context() -> None:

@@ -80,6 +80,11 @@ class Folder:
         info = self._info(name)
         return int(info.size) if info.type == fs.FileType.File else None
 
+    def written_at(self, name: str) -> float | None:
+        """When a file was last written, in seconds since 1970 by its file system's own clock; None where there is none."""
+        info = self._info(name)
+        return float(info.mtime_ns) / 1e9 if info.type == fs.FileType.File else None
+
     def sizes(self, below: str = "") -> dict[str, int]:
         """Bytes of every file under a subfolder, by its name there, hidden ones too, sorted; one listing."""
         root = self._path(below)

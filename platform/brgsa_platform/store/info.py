@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from brgsa.errors import UserError
 from brgsa.volumes import decode
+from brgsa_platform.layouts import SPLITS
+from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
 
-SPLITS = ("train", "validation", "test")
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
-BODY = -500  # HU above which a voxel counts as body in the fingerprint, as air would outweigh everything
+BODY = -500  # HU from which a voxel counts as body: with the air, the percentiles would say little about the patient
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,18 @@ class StoreInfo:
     """What a store holds.
 
     Attributes:
+        settings: of the store; see `store.Meta`.
+        bytes: of all shards.
+        shards, batches: numbers of them.
         splits: split → number of patients, scans, volumes.
         prevalence: label → split → (volumes with it, volumes where it is known).
-        spacing: axis → percentile → mm of the scans as they came.
+        spacing: axis → percentile → mm between the voxels of the scans as they came.
         size: axis → percentile → mm from the first to the last voxel of the scans as they came.
-        hu: percentiles of HU over the body's voxels.
-        histogram: share of voxels in each bin of 64 HU from -1024 up.
+        hu: percentile → HU over the body's voxels.
+        histogram: share of voxels in each of 32 bins of 64 HU from -1024 up.
         flags: flag → volumes that carry it.
         quarantine: stage → volumes refused there.
+        styles: summary styles that have been computed.
     """
 
     path: str
@@ -53,58 +58,55 @@ class StoreInfo:
     styles: list[str]
 
     def print(self, as_json: bool = False) -> None:
-        """The tables on a terminal, or one JSON object."""
+        """Print tables, or one JSON object."""
         if as_json:
             print(json.dumps(asdict(self), indent=1))
             return
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        console = Console()
         geometry = self.settings["geometry"]
-        grid = "×".join(map(str, geometry["shape"])) + " voxels of " + "×".join(f"{s:g}" for s in geometry["spacing"])
-        console.print(
-            f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards",
-            highlight=False,
-            soft_wrap=True,
-        )
-        console.print(
+        grid = "×".join(map(str, geometry["shape"])) + " voxels of " + _times(geometry["spacing"])
+        print_line(f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards")
+        print_line(
             f"fingerprint {self.fingerprint}; summaries: {', '.join(self.styles) or 'none yet'}; strict: "
-            f"{self.settings['strict']}",
-            highlight=False,
+            f"{self.settings['strict']}"
         )
-        splits = Table("split", "patients", "scans", "volumes", box=box.SIMPLE_HEAD)
-        for split, counts in self.splits.items():
-            splits.add_row(split, *(f"{counts[kind]:,}" for kind in ("patients", "scans", "volumes")))
-        console.print(splits)
-        labels = Table("label: volumes with it", *self.splits, box=box.SIMPLE_HEAD)
-        for name, by_split in self.prevalence.items():
-            labels.add_row(name, *(_share(*by_split[split]) for split in self.splits))
-        console.print(labels)
-        scans = Table("the scans as they came", *(f"{p:g} %" for p in PERCENTILES), box=box.SIMPLE_HEAD)
-        for what, found in (("spacing", self.spacing), ("extent", self.size)):
-            for axis, values in found.items():
-                scans.add_row(f"{what} {axis} (mm)", *(f"{v:.2f}" for v in values.values()))
-        scans.add_row("HU of the body", *(f"{v:.0f}" for v in self.hu.values()))
-        console.print(scans)
-        for what, counted in (("flags", self.flags), ("quarantine", self.quarantine)):
-            if counted:
-                console.print(f"{what}: " + ", ".join(f"{name} {n}" for name, n in counted.items()), highlight=False)
+        kinds = ("patients", "scans", "volumes")
+        splits = [[split, *(f"{counts[kind]:,}" for kind in kinds)] for split, counts in self.splits.items()]
+        print_table(table(("split", *kinds), splits))
+        labels = [
+            [name, *(_share(*by_split[split]) for split in self.splits)] for name, by_split in self.prevalence.items()
+        ]
+        print_table(table(("label: volumes with it", *self.splits), labels))
+        scans = [
+            [f"{quantity} {axis} (mm)", *(f"{v:.2f}" for v in values.values())]
+            for quantity, by_axis in (("spacing", self.spacing), ("extent", self.size))
+            for axis, values in by_axis.items()
+        ]
+        scans.append(["HU of the body", *(f"{v:.0f}" for v in self.hu.values())])
+        print_table(table(("the scans as they came", *(f"{p:g} %" for p in PERCENTILES)), scans))
+        for title, counts_by_name in (("flags", self.flags), ("quarantine", self.quarantine)):
+            if counts_by_name:
+                print_line(f"{title}: " + ", ".join(f"{name} {n}" for name, n in counts_by_name.items()))
 
     def draw(self, file: Path) -> None:
-        """Write a PNG of spacings, extents and HU."""
+        """Write a PNG of spacings, extents and HU; OSError where it cannot be written."""
         from brgsa_platform.runtime.plots import fingerprint_figure
 
         fingerprint_figure(self.spacing, self.size, self.histogram, (HU_FIRST, HU_BIN)).savefig(file, dpi=120)
 
 
 def info(path: str) -> StoreInfo:
-    """Count a store; reads its index, not its volumes."""
+    """Count what a store holds, from its index alone.
+
+    Args:
+        path: path or URL of the store.
+
+    Raises:
+        UserError: it is no store, or its index is damaged; see `Store.open` and `Store.index`.
+    """
     store = Store.open(path)
     index = store.index()
     splits = [split for split in SPLITS if pc.any(pc.equal(index["split"], split)).as_py()]
-    parts = {split: index.filter(pc.equal(index["split"], split)) for split in splits}
+    rows_by_split = {split: index.filter(pc.equal(index["split"], split)) for split in splits}
     spacing = np.array(index["source_spacing"].to_pylist(), dtype=np.float64)
     shape = np.array(index["source_shape"].to_pylist(), dtype=np.float64)
     counts = np.array(index["hu"].to_pylist(), dtype=np.float64).sum(axis=0)
@@ -117,13 +119,15 @@ def info(path: str) -> StoreInfo:
         batches=len(store.meta.batches),
         splits={
             split: {
-                "patients": pc.count_distinct(part["patient_id"]).as_py(),
-                "scans": pc.count_distinct(part["scan_id"]).as_py(),
-                "volumes": len(part),
+                "patients": pc.count_distinct(rows["patient_id"]).as_py(),
+                "scans": pc.count_distinct(rows["scan_id"]).as_py(),
+                "volumes": len(rows),
             }
-            for split, part in parts.items()
+            for split, rows in rows_by_split.items()
         },
-        prevalence={name: {split: _prevalence(part, name) for split, part in parts.items()} for name in store.labels},
+        prevalence={
+            name: {split: _prevalence(rows, name) for split, rows in rows_by_split.items()} for name in store.labels
+        },
         spacing=_percentiles(spacing),
         size=_percentiles(spacing * (shape - 1)),
         hu=_hu_percentiles(counts),
@@ -135,23 +139,39 @@ def info(path: str) -> StoreInfo:
 
 
 def show(path: str, volume_id: str, picture: Path, with_report: bool = False) -> str:
-    """Write a volume's middle slices as a PNG; gives its row as lines, the report only where asked for.
+    """Write a volume's middle slices as a PNG; gives its row as lines of text.
+
+    Args:
+        path: path or URL of the store.
+        picture: the PNG to write.
+        with_report: include the report in the lines.
 
     Raises:
-        UserError: the store has no such volume, or the picture cannot be written.
+        UserError: the store has no such volume ("unknown-volume"), or the picture cannot be written
+            ("picture-unwritable").
     """
     from brgsa_platform.runtime.plots import planes_figure
 
     store = Store.open(path)
-    found = store.index().filter(pc.equal(pc.field("volume_id"), volume_id)).to_pylist()
-    if not found:
-        raise UserError(f"{store.path} has no volume {volume_id!r}: its index.parquet lists those that it has.")
-    row = found[0]
+    rows = store.index().filter(pc.equal(pc.field("volume_id"), volume_id)).to_pylist()
+    if not rows:
+        raise UserError(
+            f"{store.path} has no volume {volume_id!r}: its index.parquet lists those that it has.",
+            code="unknown-volume",
+            field="volume_id",
+            value=volume_id,
+        )
+    row = rows[0]
     volume = decode(store.encoded(row["shard"], row["row_group"]))
     try:
         planes_figure([(volume_id, volume)], store.geometry.spacing).savefig(picture, dpi=120)
     except OSError as error:
-        raise UserError(f"The picture {picture} cannot be written ({error.strerror or error}).") from error
+        raise UserError(
+            f"The picture {picture} cannot be written ({error.strerror or error}).",
+            code="picture-unwritable",
+            field="--picture",
+            value=str(picture),
+        ) from error
     present = [name for name, value in (row["labels"] or {}).items() if value == 1]
     lines = {
         "volume": f"{volume_id}, scan {row['scan_id']}, patient {row['patient_id']}, split {row['split']}",
@@ -167,8 +187,9 @@ def show(path: str, volume_id: str, picture: Path, with_report: bool = False) ->
     return "\n".join(f"{name:>9}  {text}" for name, text in lines.items())
 
 
-def _prevalence(part: pa.Table, label: str) -> tuple[int, int]:
-    values = pc.struct_field(part["labels"].combine_chunks(), label)
+def _prevalence(rows: pa.Table, label: str) -> tuple[int, int]:
+    """Volumes with a label, and volumes where it is known."""
+    values = pc.struct_field(rows["labels"].combine_chunks(), label)
     return int(pc.sum(values).as_py() or 0), len(values) - values.null_count
 
 
@@ -177,15 +198,16 @@ def _share(present: int, known: int) -> str:
 
 
 def _percentiles(values: np.ndarray) -> dict[str, dict[str, float]]:
-    found = np.percentile(values, PERCENTILES, axis=0)
+    """axis → percentile → value, of values (volumes, 3)."""
+    by_axis = np.percentile(values, PERCENTILES, axis=0)
     return {
-        axis: {f"{p:g}": float(v) for p, v in zip(PERCENTILES, found[:, i], strict=True)}
+        axis: {f"{p:g}": float(v) for p, v in zip(PERCENTILES, by_axis[:, i], strict=True)}
         for i, axis in enumerate("xyz")
     }
 
 
 def _hu_percentiles(counts: np.ndarray) -> dict[str, float]:
-    """Percentiles of the body's HU from a histogram, linear within a bin."""
+    """percentile → HU of the body, from a histogram's counts (32,); linear within a bin."""
     edges = HU_FIRST + HU_BIN * np.arange(HU_BINS + 1)
     body = np.where(edges[:-1] >= BODY, counts, 0)
     shares = np.concatenate([[0.0], np.cumsum(body) / max(body.sum(), 1)])

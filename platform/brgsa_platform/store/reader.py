@@ -22,7 +22,7 @@ def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
         shard: path or URL.
 
     Raises:
-        UserError: the shard is missing or damaged; names the commands that tell and mend.
+        UserError: the shard is missing or damaged ("shard-damaged"); the message has the commands that tell and mend.
     """
     try:
         if "://" in shard:
@@ -33,7 +33,9 @@ def encoded_volume(shard: str, row_group: int) -> pa.Buffer:
         url = shard.rpartition("/volumes/")[0]
         raise UserError(
             f"Shard {shard} cannot be read ({short_error(error)}): `brgsa store verify {url}` tells what is damaged, and "
-            "running its `brgsa prepare` again writes that anew."
+            "running its `brgsa prepare` again writes that anew.",
+            code="shard-damaged",
+            field=shard,
         ) from error
 
 

@@ -1,14 +1,14 @@
 """The store: Parquet shards of standardised volumes with their reports and labels, and side tables of summaries.
 
     STORE/store.json                     settings, labels, batches and shards; "complete" only when every shard is there
-    STORE/plans/00000.parquet            the volumes that a batch (one `brgsa prepare`) is made of, and a digest of each
-    STORE/volumes/part-00000.parquet     one volume a row group
-    STORE/index.parquet                  every row without its volume, in shard order, and where it lies
-    STORE/quarantine.parquet             what could not be used, at which stage and why
+    STORE/plans/00000.parquet            the volumes of a batch (one `brgsa prepare`), and a digest of each
+    STORE/volumes/part-00000.parquet     one volume per row group
+    STORE/index.parquet                  every row without its volume, in shard order, with shard and row group
+    STORE/quarantine.parquet             the volumes that could not be used, with stage and reason
     STORE/summaries/STYLE/part-00000.parquet
 
-A summary is a column of the store, `summary.STYLE`; it lies in a table of its own, for a text column is no reason to write
-terabytes of shards again.
+A style's summaries are a column of the index, `summary.STYLE`. They are kept apart from the shards, so that a new style never
+rewrites them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ META_FILE, INDEX_FILE, QUARANTINE_FILE, SUMMARY_FILE = (
     "part-00000.parquet",
 )
 
-# HU histogram of a row: counts of every second voxel along each axis, in 64-HU bins from -1024 up.
+# A row's HU histogram counts every second voxel along each axis in bins of 64 HU from -1024 up.
 HU_BINS, HU_BIN, HU_FIRST = 32, 64, -1024
 
 SCHEMA = pa.schema(
@@ -66,12 +66,15 @@ QUARANTINE = pa.schema([(name, pa.string()) for name in ("volume_id", "source", 
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The volumes of one `brgsa prepare`: shards `first` to `first + shards - 1`, `per_shard` volumes each.
+class IngestBatch:
+    """What one `brgsa prepare` adds to a store.
 
     Attributes:
-        volumes: in the plan, refused ones included.
-        complete: whether every shard has been counted.
+        layout: of the archive.
+        volumes: number of them in the plan, refused ones included.
+        per_shard: volumes planned for each shard; the last shard may have fewer.
+        first: number of the batch's first shard.
+        complete: whether all shards are written and in the index.
     """
 
     layout: str
@@ -82,31 +85,34 @@ class Batch:
 
     @property
     def shards(self) -> list[str]:
-        """Names of its shard files."""
+        """Names of the batch's shard files, in order."""
         return [f"part-{self.first + i:05d}.parquet" for i in range(-(-self.volumes // self.per_shard))]
 
 
 @dataclass(frozen=True)
 class Meta:
-    """store.json.
+    """The content of store.json.
 
     Attributes:
-        settings: what a row depends on besides its scan (geometry, strictness, share of validation patients); a store never
-            mixes two.
-        labels: those that some volume has, in their published order.
-        sizes: bytes of each counted shard.
-        fingerprint: hash of the settings and of every row's id and checksum; "" while incomplete.
+        settings: what a row depends on besides its scan (geometry, strictness, share of validation patients); the same for
+            all batches of a store.
+        labels: names of the abnormalities that are known for some volume, in their published order.
+        batches: in the order in which they were added.
+        sizes: shard name → bytes, for the shards of complete batches.
+        fingerprint: hash of the settings and of every row's id and checksum; empty while no batch is complete.
+        format: version of the store's layout.
     """
 
     settings: dict[str, Any]
     labels: tuple[str, ...] = ()
-    batches: tuple[Batch, ...] = ()
+    batches: tuple[IngestBatch, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
     format: int = FORMAT
 
     @property
     def complete(self) -> bool:
+        """Whether the store can be read: it has batches, and all are complete."""
         return bool(self.batches) and all(batch.complete for batch in self.batches)
 
     @property
@@ -115,19 +121,21 @@ class Meta:
         return [name for batch in self.batches for name in batch.shards]
 
     def to_json(self) -> str:
-        about = {**asdict(self), "complete": self.complete, "settings_hash": settings_hash(self.settings)}
-        return json.dumps(about, indent=1, sort_keys=True) + "\n"
+        """The text of store.json."""
+        tree = {**asdict(self), "complete": self.complete, "settings_hash": settings_hash(self.settings)}
+        return json.dumps(tree, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Meta:
+        """Read what `to_json` wrote; ValueError, KeyError or TypeError where the text is something else."""
         tree = json.loads(text)
-        batches = tuple(Batch(**batch) for batch in tree["batches"])
+        batches = tuple(IngestBatch(**batch) for batch in tree["batches"])
         labels = tuple(tree["labels"])
         return cls(tree["settings"], labels, batches, tree["sizes"], tree["fingerprint"], tree["format"])
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """Names a preprocessing configuration."""
+    """Hash (16 hexadecimal digits) that names a store's settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -136,6 +144,9 @@ class Store:
 
     Attributes:
         path: absolute path or URL.
+        geometry: the grid of its volumes.
+        labels: names of the abnormalities that are known for some volume, in their published order.
+        fingerprint: hash that changes with any row; the MLflow tag `brgsa.data`.
     """
 
     def __init__(self, folder: Folder, meta: Meta) -> None:
@@ -151,14 +162,23 @@ class Store:
         """Open a store.
 
         Raises:
-            UserError: there is none, it is unfinished, or it was written by another version.
+            UserError: there is none ("no-store"), it is unfinished ("store-unfinished"), or store.json cannot be used (see
+                `read_meta`).
         """
         folder = Folder(path)
         meta = read_meta(folder)
         if meta is None:
-            raise UserError(f"{folder} is not a store (it has no {META_FILE}): write one with `brgsa prepare`.")
+            raise UserError(
+                f"{folder} is not a store (it has no {META_FILE}): write one with `brgsa prepare`.",
+                code="no-store",
+                value=folder.url,
+            )
         if not meta.complete:
-            raise UserError(f"{folder} is not finished: run its `brgsa prepare` again, it goes on where it stopped.")
+            raise UserError(
+                f"{folder} is not finished: run its `brgsa prepare` again, it goes on where it stopped.",
+                code="store-unfinished",
+                value=folder.url,
+            )
         return cls(folder, meta)
 
     def shards(self) -> list[str]:
@@ -166,14 +186,15 @@ class Store:
         return [self.folder.at(f"volumes/{name}") for name in self.meta.shards]
 
     def index(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows in shard order without the volumes themselves.
+        """All rows in shard order, without the volumes.
 
         Args:
-            columns: of a shard (not `ct`), `shard` (number in `shards()`), `row_group`, or `summary.STYLE`; default all but
-                the summaries.
+            columns: any of a shard's (not `ct`), `shard` (number in `shards()`), `row_group`, `summary.STYLE`; default all
+                but the summaries.
 
         Raises:
-            UserError: there is no such column, or the style has not been computed.
+            UserError: there is no such column ("unknown-column"), index.parquet is missing or damaged ("index-damaged"), or
+                a style has not been computed (see `texts`).
         """
         try:
             with self.folder.open(INDEX_FILE) as file:
@@ -182,11 +203,19 @@ class Store:
                 read = [name for name in wanted if not name.startswith(SUMMARY)]
                 unknown = [name for name in read if name not in stored]
                 if unknown:
-                    raise UserError(f"{self.path} has no column {unknown[0]!r}; it has: {', '.join(stored)}.")
+                    raise UserError(
+                        f"{self.path} has no column {unknown[0]!r}; it has: {', '.join(stored)}.",
+                        code="unknown-column",
+                        field=unknown[0],
+                        value=self.path,
+                    )
                 table = pq.read_table(file, columns=sorted({*read, "volume_id"}))
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(
-                f"{self.folder.at(INDEX_FILE)} is missing or damaged: prepare the store again in another folder."
+                f"{self.folder.at(INDEX_FILE)} is missing or damaged: prepare the store again in another folder.",
+                code="index-damaged",
+                field=INDEX_FILE,
+                value=self.path,
             ) from error
         for name in wanted:
             if name not in read:
@@ -195,24 +224,29 @@ class Store:
         return table.select(wanted)
 
     def encoded(self, shard: int, row_group: int) -> pa.Buffer:
-        """The `ct` cell of a row, still encoded; without a copy where the store lies on this machine."""
+        """The `ct` cell of a row, for `brgsa.volumes.decode`; see `reader.encoded_volume`."""
         return encoded_volume(self.shards()[shard], row_group)
 
     def quarantine(self) -> pa.Table:
-        """What could not be used: `volume_id`, `source`, `stage`, `reason`."""
+        """The volumes that could not be used: `volume_id`, `source`, `stage`, `reason`.
+
+        Raises:
+            OSError: quarantine.parquet cannot be read.
+        """
         with self.folder.open(QUARANTINE_FILE) as file:
             return pq.read_table(file)
 
     def styles(self) -> list[str]:
-        """Summary styles that have been computed."""
+        """The summary styles that have been computed, sorted."""
         suffix = f"/{SUMMARY_FILE}"
         return sorted(name.removesuffix(suffix) for name in self.folder.sizes("summaries") if name.endswith(suffix))
 
     def texts(self, style: str) -> dict[str, str]:
-        """volume_id → text in a style; "report" is the report as written.
+        """volume_id → text in a style; "report" is the report as written, empty where the archive has none.
 
         Raises:
-            UserError: the style has not been computed; names the command that does.
+            UserError: the style has not been computed ("no-summaries"), or not for all volumes ("summaries-incomplete"); the
+                message has the command that does.
         """
         return self._reports if style == REPORT else self._summaries(style)
 
@@ -225,33 +259,41 @@ class Store:
         command = f"`brgsa summarize {self.path} --style {style}`"
         table = self.summary_table(style)
         if table is None:
-            raise UserError(f"{self.path} holds no summaries of style {style!r}: compute them with {command}.")
+            raise UserError(
+                f"{self.path} holds no summaries of style {style!r}: compute them with {command}.",
+                code="no-summaries",
+                field=style,
+                value=self.path,
+            )
         texts = dict(zip(table["volume_id"].to_pylist(), table["summary"].to_pylist(), strict=True))
         if self._reports.keys() - texts.keys():
             raise UserError(
-                f"{self.path} has volumes added since its summaries of style {style!r}: complete them with {command}."
+                f"{self.path} has volumes added since its summaries of style {style!r}: complete them with {command}.",
+                code="summaries-incomplete",
+                field=style,
+                value=self.path,
             )
         return texts
 
     def summary_table(self, style: str) -> pa.Table | None:
-        """A style's side table (`volume_id`, `summary`), None where it has not been computed."""
-        name = summary_name(style)
+        """A style's table (`volume_id`, `summary`); None where it has not been computed."""
+        name = summary_file(style)
         if not self.folder.exists(name):
             return None
         with self.folder.open(name) as file:
             return pq.read_table(file)
 
 
-def summary_name(style: str) -> str:
-    """Where a style's summaries lie in a store."""
+def summary_file(style: str) -> str:
+    """Name of a style's table in a store."""
     return f"summaries/{style}/{SUMMARY_FILE}"
 
 
 def read_meta(folder: Folder) -> Meta | None:
-    """store.json, or None where there is none.
+    """Read store.json; None where there is none.
 
     Raises:
-        UserError: it cannot be read, or another version wrote it.
+        UserError: it cannot be read or is damaged ("store-unreadable"), or another version wrote it ("store-format").
     """
     try:
         if not folder.exists(META_FILE):
@@ -259,33 +301,44 @@ def read_meta(folder: Folder) -> Meta | None:
         raw = folder.read(META_FILE)
     except OSError as error:
         raise UserError(
-            f"{folder.at(META_FILE)} cannot be read ({short_error(error)}): mend that and try again."
+            f"{folder.at(META_FILE)} cannot be read ({short_error(error)}): mend that and try again.",
+            code="store-unreadable",
+            field=META_FILE,
+            value=folder.url,
         ) from error
     try:
         text = raw.decode()
-        written = json.loads(text).get("format")
-        if written == FORMAT:
+        version = json.loads(text).get("format")
+        if version == FORMAT:
             return Meta.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{folder.at(META_FILE)} cannot be read ({short_error(error)}): prepare the store again in another folder."
+            f"{folder.at(META_FILE)} cannot be read ({short_error(error)}): prepare the store again in another folder.",
+            code="store-unreadable",
+            field=META_FILE,
+            value=folder.url,
         ) from error
-    raise UserError(f"{folder} has store format {written}, this version reads {FORMAT}: prepare it again.")
+    raise UserError(
+        f"{folder} has store format {version}, this version reads {FORMAT}: prepare it again.",
+        code="store-format",
+        field=META_FILE,
+        value=version,
+    )
 
 
 def checksum(row: Mapping[str, Any]) -> str:
     """SHA-256 of a row: its other columns as JSON with sorted keys, then the bytes of `ct`.
 
     Args:
-        row: as `to_pylist` of a shard's table gives it; a `checksum` in it is left out.
+        row: as `to_pylist` of a shard's table gives it; its own `checksum` does not count.
     """
-    about = {name: value for name, value in row.items() if name not in ("ct", "checksum")}
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    description = {name: value for name, value in row.items() if name not in ("ct", "checksum")}
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     digest.update(row["ct"])
     return digest.hexdigest()
 
 
 def fingerprint(settings: Mapping[str, Any], ids: Iterable[str], checksums: Iterable[str]) -> str:
-    """Hash of a store's content; what the MLflow tag `brgsa.data` names."""
+    """Hash (16 hexadecimal digits) of a store's settings and of its rows' ids and checksums; the MLflow tag `brgsa.data`."""
     text = json.dumps([settings, list(ids), list(checksums)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

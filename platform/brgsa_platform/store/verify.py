@@ -1,4 +1,4 @@
-"""`brgsa store verify`: every row of a store read and compared with its checksum and with the index, with Ray Data."""
+"""`brgsa store verify`: read every row of a store and compare it with its checksum and with the index, with Ray Data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from brgsa_platform.store.store import Store, checksum
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as it was written."""
+    """Something that is not as it was written.
+
+    Attributes:
+        shard: file name of the shard, or "index.parquet".
+        volume_id: of the damaged row; empty where the whole file is meant.
+        problem: the rest of a sentence that begins with the shard and the volume.
+    """
 
     shard: str
     volume_id: str
@@ -32,7 +38,10 @@ class VerifyResult:
     """What `verify` found.
 
     Attributes:
-        discarded: shards removed, to be written anew.
+        path: of the store.
+        volumes, shards: how many the store should have.
+        damage: sorted by shard and volume.
+        discarded: number of shards that were removed.
     """
 
     path: str
@@ -42,6 +51,7 @@ class VerifyResult:
     discarded: int = 0
 
     def summary(self) -> str:
+        """A line for each damage, and one that says what to do."""
         if not self.damage:
             return f"{self.path}: {self.volumes} volumes in {self.shards} shards are whole."
         lines = [f"{d.shard}: {f'volume {d.volume_id} ' if d.volume_id else ''}{d.problem}" for d in self.damage]
@@ -55,20 +65,21 @@ class VerifyResult:
 
 
 def verify(path: str, discard: bool = False) -> VerifyResult:
-    """Read a whole store.
+    """Read a whole store and compare it with its checksums.
 
     Args:
-        discard: remove damaged shards, so that `prepare`, which writes what is missing, makes them anew.
+        path: path or URL of the store.
+        discard: remove damaged shards; `prepare`, run again, writes what is missing.
 
     Raises:
-        UserError: it is no store.
+        UserError: it is no store, or its index is damaged; see `Store.open` and `Store.index`.
     """
     store = Store.open(path)
     expected: dict[int, dict[str, str]] = defaultdict(dict)
     index = store.index(["shard", "volume_id", "checksum", "patient_id", "scan_id", "split"])
     for row in index.to_pylist():
         expected[row["shard"]][row["volume_id"]] = row["checksum"]
-    damage = [Damage("index.parquet", "", problem) for problem in _straddling(index)]
+    damage = [Damage("index.parquet", "", problem) for problem in _conflicting_owners(index)]
     with ray_session():
         damage += _read_all(store, expected)
     broken = sorted({d.shard for d in damage} - {"index.parquet"})
@@ -79,6 +90,11 @@ def verify(path: str, discard: bool = False) -> VerifyResult:
 
 
 def _read_all(store: Store, expected: dict[int, dict[str, str]]) -> list[Damage]:
+    """The damage of all shards.
+
+    Args:
+        expected: shard number → volume id → checksum.
+    """
     import ray
 
     set_data_context()
@@ -88,28 +104,33 @@ def _read_all(store: Store, expected: dict[int, dict[str, str]]) -> list[Damage]
     ]
     dataset = ray.data.from_items(jobs, override_num_blocks=len(jobs))
     dataset = dataset.map(_verify_shard, fn_kwargs={"folder": store.folder})
-    found: list[Damage] = []
+    damage: list[Damage] = []
     with progress(len(jobs), "verify: shards") as advance:
         for row in dataset.iter_rows():
-            found += [Damage(*problem) for problem in json.loads(row["damage"])]
+            damage += [Damage(*problem) for problem in json.loads(row["damage"])]
             advance()
-    return sorted(found, key=lambda d: (d.shard, d.volume_id))
+    return sorted(damage, key=lambda d: (d.shard, d.volume_id))
 
 
 def _verify_shard(job: dict[str, Any], folder: Folder) -> dict[str, Any]:
-    found = damage_of(folder, job["shard"], int(job["size"]), json.loads(job["rows"]))
-    return {"damage": json.dumps([[job["shard"], volume_id, problem] for volume_id, problem in found])}
+    problems = _shard_problems(folder, job["shard"], int(job["size"]), json.loads(job["rows"]))
+    return {"damage": json.dumps([[job["shard"], volume_id, problem] for volume_id, problem in problems])}
 
 
-def damage_of(folder: Folder, shard: str, size: int, rows: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """(volume id or "", problem) of a shard that should have so many bytes and these rows (volume id → checksum)."""
+def _shard_problems(folder: Folder, shard: str, size: int, rows: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """(volume id or empty, problem) for each damage of a shard.
+
+    Args:
+        size: bytes that the shard had when its batch was committed.
+        rows: volume id → checksum, as the index has them.
+    """
     name = f"volumes/{shard}"
-    there = folder.size(name)
-    if there is None:
+    bytes_now = folder.size(name)
+    if bytes_now is None:
         yield "", "is missing."
         return
-    if there != size:
-        yield "", f"has {there} bytes, not {size}."
+    if bytes_now != size:
+        yield "", f"has {bytes_now} bytes, not {size}."
     missing = dict(rows)
     try:
         with folder.open(name) as file:
@@ -119,8 +140,8 @@ def damage_of(folder: Folder, shard: str, size: int, rows: dict[str, str]) -> It
                 try:
                     row = opened.read_row_group(group).to_pylist()[0]
                     volume_id = row["volume_id"]
-                    yield from ((volume_id, problem) for problem in _problems(row, missing.pop(volume_id, None)))
-                except Exception as error:  # whatever damaged bytes make a decoder say
+                    yield from ((volume_id, problem) for problem in _row_problems(row, missing.pop(volume_id, None)))
+                except Exception as error:  # damaged bytes make a decoder raise almost anything
                     yield volume_id, f"cannot be read ({short_error(error)})."
     except (OSError, pa.ArrowException) as error:
         yield "", f"cannot be opened ({short_error(error)})."
@@ -129,7 +150,8 @@ def damage_of(folder: Folder, shard: str, size: int, rows: dict[str, str]) -> It
         yield volume_id, "is in the index and not in the shard."
 
 
-def _problems(row: dict[str, Any], expected: str | None) -> Iterator[str]:
+def _row_problems(row: dict[str, Any], expected: str | None) -> Iterator[str]:
+    """What is wrong with a shard's row, given the index's checksum of it (None: the index has no such row)."""
     if expected is None:
         yield "is in the shard and not in the index."
     elif not checksum(row) == row["checksum"] == expected:
@@ -138,10 +160,10 @@ def _problems(row: dict[str, Any], expected: str | None) -> Iterator[str]:
         yield "has another shape than its row says."
 
 
-def _straddling(index: pa.Table) -> Iterable[str]:
-    """Patients in two splits and scans of two patients, counted: their ids are nobody's business here."""
+def _conflicting_owners(index: pa.Table) -> Iterable[str]:
+    """Problems of the index: patients in two splits, scans of two patients. They are counted, to print no patient's id."""
     for owner, owned in (("patient_id", "split"), ("scan_id", "patient_id"), ("scan_id", "split")):
         pairs = set(zip(index[owner].to_pylist(), index[owned].to_pylist(), strict=True))
-        twice = len(pairs) - len({pair[0] for pair in pairs})
-        if twice:
-            yield f"{twice} times a {owner} has more than one {owned}."
+        repeated = len(pairs) - len({pair[0] for pair in pairs})
+        if repeated:
+            yield f"{repeated} times a {owner} has more than one {owned}."

@@ -1,54 +1,55 @@
-"""The loop that a training worker executes: setup → epochs of fit, validate, checkpoint → done.
+"""The loop of a training worker: set up, then epochs of steps, each epoch validated, saved and reported.
 
-Knows Ray Train for its rank and its reports, and `batches` for its data. All workers compute the same loss (InfoNCE
-over the global batch), so they also agree on what happens next.
+All workers compute the same loss (InfoNCE over the global batch), so they agree on everything that follows from it. A step
+goes through `batches` (volumes) and `texts`, the towers and the bank of `brgsa.model`, and `brgsa.losses`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from brgsa import checkpoint, losses, metrics, zeroshot
 from brgsa.errors import UserError
-from brgsa.model import BrgSA, Embeddings
-from brgsa.volumes.intensity import Intensity, unit_intensities
-from brgsa_platform.config import RunConfig
-from brgsa_platform.runtime import files
+from brgsa.losses import Losses, brgsa_loss
+from brgsa.volumes.intensity import Intensity
+from brgsa_platform.config import RunConfig, TrainSection
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training import batches as datasets
-from brgsa_platform.training import placement_groups as worker_groups
-from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training import placement_groups, run_checkpoints
+from brgsa_platform.training.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
+from brgsa_platform.training.checkpoint_writer import CheckpointWriter
+from brgsa_platform.training.encoding import EncodedSplit, as_float32, encode_split, encode_texts
+from brgsa_platform.training.input_buffer import InputBuffer
+from brgsa_platform.training.loaders import Batch
+from brgsa_platform.training.log import TrainingLog
 from brgsa_platform.training.order import steps_per_epoch
-from brgsa_platform.training.schedule import Schedule, optimizer_of
-from brgsa_platform.training.texts import Texts, codes_of
-from brgsa_platform.training.volume_cache import Decoded
-
-SECONDS_BETWEEN_POINTS = 2.0  # step metrics and progress are written at most this often
+from brgsa_platform.training.precision import autocast
+from brgsa_platform.training.random_streams import Purpose, stream
+from brgsa_platform.training.state import TrainingState
+from brgsa_platform.training.texts import Texts, written_texts
+from brgsa_platform.training.validation import Measured, Validation
+from brgsa_platform.training.volume_cache import VolumeCache
+from brgsa_platform.training.workers import WorkerContext
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker is told: plain data, so that it travels to any node.
+class TrainingTask:
+    """What a training worker is told: plain data, so that it travels to any node.
 
     Attributes:
         config: RunConfig tree.
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to.
-        decoded: the store's volumes, where a search has decoded them for all of its trials.
+        cache: the store's volumes, where a search has decoded them for all of its trials.
     """
 
     config: dict[str, Any]
@@ -57,371 +58,234 @@ class Job:
     run: dict[str, Any]
     tracking_uri: str
     run_id: str
-    decoded: Decoded | None = None
-
-
-@dataclass
-class Progress:
-    """How far a training is; saved with each checkpoint.
-
-    Attributes:
-        epoch, step: whole epochs, and steps of the run.
-        history: one entry a whole epoch.
-        sums, seconds: of the steps of the epoch that is under way.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def add(self, found: dict[str, float], seconds: float) -> None:
-        """One more step and what it measured."""
-        self.step += 1
-        self.seconds += seconds
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
-
-    def end_epoch(self, score: float, found: dict[str, float]) -> None:
-        self.epoch += 1
-        self.history.append({"epoch": self.epoch, "score": score, **found})
-        self.sums, self.seconds = {}, 0.0
+    cache: VolumeCache | None = None
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Entry point of a Ray Train worker.
 
     Returns:
-        {"history": …} or, for a mistake that a restart cannot mend, {"refused": sentence}.
+        {"history": …}, or {"refused": UserError}: raised, it would make Ray Train start the workers again.
     """
     import ray.train.torch
 
     context = ray.train.get_context()
-    if context.get_world_rank() == 0:
-        worker_groups.remember(Path(settings["job"].out))
-    place = Place(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), ray.train.report)
-    return _train(settings["job"], place)
-
-
-def train_here(job: Job, on_epoch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """The same loop in this very process, for a search's trial: Ray Train's workers would cost each 12-20 s more."""
-    return _train(job, Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"), on_epoch))
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a worker stands: its rank among `world`, its device, and who is told of each epoch's metrics."""
-
-    rank: int
-    world: int
-    device: torch.device
-    report: Callable[[dict[str, Any]], None]
-
-
-def _train(job: Job, place: Place) -> dict[str, Any]:
+    workers = WorkerContext(
+        context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), ray.train.report
+    )
+    task: TrainingTask = settings["task"]
+    if workers.rank == 0:
+        placement_groups.remember(Path(task.out))
     try:
-        worker = Worker(job, place)
-        worker.fit()
+        return {"history": run_training(task, workers)}
     except UserError as error:
-        return {"refused": str(error)}
-    return {"history": worker.progress.history}
+        return {"refused": error}
 
 
-class Worker:
-    """One of `world` training workers."""
+def train_here(
+    task: TrainingTask, on_epoch: Callable[[dict[str, Any]], None], device: torch.device
+) -> list[dict[str, Any]]:
+    """The same loop in this process, for a search's trial: Ray Train's workers would cost each trial 12-20 s more.
 
-    def __init__(self, job: Job, place: Place) -> None:
-        self.rank, self.world, self.device, self.report = place.rank, place.world, place.device, place.report
-        self.job, self.out = job, Path(job.out)
-        self.config = RunConfig.from_tree(job.config)
-        train = self.config.train
-        torch.set_num_threads(train.threads or max(1, (os.cpu_count() or 1) // self.world))
-        torch.set_flush_denormal(True)  # vanishing gradients are 0 to us, and slow a CPU down several times
-        torch.manual_seed(train.seed)
+    Raises:
+        UserError: something that the user can mend stops the training.
+    """
+    return run_training(task, WorkerContext(device=device, report=on_epoch))
 
-        store = Store.open(job.store)
-        self.labels = store.labels
-        self.rows = datasets.split_rows(store, "train")
-        self.validation = self._validation_rows(store)
-        self.texts = Texts(store, self.config, self.rows)
-        self.crop = self.config.model.vision.volume
+
+def run_training(task: TrainingTask, workers: WorkerContext) -> list[dict[str, Any]]:
+    """Train from where the run stands to its last epoch, as one of the workers.
+
+    Returns:
+        The history, one entry an epoch.
+
+    Raises:
+        UserError: something that the user can mend stops the training; on all workers alike.
+    """
+    trainer = workers.together(lambda: Trainer(task, workers))
+    trainer.fit()
+    return trainer.state.progress.history
+
+
+class Trainer:
+    """One of the workers that train a model together."""
+
+    def __init__(self, task: TrainingTask, workers: WorkerContext) -> None:
+        """Set up without a word to the other workers: data, texts, model, and the run's newest checkpoint."""
+        self.task, self.workers = task, workers
+        self.config = RunConfig.from_tree(task.config)
+        train, out = self.config.train, Path(task.out)
+        _set_up_torch(train, workers.world)
+
+        store = Store.open(task.store)
+        self.rows = split_index(store, "train")
+        data = self.config.data
+        self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
+        self.validation = Validation.of(store, data.style, self.rows)
         self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
+        self.input = InputBuffer(workers.device)
 
-        self.model = self._model()
-        self.optimizer = optimizer_of(self.config.optim, self.model)
-        self.schedule = Schedule(self.config.optim, self.steps * train.epochs)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._autocast_type() == torch.float16)
-        self.progress = Progress()
-        self.reference_scores: dict[str, list[float]] = {}
-        self._floats = torch.empty(0)  # a batch's memory, see `_volumes`
-        self._resume()
-        # DDP broadcasts rank 0's weights, so all workers start alike.
-        self.parallel: nn.Module = self.model
-        if self.world > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            self.parallel = nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
-        self.mlflow = tracking.attach(job.run_id, job.tracking_uri) if self.rank == 0 else None
-        self._last_point = 0.0
-
-    def _model(self) -> BrgSA:
-        from transformers import AutoTokenizer
-
-        tokenizer = None
-        if self.config.model.text.name == "small":
-            tokenizer = AutoTokenizer.from_pretrained(str(self.out / "tokenizer"), local_files_only=True)
-        return BrgSA(self.config.model, tokenizer=tokenizer).to(self.device)
-
-    def _validation_rows(self, store: Store) -> datasets.Rows | None:
-        try:
-            return datasets.split_rows(store, "validation")
-        except UserError:
-            return None  # a store without validation volumes trains without validation; `train` has said so
-
-    def _resume(self) -> None:
-        newest = run_checkpoints.latest(self.out)
-        if newest is None:
-            if self.model.bank is not None and self.config.model.bank.init == "kmeans":
-                self._bank_from_embeddings()
-            return
-        checkpoint.load_weights(self.model, newest)
-        state = checkpoint.load_training(newest, self.optimizer)
-        self.schedule.restore(state.pop("schedule"))
-        self.scaler.load_state_dict(state.pop("scaler"))
-        self.progress = Progress(**state)
-
-    @torch.no_grad()
-    def _bank_from_embeddings(self) -> None:
-        assert self.model.bank is not None
-        found: list[Tensor] = []
-        if self.rank == 0:
-            wanted = 2 * self.config.model.bank.size
-            for batch in datasets.evaluation_batches(
-                self.rows,
-                self.crop,
-                batch_size=self.config.train.batch_size,
-                data=self.config.data,
-                decoded=self.job.decoded,
-            ):
-                tokens = self.texts.tokens(self.model.text, batch["row"]).to(self.device)
-                volumes, texts = self.model(self._volumes([batch["ct"]]), tokens)
-                found += [volumes.plain, texts.plain]
-                if sum(len(part) for part in found) >= wanted:
-                    break
-            self.model.bank.initialise_from(torch.cat(found), self.config.train.seed)
+        self.state = TrainingState.new(self.config, out, self.steps * train.epochs, workers.device)
+        self.model = self.state.model
+        self.resumed_from = run_checkpoints.latest(out)
+        if self.resumed_from is not None:
+            self.state.load(self.resumed_from)
+        self.log: TrainingLog | None = None
+        self.checkpoints: CheckpointWriter | None = None
+        if workers.rank == 0:
+            run_checkpoints.mend(out, train.keep)
+            self.log = TrainingLog(out, task.run_id, task.tracking_uri)
+            self.checkpoints = CheckpointWriter(out, task.run, train)
 
     def fit(self) -> None:
         """Train from where the run stands to its last epoch."""
-        train = self.config.train
-        epochs = range(self.progress.epoch, train.epochs)
-        if not epochs:
-            return
-        batches = datasets.training_batches(
-            self.rows,
-            self.crop,
-            self.config.data,
+        progress = self.state.progress
+        if self.resumed_from is None:
+            self.initialise_bank()
+        elif progress.history:
+            # A kill may have come between the checkpoint and the report; who knows the epoch already leaves it aside.
+            self.workers.report(run_checkpoints.report_of(progress.history[-1]))
+        epochs = range(progress.epoch, self.config.train.epochs)
+        if epochs:
+            model, batches = self._parallel(), self._batches(epochs)
+            for epoch in epochs:
+                self.texts.draw(epoch)
+                while progress.step < (epoch + 1) * self.steps:
+                    started = time.monotonic()
+                    losses = self._step(model, self.workers.together(partial(next, batches)))
+                    progress.end_step(losses, time.monotonic() - started)
+                    self._after_step(losses["loss"])
+                self._end_epoch()
+        if self.log is not None:
+            self.log.close()
+
+    def _parallel(self) -> nn.Module:
+        """The model with its gradients averaged over the workers; all of them start with the weights of rank 0."""
+        if self.workers.world == 1:
+            return self.model
+        devices = [self.workers.device] if self.workers.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
+
+    def _batches(self, epochs: range) -> Iterator[Batch]:
+        """This worker's part of each global batch, from the step on where the run stands."""
+        progress, train = self.state.progress, self.config.train
+        return training_batches(
+            self._source(self.rows),
             batch_size=train.batch_size,
             epochs=epochs,
             seed=train.seed,
-            skip=self.progress.step - self.progress.epoch * self.steps,
-            rank=self.rank,
-            world=self.world,
-            decoded=self.job.decoded,
+            skip=progress.step - progress.epoch * self.steps,
         )
-        self._last_checkpoint = time.monotonic()
-        for epoch in epochs:
-            self.texts.draw(epoch)
-            while self.progress.step < (epoch + 1) * self.steps:
-                started = time.monotonic()
-                found = self._step(next(batches))
-                self.progress.add(found, time.monotonic() - started)
-                self._tell(found["loss"])
-                self._checkpoint_within()
-            self._end_epoch()
-        if self.mlflow is not None:
-            self.mlflow.close()
 
-    def _step(self, batch: datasets.Batch) -> dict[str, float]:
-        config, step = self.config, self.progress.step
-        # Seeded anew, so that a run that goes on in mid-epoch draws the same noise and drops the same units.
-        torch.manual_seed(int(np.random.SeedSequence([config.train.seed, step, self.rank]).generate_state(1)[0]))
-        self.parallel.train()
-        self.schedule.apply(self.optimizer, step)
-        rows = batch.rows
-        tokens = self.texts.tokens(self.model.text, rows).to(self.device)
-        data = config.data
-        intensity = Intensity.draw(len(rows), self.device, scale=data.scale, shift=data.shift, noise=data.noise)
-        with self._autocast():
-            volumes, texts = self.parallel(self._volumes(batch.blocks, intensity), tokens)
-        loss = losses.brgsa_loss(
-            _float(volumes),
-            _float(texts),
-            self._codes(self.rows.scans[rows]),
-            config.loss,
-            self._codes(self.texts.codes[rows]),
-        )
-        found = self._mean_over_workers(
+    def _step(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+        """Learn from one batch; gives its losses, the mean over the workers."""
+        config, state = self.config, self.state
+        _seed_step(config.train.seed, state.progress.step, self.workers.rank)
+        model.train()
+        loss = self._loss(model, batch)
+        losses = self.workers.mean(
             {"loss": loss.total, "plain": loss.plain, "bridged": loss.bridged, "reconstruction": loss.reconstruction}
         )
-        if not np.isfinite(found["loss"]):
-            raise UserError(f"The loss is {found['loss']} at step {step}: lower optim.lr or raise loss.temperature.")
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss.total).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return found
-
-    def _validate(self) -> dict[str, float]:
-        """Zero-shot AUROC and loss on the validation split; every worker encodes its part, all know the result."""
-        if self.validation is None:
-            return {}
-        rows = self.validation
-        self.model.eval()
-        indices: list[int] = []
-        encoded: list[Embeddings] = []
-        batch_size = self.config.train.batch_size
-        for batch in datasets.evaluation_batches(
-            rows,
-            self.crop,
-            batch_size=max(1, batch_size // self.world),
-            data=self.config.data,
-            rank=self.rank,
-            world=self.world,
-            decoded=self.job.decoded,
-        ):
-            with self._autocast():
-                encoded.append(_float(self.model.encode_volumes(self._volumes([batch["ct"]]))).cpu())
-            indices += batch["row"].tolist()
-        order, volumes = self._gather_embeddings(indices, encoded)
-        prompts = zeroshot.prompts(self.labels)
-        scores = zeroshot.scores(volumes, self.model.encode_texts(prompts).cpu()).numpy()
-        labels = rows.labels[order]
-        each = {
-            i: metrics.auroc(labels[:, i], scores[:, i])
-            for i in range(len(self.labels))
-            if 0 < np.nansum(labels[:, i]) < np.sum(~np.isnan(labels[:, i]))
-        }
-        written = self.texts.of(rows, order)
-        texts = Embeddings.concatenate(
-            [
-                self.model.encode_texts(written[start : start + batch_size]).cpu()
-                for start in range(0, len(written), batch_size)
-            ]
-        )
-        self.reference_scores = dict(zip(prompts, np.sort(scores.T, axis=1).round(6).tolist(), strict=True))
-        found = {"val/loss": self._validation_loss(volumes, texts, rows.scans[order], codes_of(written))}
-        rare = datasets.rare_labels(self.rows)
-        for name, chosen in (
-            ("val/auroc", list(each.values())),
-            ("val/auroc_common", [value for i, value in each.items() if not rare[i]]),
-            ("val/auroc_rare", [value for i, value in each.items() if rare[i]]),
-        ):
-            if chosen:
-                found[name] = float(np.mean(chosen))
-        return found
-
-    def _validation_loss(self, volumes: Embeddings, texts: Embeddings, scans: np.ndarray, codes: np.ndarray) -> float:
-        """The training loss over the validation volumes, in batches of the training's size."""
-        size = self.config.train.batch_size
-        found, weights = [], []
-        for start in range(0, len(scans), size):
-            part = slice(start, start + size)
-            a, b = (Embeddings(e.plain[part], None if e.bridged is None else e.bridged[part]) for e in (volumes, texts))
-            loss = losses.brgsa_loss(
-                a, b, torch.from_numpy(scans[part]), self.config.loss, torch.from_numpy(codes[part]), local=True
+        if not np.isfinite(losses["loss"]):
+            raise UserError(
+                f"The loss is {losses['loss']} at step {state.progress.step}: lower optim.lr or raise loss.temperature.",
+                code="loss-not-finite",
+                field="optim.lr",
+                value=config.optim.lr,
             )
-            found.append(float(loss.total))
-            weights.append(len(a.plain))
-        return float(np.average(found, weights=weights))
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(loss.total).backward()
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        return losses
 
-    def _gather_embeddings(self, indices: list[int], encoded: list[Embeddings]) -> tuple[np.ndarray, Embeddings]:
-        mine = (indices, Embeddings.concatenate(encoded) if encoded else None)
-        everyone: list[Any] = [mine]
-        if self.world > 1:
-            everyone = [None] * self.world
-            dist.all_gather_object(everyone, mine)
-        parts = [part for part in everyone if part[1] is not None]
-        return np.concatenate([p[0] for p in parts]), Embeddings.concatenate([p[1] for p in parts])
+    def _loss(self, model: nn.Module, batch: Batch) -> Losses:
+        """The loss of a batch over all workers, with its gradient."""
+        config, device = self.config, self.workers.device
+        tokens = self.texts.tokens(self.model.text, batch.rows).to(device)
+        data = config.data
+        intensity = Intensity.draw(len(batch.rows), device, scale=data.scale, shift=data.shift, noise=data.noise)
+        with autocast(device, config.train.precision):
+            volumes, texts = model(self.input.fill(batch.blocks, intensity), tokens)
+        scans, codes = (
+            torch.from_numpy(of_rows[batch.rows]).to(device) for of_rows in (self.rows.scans, self.texts.codes)
+        )
+        return brgsa_loss(as_float32(volumes), as_float32(texts), scans, config.loss, codes)
+
+    def _after_step(self, loss: float) -> None:
+        """Log the step, set the next step's rate, and save where it is time."""
+        state = self.state
+        if self.log is not None:
+            self.log.step(state, loss)
+        state.schedule.after_step()
+        if self.checkpoints is not None and state.progress.step % self.steps:
+            self.checkpoints.within_epoch(state)
 
     def _end_epoch(self) -> None:
-        progress = self.progress
-        found = {f"train/{name}": total / self.steps for name, total in progress.sums.items()}
-        found["train/volumes_per_s"] = self.steps * self.config.train.batch_size / progress.seconds
-        found |= self._validate()
-        self.schedule.after_epoch(found.get("val/loss", found["train/loss"]))
-        progress.end_epoch(found.get("val/auroc", -found["train/loss"]), found)
-        if self.rank == 0:
-            # Persist first, report then: a worker that dies right after a report loses what was not yet polled.
-            self._save(run_checkpoints.folder_of(self.out, progress.epoch), self.reference_scores)
-            run_checkpoints.keep_best(self.out, progress.history, self.config.train.keep)
-            assert self.mlflow is not None
-            self.mlflow.log_metrics(found, step=progress.step, at_once=True)  # a search may end the process in `report`
-        self.report({"epoch": progress.epoch, **found})
+        """Validate, save, log and report the epoch."""
+        progress = self.state.progress
+        metrics = {f"train/{name}": total / self.steps for name, total in progress.sums.items()}
+        metrics["train/volumes_per_s"] = self.steps * self.config.train.batch_size / progress.seconds
+        validated = self._validate()
+        metrics |= validated.metrics
+        self.state.schedule.after_epoch(metrics.get("val/loss", metrics["train/loss"]))
+        progress.end_epoch(metrics.get("val/auroc", -metrics["train/loss"]), metrics)
+        if self.checkpoints is not None:
+            # Saved first, reported then: a worker that dies right after a report loses what was not yet polled.
+            self.checkpoints.end_epoch(self.state, validated.reference_scores)
+        if self.log is not None:
+            self.log.epoch(metrics, progress.step)
+        self.workers.report(run_checkpoints.report_of(progress.history[-1]))
 
-    def _checkpoint_within(self) -> None:
-        """Rank 0 alone decides by the clock: the others need not know, for all stand at the same step."""
-        due = time.monotonic() - self._last_checkpoint >= 60 * self.config.train.checkpoint_minutes
-        if self.rank == 0 and due and self.progress.step % self.steps:
-            self._save(run_checkpoints.folder_of(self.out, self.progress.epoch, self.progress.step), {})
+    def _validate(self) -> Measured:
+        """Measure the model on the validation split, if there is one; every worker encodes its part."""
+        if self.validation is None:
+            return Measured({}, {})
+        train = self.config.train
+        volumes = self._encode(self.validation.rows, train.precision).embeddings
+        measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
+        # The word of rank 0 counts: were two workers' losses rounded differently, their learning rates could part.
+        return self.workers.gather(measured)[0]
 
-    def _save(self, folder: Path, reference_scores: dict[str, list[float]]) -> None:
-        state = {**asdict(self.progress), "schedule": self.schedule.state(), "scaler": self.scaler.state_dict()}
-        run = {**self.job.run, "epoch": self.progress.epoch, "reference_scores": reference_scores}
-        checkpoint.save(folder, self.model, run, training=state, optimizer=self.optimizer)
-        run_checkpoints.forget_steps(self.out)
-        self._last_checkpoint = time.monotonic()
+    def initialise_bank(self) -> None:
+        """Where so configured, start the bank from the embeddings that the untrained towers give a sample of the split.
 
-    def _tell(self, loss: float) -> None:
-        if self.rank != 0 or time.monotonic() - self._last_point < SECONDS_BETWEEN_POINTS:
+        Raises:
+            UserError: the split is too small for the bank.
+        """
+        bank, config = self.model.bank, self.config
+        if bank is None or config.model.bank.init != "kmeans":
             return
-        self._last_point = time.monotonic()
-        assert self.mlflow is not None
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.mlflow.log_metrics({"step/loss": loss, "step/lr": rate}, step=self.progress.step)
-        last = self.progress.history[-1] if self.progress.history else {}
-        files.write_json(
-            self.out / "progress.json",
-            {"step": self.progress.step, "loss": loss, "auroc": last.get("val/auroc"), "pid": os.getpid()},
+        drawn = stream(Purpose.BANK_SAMPLE, config.train.seed).permutation(len(self.rows))
+        sample = np.sort(drawn[: config.model.bank.size])
+        volumes = self._encode(self.rows.take(sample), "32").embeddings
+        texts = encode_texts(self.model, [self.texts.written[row] for row in sample])
+        bank.initialise_from(torch.cat([volumes.plain, texts.plain]), config.train.seed)
+
+    def _encode(self, rows: SplitIndex, precision: str) -> EncodedSplit:
+        """Embeddings of the volumes of `rows`, each worker encoding its part."""
+        workers = self.workers
+        batch_size = max(1, self.config.train.batch_size // workers.world)
+        batches = evaluation_batches(self._source(rows), batch_size=batch_size)
+        return encode_split(self.model, rows, batches, workers=workers, precision=precision)
+
+    def _source(self, rows: SplitIndex) -> BatchSource:
+        """What this worker's batches of some rows are made of."""
+        config, workers = self.config, self.workers
+        return BatchSource(
+            rows, config.model.vision.volume, config.data, workers.rank, workers.world, cache=self.task.cache
         )
 
-    def _volumes(self, blocks: Sequence[np.ndarray], intensity: Intensity | None = None) -> Tensor:
-        """int16 HU blocks, together B volumes, to (B, 1, X, Y, Z) in [-1, 1] on the training device."""
-        ct = [_view(block).to(self.device, non_blocking=True) for block in blocks]
-        volumes = sum(len(block) for block in blocks)
-        if len(self._floats) < volumes:
-            self._floats = torch.empty((volumes, *self.crop), device=self.device)
-        # Written anew each step: by then the last one's gradients are made.
-        return unit_intensities(ct, intensity, out=self._floats[:volumes])
 
-    def _codes(self, codes: np.ndarray) -> Tensor:
-        return torch.from_numpy(codes).to(self.device)
-
-    def _autocast_type(self) -> torch.dtype | None:
-        # CPUs without native 16-bit arithmetic are two hundred times slower in it: a CPU always trains in 32.
-        if self.device.type != "cuda" or self.config.train.precision == "32":
-            return None
-        return torch.float16 if self.config.train.precision == "16" else torch.bfloat16
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        kind = self._autocast_type()
-        return contextlib.nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
-
-    def _mean_over_workers(self, found: dict[str, Tensor]) -> dict[str, float]:
-        values = torch.stack([value.detach() for value in found.values()])
-        if self.world > 1:
-            dist.all_reduce(values)
-            values /= self.world
-        return dict(zip(found, values.tolist(), strict=True))
+def _set_up_torch(config: TrainSection, workers: int) -> None:
+    """This process's threads and first random numbers."""
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // workers))
+    torch.set_flush_denormal(True)  # vanishing gradients count as 0, and slow a CPU down several times
+    torch.manual_seed(config.seed)
 
 
-def _float(embeddings: Embeddings) -> Embeddings:
-    bridged = embeddings.bridged
-    return Embeddings(embeddings.plain.float(), None if bridged is None else bridged.float())
-
-
-def _view(block: np.ndarray) -> Tensor:
-    with warnings.catch_warnings():
-        # A block is a read-only view of the object store; nobody writes to it.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(block)
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for a step, so that a run that goes on within an epoch draws the same noise and drops the same units."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))

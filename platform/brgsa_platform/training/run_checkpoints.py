@@ -107,6 +107,24 @@ def keep_best(run: Path, history: list[dict[str, Any]], keep: int) -> None:
         _remove(folder_of(run, epoch))
 
 
+def mend(run: Path, keep: int) -> list[dict[str, Any]]:
+    """Do what a kill may have prevented: point best.json at the best epoch, and remove what is not to be kept.
+
+    Returns:
+        The history of the run's whole epochs; empty where there is none.
+
+    Raises:
+        UserError: the newest checkpoint is damaged.
+    """
+    newest = latest(run)
+    if newest is None:
+        return []
+    history: list[dict[str, Any]] = read_json(newest / "training.json")["history"]
+    keep_best(run, history, keep)
+    forget_steps(run)
+    return history
+
+
 def _remove(folder: Path) -> None:
     # A run that goes on clears what a kill leaves of it.
     aside = folder.with_name(f".{folder.name}.removed")
@@ -118,3 +136,8 @@ def merit(entry: dict[str, Any]) -> tuple[float, int]:
     """Sort key of an epoch's entry in the history: its score, of equal ones the later; no number is the worst score."""
     score = float(entry["score"])
     return -math.inf if math.isnan(score) else score, entry["epoch"]
+
+
+def report_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is reported of an epoch, from its entry in the history."""
+    return {name: value for name, value in entry.items() if name != "score"}

@@ -1,13 +1,15 @@
-"""The learning rate over steps and epochs; its state is JSON, so that a resumed run goes on with it."""
+"""The optimiser and its learning rate: torch's own schedulers, whose state is JSON in the checkpoint."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import warnings
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
+from brgsa.errors import UserError
 from brgsa_platform.config import OptimSection
 
 
@@ -17,59 +19,64 @@ def optimizer_of(config: OptimSection, model: torch.nn.Module) -> torch.optim.Op
     return kind(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-@dataclass
-class Plateau:
-    """Halve the rate after `patience` epochs without a better validation loss."""
-
-    factor: float = 1.0
-    best: float = math.inf
-    bad_epochs: int = 0
-
-    def after_epoch(self, loss: float, patience: int) -> None:
-        if loss < self.best * (1 - 1e-4):
-            self.best, self.bad_epochs = loss, 0
-            return
-        self.bad_epochs += 1
-        if self.bad_epochs > patience:
-            self.factor, self.bad_epochs = self.factor * 0.5, 0
-
-
 class Schedule:
-    """Sets the optimiser's learning rate before each step.
+    """The learning rate of each step: a linear warm-up, then constant, a cosine, or halved on a plateau.
 
     Args:
-        total_steps: of the whole run; the cosine ends there.
+        optimizer: a new one with the rate `config.lr`; its rate is the one to use next, from the first step on.
+        total_steps: steps of the whole run; the cosine reaches 0 there.
     """
 
-    def __init__(self, config: OptimSection, total_steps: int) -> None:
-        self.config, self.total_steps = config, total_steps
-        self.plateau = Plateau()
+    def __init__(self, config: OptimSection, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
+        self._by_step = _by_step(config, optimizer, total_steps)
+        self._plateau: ReduceLROnPlateau | None = None
+        if config.schedule == "plateau":
+            # eps=0: a halving counts however small the rate is.
+            self._plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=config.patience, eps=0)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step counted from 0."""
-        rate = self.config.lr
-        if step < self.config.warmup_steps:
-            rate *= (step + 1) / self.config.warmup_steps
-        if self.config.schedule == "cosine":
-            done = max(0, step - self.config.warmup_steps) / max(1, self.total_steps - self.config.warmup_steps)
-            rate *= 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        elif self.config.schedule == "plateau":
-            rate *= self.plateau.factor
-        return rate
+    def after_step(self) -> None:
+        """Set the rate of the next step."""
+        with warnings.catch_warnings():
+            # A gradient scaler leaves out the optimiser's step where gradients overflow, as they often do in the first.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self._by_step.step()
 
-    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        rate = self.rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
-    def after_epoch(self, validation_loss: float) -> None:
-        if self.config.schedule == "plateau" and math.isfinite(validation_loss):
-            self.plateau.after_epoch(validation_loss, self.config.patience)
+    def after_epoch(self, loss: float) -> None:
+        """Take an epoch's validation loss, which a plateau watches; NaN and infinity do not count."""
+        if self._plateau is not None and math.isfinite(loss):
+            self._plateau.step(loss)
 
     def state(self) -> dict[str, Any]:
-        # An infinite best loss has no JSON form.
-        return {k: v for k, v in asdict(self.plateau).items() if v != math.inf}
+        """What `restore` needs, as strict JSON."""
+        plateau = None
+        if self._plateau is not None:
+            # An infinite number, as the best loss before the first epoch, has no JSON form; a new scheduler has it too.
+            plateau = {name: value for name, value in self._plateau.state_dict().items() if value != math.inf}
+        return {"by_step": self._by_step.state_dict(), "plateau": plateau}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.plateau = Plateau(**state)
+        """Go on from a `state`. The optimiser's own state, which holds the current rate, is restored beforehand.
+
+        Raises:
+            UserError: the state is that of an earlier version.
+        """
+        if "by_step" not in state:
+            raise UserError(
+                "The checkpoint's learning rate was saved by an earlier version: finish the run with that version, or "
+                "train anew with another --out.",
+                code="schedule-of-earlier-version",
+                field="schedule",
+            )
+        self._by_step.load_state_dict(state["by_step"])
+        if self._plateau is not None:
+            self._plateau.load_state_dict(state["plateau"])
+
+
+def _by_step(config: OptimSection, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
+    """What changes the rate from step to step; each multiplies the current rate, so that a plateau's halvings stay."""
+    warm_up_steps = config.warmup_steps
+    warm_up = LinearLR(optimizer, start_factor=1 / max(1, warm_up_steps), total_iters=max(0, warm_up_steps - 1))
+    if config.schedule != "cosine":
+        return warm_up
+    cosine = CosineAnnealingLR(optimizer, T_max=max(1, total_steps - warm_up_steps))
+    return SequentialLR(optimizer, [warm_up, cosine], milestones=[warm_up_steps]) if warm_up_steps else cosine

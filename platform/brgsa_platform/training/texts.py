@@ -1,4 +1,4 @@
-"""The text of each training volume, its sentences drawn and ordered anew each epoch when so configured."""
+"""The text of each training volume, its sentences drawn and ordered anew each epoch where so configured."""
 
 from __future__ import annotations
 
@@ -9,43 +9,53 @@ from collections.abc import Sequence
 import numpy as np
 
 from brgsa.text import TextTower, Tokens
-from brgsa_platform.config import RunConfig
+from brgsa_platform.config import DataSection
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import Rows
+from brgsa_platform.training.batches import SplitIndex
+from brgsa_platform.training.order import Ints
+from brgsa_platform.training.random_streams import Purpose, stream
 
 
 class Texts:
-    """Texts of a split's rows; `current` and their `codes` are the epoch's."""
+    """The texts of a split's N rows, drawn anew each epoch as `data` says.
 
-    def __init__(self, store: Store, config: RunConfig, rows: Rows) -> None:
-        self.data, self.seed = config.data, config.train.seed
-        self._by_volume = store.texts(config.data.style)
-        self.written = self.of(rows, np.arange(len(rows)))
+    Attributes:
+        written: the texts as they stand in the store, in the order of the rows.
+        current: the texts of this epoch.
+        codes: int64 (N,), equal for two rows whose current texts say the same.
+    """
+
+    def __init__(self, written: list[str], data: DataSection, seed: int) -> None:
+        self.written, self.data, self.seed = written, data, seed
         self.current = self.written
         self.codes = codes_of(self.current)
 
     def draw(self, epoch: int) -> None:
-        """Make the epoch's texts; they depend on seed and epoch alone, so every worker has the same."""
+        """Make the texts of an epoch; they depend on seed and epoch alone, so every worker has the same."""
         if not self.data.shuffle_sentences and self.data.sentences is None:
             return
-        rng = np.random.default_rng([self.seed, epoch])
-        self.current = [self._drawn(text, rng) for text in self.written]
+        counts = stream(Purpose.SENTENCE_COUNT, self.seed, epoch)
+        order = stream(Purpose.SENTENCE_ORDER, self.seed, epoch)
+        self.current = [self._drawn(text, counts, order) for text in self.written]
         self.codes = codes_of(self.current)
 
-    def tokens(self, tower: TextTower, rows: np.ndarray) -> Tokens:
+    def tokens(self, tower: TextTower, rows: Ints) -> Tokens:
+        """The current texts of b rows, tokenised by a text tower, on the CPU."""
         return tower.tokenize([self.current[row] for row in rows])
 
-    def of(self, rows: Rows, order: np.ndarray) -> list[str]:
-        """The texts as written of some rows of any split."""
-        return [self._by_volume[rows.volume_ids[i]] for i in order]
-
-    def _drawn(self, text: str, rng: np.random.Generator) -> str:
+    def _drawn(self, text: str, counts: np.random.Generator, order: np.random.Generator) -> str:
         sentences = split_sentences(text)
         if self.data.shuffle_sentences:
-            rng.shuffle(sentences)
+            order.shuffle(sentences)
         if self.data.sentences is not None:
-            sentences = sentences[: rng.integers(1, self.data.sentences + 1)]
+            sentences = sentences[: counts.integers(1, self.data.sentences + 1)]
         return " ".join(sentences)
+
+
+def written_texts(store: Store, style: str, rows: SplitIndex) -> list[str]:
+    """The texts of a split's rows as they stand in the store, in a summary style or "report"."""
+    by_volume = store.texts(style)
+    return [by_volume[volume] for volume in rows.volume_ids]
 
 
 def split_sentences(text: str) -> list[str]:
@@ -53,7 +63,7 @@ def split_sentences(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
 
 
-def codes_of(texts: Sequence[str]) -> np.ndarray:
-    """int64 code of each text: equal for the same sentences in any order, and on every worker."""
+def codes_of(texts: Sequence[str]) -> Ints:
+    """int64 (N,) code of each text: equal for the same sentences in any order, and on every worker."""
     digests = (hashlib.blake2b(" ".join(sorted(split_sentences(text))).encode(), digest_size=8) for text in texts)
     return np.array([int.from_bytes(digest.digest(), "little", signed=True) for digest in digests], dtype=np.int64)

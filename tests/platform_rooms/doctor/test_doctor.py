@@ -7,13 +7,15 @@ import os
 import socket
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commandline import brgsa
+from patience import finish
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa_platform.doctor import doctor, findings, probes
 from brgsa_platform.doctor.findings import FAIL, GIB, OK, WARN, Finding
 from brgsa_platform.doctor.nodes import AllReduce, LocalMachine, ProbeFailure, run_with_timeout
@@ -73,6 +75,16 @@ def test_shared_memory_that_does_not_hold_the_object_store() -> None:
     assert "lies in /tmp" in slow.found
     assert "5.5 GiB of /dev/shm" in slow.mend
     assert judged(shm_left_behind=4 * GIB).state == WARN
+
+
+def test_where_no_node_answers_nothing_is_claimed() -> None:
+    """A busy cluster may miss a limit: then there is neither "no GPU" nor "no /dev/shm"."""
+    silent = {"a": ProbeFailure("no answer within 10 s")}
+    for judge in (findings.judge_shared_memory, findings.judge_gpus):
+        assert judge({}, {}) == []
+        assert [finding.state for finding in judge(silent, {})] == [FAIL]
+    assert findings.judge_memory(silent, {}, {}) == findings.judge_disk(silent, {}) == []
+    assert findings.judge_transfers({}, 2**26, 0) == []
 
 
 def test_memory_limit_and_spill_disk() -> None:
@@ -200,42 +212,66 @@ def test_a_tracking_store_is_looked_at_and_not_made(tmp_path: Path) -> None:
     assert "secretword" not in str(answer)
 
 
-def test_a_machine_without_ray_is_asked_too_and_hangs_end() -> None:
-    start = time.monotonic()
-    assert run_with_timeout(0.2, lambda: time.sleep(30)) == ProbeFailure("no answer within 0 s")
-    assert run_with_timeout(5, lambda: 1 // 0) == ProbeFailure("ZeroDivisionError: integer division or modulo by zero")
-    assert time.monotonic() - start < 5
-    (answer,) = LocalMachine().ask(probes.versions, 20).values()
+def test_work_that_hangs_or_fails_is_given_up() -> None:
+    over = threading.Event()
+    try:
+        assert isinstance(run_with_timeout(0.2, lambda: over.wait(600)), ProbeFailure)  # and not after 600 s
+    finally:
+        over.set()
+    failed = run_with_timeout(60, lambda: 1 // 0)
+    assert isinstance(failed, ProbeFailure)
+    assert failed.reason.startswith("ZeroDivisionError: ")
+
+
+def test_a_machine_without_ray_is_asked_too() -> None:
+    (answer,) = LocalMachine().ask(probes.versions, 60).values()
     assert answer["ray"]
 
 
-def test_wrong_addresses_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "ANSWER", 0.5)
+def test_wrong_addresses_are_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match=r"No Ray answers at 127.*refused"):
+        with refused("no-ray", field="--ray", value=address) as closed:
             doctor.check_address(address)
-        taken.listen()  # as a frozen process does: connected, and no word
-        with pytest.raises(UserError, match=r"No Ray answers at 127.*timed out"):
-            doctor.check_address(address)
-    with pytest.raises(UserError, match="is a dashboard"):
+        assert isinstance(closed.value.__cause__, ConnectionRefusedError)
+        taken.listen()  # as a frozen process does: it accepts the connection, and says nothing
+        with refused("no-ray", field="--ray", value=address) as frozen:
+            doctor.check_address(address, 0.5)
+        assert isinstance(frozen.value.__cause__, TimeoutError)
+    with refused("dashboard-address", value="http://127.0.0.1:8265"):
         doctor.check_address("http://127.0.0.1:8265")
     doctor.check_address("auto")
 
 
+def test_the_table_has_a_mend_below_what_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    doctor.print_findings(
+        [Finding("clocks", OK, "at most 3 ms apart"), Finding("MLflow", FAIL, "[no] answer", "Start it.")]
+    )
+    table, _, counted = capsys.readouterr().out.rstrip().rpartition("\n")
+    lines = [line.split() for line in table.splitlines()]
+    assert ["fail", "MLflow", "[no]", "answer"] in lines
+    assert lines[lines.index(["fail", "MLflow", "[no]", "answer"]) + 1] == ["→", "Start", "it."]
+    assert counted == "1 failed, 0 warned, 1 fine."
+
+
+def test_a_wrong_address_is_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "")  # the verb sets it
+    assert brgsa("doctor", "--ray", "http://127.0.0.1:8265").status == 2
+
+
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the doctor found on two nodes: in a process of its own, for a process's Ray has tokens for good, or has none."""
+    """What the doctor found on two nodes: in a process of its own, which Ray's tokens of another test do not reach."""
     folder = tmp_path_factory.mktemp("user")
     script = Path(__file__).parents[2] / "helpers" / "doctor_on_two_nodes.py"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, str(script)], cwd=folder, env=environment, text=True, **pipes)
+    out, err = finish(process, 300)
+    assert process.returncode == 0, err
     assert list(folder.iterdir()) == []  # nothing is left behind
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 
@@ -263,8 +299,8 @@ def test_two_nodes_of_which_one_is_another_and_then_freezes(two_nodes: dict[str,
     assert two_nodes["status"] == 1
 
     frozen = by_name(two_nodes["frozen"])
-    assert two_nodes["seconds"] < 30
-    assert frozen["nodes"]["found"] == f"{other}: no answer to 'versions' within 4 s"
+    assert two_nodes["seconds"] < 30  # of a free machine: no look waits for the frozen node again
+    assert frozen["nodes"]["found"].startswith(f"{other}: no answer to 'versions' within ")
     assert frozen["nodes"]["state"] == FAIL
     assert frozen["versions"]["state"] == OK
     assert frozen["runs"]["state"] != FAIL

@@ -22,7 +22,7 @@ from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa_platform.evaluation.evaluate import evaluate
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 
@@ -66,7 +66,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
     with pytest.MonkeyPatch.context() as patch, ray_session(num_cpus=2):
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
         patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-        prepare(folder / "manifest.csv", "manifest", folder / "store", geometry=GEOMETRY)
+        prepare(folder / "manifest.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
         index = Store.open(folder / "store").index(["volume_id", "scan_id", "labels"]).to_pylist()
         labels = {row["volume_id"]: [row["labels"][name] for name in LABELS] for row in index}
         yield Archive(folder / "store", scans, labels, save_model(folder / "run" / "epoch-0001"))

@@ -10,6 +10,29 @@ import pytest
 from brgsa_platform.jobs import base as jobs
 
 
+@pytest.mark.parametrize(
+    ("state", "of_process", "status"),
+    [
+        ("RUNNING", None, 0),
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 1, 1),
+        ("FAILED", 2, 2),  # a user's mistake
+        ("FAILED", None, 1),  # KubeRay tells none
+        ("FAILED", -9, 1),
+        ("FAILED", 137, 1),
+        ("STOPPED", None, jobs.INTERRUPTED),
+    ],
+)
+def test_a_verb_ends_as_its_job_did(state: str, of_process: int | None, status: int) -> None:
+    assert jobs.Job("j", state, state, process_exit_status=of_process).exit_status == status
+
+
+def test_a_job_in_a_line() -> None:
+    assert jobs.Job("j", "RUNNING", "Running RUNNING", started=0.0).summary() == "j: Running RUNNING"
+    ended = jobs.Job("j", "FAILED", "FAILED", started=1000.0, ended=4720.0, message="exit status 2\nmore")
+    assert ended.summary() == "j: FAILED after 1 h 2 min (exit status 2)"
+
+
 @pytest.fixture
 def default_interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

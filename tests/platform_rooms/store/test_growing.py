@@ -19,7 +19,7 @@ from archives import REPORT, SMALL, chest, contents, quarantine, save_manifest, 
 from brgsa.errors import UserError
 from brgsa_platform.layouts import read_layout
 from brgsa_platform.runtime.storage import Folder
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store, checksum
 from brgsa_platform.store.verify import verify
 from brgsa_platform.store.writer import ShardWriter
@@ -36,13 +36,13 @@ def add_rows(manifest: Path, rows: list[list[object]]) -> None:
 def test_new_scans_are_added_and_old_shards_left_alone(ray_session: None, tmp_path: Path) -> None:
     manifest = save_manifest(tmp_path / "in", 4)
     out = tmp_path / "store"
-    prepare(manifest, "manifest", out, geometry=SMALL)
+    prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     summarize(out, ["positives"])
     before, first = contents(out), Store.open(out)
     save_scan(tmp_path / "in" / "a000.nii.gz", chest(70))  # sorts before those that are there
     (tmp_path / "in" / "cut.nii.gz").write_bytes(b"cut")
     add_rows(manifest, [["a000.nii.gz", "There is emphysema."], ["cut.nii.gz", REPORT]])
-    result = prepare(manifest, "manifest", out, geometry=SMALL)
+    result = prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     assert (sum(result.volumes.values()), result.added, result.quarantined) == (5, 1, 1)
     assert "1 of them new" in result.summary()
     after, second = contents(out), Store.open(out)
@@ -60,7 +60,7 @@ def test_new_scans_are_added_and_old_shards_left_alone(ray_session: None, tmp_pa
     assert not verify(str(out)).damage
 
     # The same archive at once, in a store of its own, has the same rows.
-    prepare(manifest, "manifest", tmp_path / "at-once", geometry=SMALL)
+    prepare(manifest, "manifest", tmp_path / "at-once", PrepareOptions(SMALL))
     at_once = volumes(tmp_path / "at-once")
     assert at_once.keys() == volumes(out).keys()
     for name, hu in volumes(out).items():
@@ -71,10 +71,10 @@ def test_an_addition_that_was_killed_goes_on(ray_session: None, tmp_path: Path) 
     manifest = save_manifest(tmp_path / "in", 6)
     rows = manifest.read_text().splitlines()
     manifest.write_text("\n".join(rows[:3]) + "\n")
-    prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+    prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     first = contents(tmp_path / "store")
     manifest.write_text("\n".join(rows) + "\n")
-    prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+    prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     undisturbed = contents(tmp_path / "store")
     # As a kill between the last shard and the tables leaves it, then one in mid-batch.
     meta = json.loads(undisturbed["store.json"])
@@ -87,12 +87,12 @@ def test_an_addition_that_was_killed_goes_on(ray_session: None, tmp_path: Path) 
                 (tmp_path / "store" / table).write_bytes(first[table])
         with pytest.raises(UserError, match="not finished"):
             Store.open(tmp_path / "store")
-        prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+        prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
         assert contents(tmp_path / "store") == undisturbed
     manifest.write_text("\n".join(rows[:5]) + "\n")
     (tmp_path / "store" / "store.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match=r"s004 .* is missing from this archive"):
-        prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+        prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
 
 
 def test_a_patient_keeps_its_split(ray_session: None, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_patient_keeps_its_split(ray_session: None, tmp_path: Path) -> None:
         save_scan(tmp_path / f"s{i}.nii.gz", chest(i))
     header = ("volume", "report", "scan_id", "patient_id", "split")
     manifest = save_table(tmp_path / "scans.csv", header, [["s0.nii.gz", REPORT, "x", "p", "train"]])
-    prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+    prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     before = contents(tmp_path / "store")
     for row, words in (
         (["s1.nii.gz", REPORT, "y", "p", "test"], "s1 cannot be added .*patient stands in the split 'train' there"),
@@ -108,7 +108,7 @@ def test_a_patient_keeps_its_split(ray_session: None, tmp_path: Path) -> None:
     ):
         save_table(manifest, header, [row])
         with pytest.raises(UserError, match=words):
-            prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+            prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     assert contents(tmp_path / "store") == before
 
 
@@ -119,11 +119,11 @@ def test_what_was_refused_is_tried_again_when_asked(ray_session: None, tmp_path:
     scan.write_bytes(whole[:200])
     (tmp_path / "in" / "s002.nii.gz").write_bytes(b"")
     out = tmp_path / "store"
-    prepare(manifest, "manifest", out, geometry=SMALL)
+    prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     assert list(quarantine(out)) == ["s001", "s002"]
     scan.write_bytes(whole)
-    assert prepare(manifest, "manifest", out, geometry=SMALL).quarantined == 2
-    result = prepare(manifest, "manifest", out, geometry=SMALL, retry_quarantined=True)
+    assert prepare(manifest, "manifest", out, PrepareOptions(SMALL)).quarantined == 2
+    result = prepare(manifest, "manifest", out, PrepareOptions(SMALL, retry_quarantined=True))
     assert (sum(result.volumes.values()), result.added, result.quarantined) == (2, 1, 1)
     assert list(quarantine(out)) == ["s002"]
     assert list(volumes(out)) == ["s000", "s001"]
@@ -132,7 +132,7 @@ def test_what_was_refused_is_tried_again_when_asked(ray_session: None, tmp_path:
 def test_damage_is_found_and_mended(ray_session: None, tmp_path: Path) -> None:
     manifest = save_manifest(tmp_path / "in", 5)
     out = tmp_path / "store"
-    prepare(manifest, "manifest", out, geometry=SMALL)
+    prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     before = contents(out)
     good = verify(str(out))
     assert (good.damage, good.volumes, good.shards) == ([], 5, 5)
@@ -141,13 +141,13 @@ def test_damage_is_found_and_mended(ray_session: None, tmp_path: Path) -> None:
     cut = out / "volumes" / "part-00001.parquet"
     cut.write_bytes(before["volumes/part-00001.parquet"][:-40])
     (out / "volumes" / "part-00003.parquet").unlink()
-    prepare(manifest, "manifest", out, geometry=SMALL)  # sees by their sizes that two are not what they were
+    prepare(manifest, "manifest", out, PrepareOptions(SMALL))  # sees by their sizes that two are not what they were
     assert contents(out) == before
 
     # Another shard's file in its place: whole by itself, but not of the size that was counted.
     (out / "volumes" / "part-00004.parquet").write_bytes(before["volumes/part-00000.parquet"])
     assert len(before["volumes/part-00000.parquet"]) != len(before["volumes/part-00004.parquet"])
-    prepare(manifest, "manifest", out, geometry=SMALL)
+    prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     assert contents(out) == before
 
     flipped = bytearray(before["volumes/part-00002.parquet"])
@@ -159,12 +159,12 @@ def test_damage_is_found_and_mended(ray_session: None, tmp_path: Path) -> None:
     assert {d.shard for d in bad.damage} == {"part-00001.parquet", "part-00002.parquet"}
     assert "--discard" in bad.summary()
     assert "were removed" in verify(str(out), discard=True).summary()
-    prepare(manifest, "manifest", out, geometry=SMALL)
+    prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     assert contents(out) == before
 
 
 def test_training_names_a_damaged_shard(ray_session: None, tmp_path: Path) -> None:
-    prepare(save_manifest(tmp_path / "in", 2), "manifest", tmp_path / "store", geometry=SMALL)
+    prepare(save_manifest(tmp_path / "in", 2), "manifest", tmp_path / "store", PrepareOptions(SMALL))
     store = Store.open(tmp_path / "store")
     shard = Path(store.shards()[1])
     shard.write_bytes(shard.read_bytes()[:300])
@@ -196,7 +196,7 @@ def test_a_volume_that_kills_its_workers_is_set_aside(ray_session: None, tmp_pat
     thread = threading.Thread(target=kill_readers)
     thread.start()
     try:
-        result = prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+        result = prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     finally:
         over.set()
         thread.join()
@@ -217,14 +217,14 @@ def test_a_full_disk_is_named_and_loses_nothing(ray_session: None, tmp_path: Pat
     try:
         manifest = save_manifest(tmp_path / "in", 12)
         with pytest.raises(UserError, match=r"cannot be written .*No space left on device.*run the same command again"):
-            prepare(manifest, "manifest", small / "store", geometry=SMALL)
+            prepare(manifest, "manifest", small / "store", PrepareOptions(SMALL))
         whole = [p for p in (small / "store" / "volumes").iterdir() if not p.name.startswith(".")]
         assert len(whole) < 12
         for shard in whole:
             assert pq.read_metadata(shard).num_row_groups == 1
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-        prepare(manifest, "manifest", small / "store", geometry=SMALL)
-        prepare(manifest, "manifest", tmp_path / "roomy", geometry=SMALL)
+        prepare(manifest, "manifest", small / "store", PrepareOptions(SMALL))
+        prepare(manifest, "manifest", tmp_path / "roomy", PrepareOptions(SMALL))
         assert contents(small / "store") == contents(tmp_path / "roomy")
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)

@@ -13,7 +13,7 @@ from archives import SMALL, chest, save_scan, save_table
 
 from brgsa.errors import UserError
 from brgsa_platform.store.info import info, show
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.writer import hu_histogram
 
 pytestmark = pytest.mark.ray
@@ -33,7 +33,7 @@ def labelled(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
         rows.append([f"s{i}.nii.gz", REPORT, scan, patient, split, effusion, nodule])
     rows.append(["gone.nii.gz", REPORT, "g", "g", "train", 0, 0])
     header = ("volume", "report", "scan_id", "patient_id", "split", "Pleural effusion", "Lung nodule")
-    prepare(save_table(folder / "scans.csv", header, rows), "manifest", folder / "store", geometry=SMALL)
+    prepare(save_table(folder / "scans.csv", header, rows), "manifest", folder / "store", PrepareOptions(SMALL))
     return folder / "store"
 
 

@@ -17,7 +17,7 @@ from brgsa_platform.layouts import read_layout
 from brgsa_platform.runtime import session
 from brgsa_platform.runtime import storage as folders
 from brgsa_platform.runtime.storage import Folder, patiently
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.store.verify import verify
 from brgsa_platform.store.writer import ShardWriter
@@ -50,8 +50,8 @@ def test_a_store_in_a_bucket_is_the_store_on_a_disk(door: Door, tmp_path: Path) 
     (tmp_path / "in" / "s002.nii.gz").write_bytes(b"")
     url = "s3://archive/stores/chest"
     assert (
-        prepare(manifest, "manifest", url, geometry=SMALL).volumes
-        == prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL).volumes
+        prepare(manifest, "manifest", url, PrepareOptions(SMALL)).volumes
+        == prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL)).volumes
     )
     for place in (url, tmp_path / "store"):
         summarize(place, ["positives"])
@@ -59,14 +59,14 @@ def test_a_store_in_a_bucket_is_the_store_on_a_disk(door: Door, tmp_path: Path) 
     assert not verify(url).damage
     assert Store.open(url).styles() == ["positives"]
 
-    rows = datasets.split_rows(Store.open(url), "train")
-    here = datasets.split_rows(Store.open(tmp_path / "store"), "train")
+    rows = datasets.split_index(Store.open(url), "train")
+    here = datasets.split_index(Store.open(tmp_path / "store"), "train")
     for there, local in zip(
-        datasets.evaluation_batches(rows, (16, 16, 16), batch_size=2),
-        datasets.evaluation_batches(here, (16, 16, 16), batch_size=2),
+        datasets.evaluation_batches(datasets.BatchSource(rows, (16, 16, 16)), batch_size=2),
+        datasets.evaluation_batches(datasets.BatchSource(here, (16, 16, 16)), batch_size=2),
         strict=True,
     ):
-        np.testing.assert_array_equal(there["ct"], local["ct"])
+        np.testing.assert_array_equal(there.ct, local.ct)
 
 
 def test_scans_are_read_from_a_bucket(door: Door, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_scans_are_read_from_a_bucket(door: Door, tmp_path: Path) -> None:
     table = tmp_path / "far.csv"
     rows = [f"s3://archive/scans/s{i:03d}.nii.gz,There is pleural effusion.\n" for i in (0, 1, 2, 9)]
     table.write_text("volume,report\n" + "".join(rows))
-    result = prepare(table, "manifest", tmp_path / "store", geometry=SMALL, roots=["s3://archive"])
+    result = prepare(table, "manifest", tmp_path / "store", PrepareOptions(SMALL, roots=["s3://archive"]))
     assert (sum(result.volumes.values()), result.quarantined) == (3, 1)
 
 
@@ -99,10 +99,10 @@ def test_a_server_that_is_away_for_ten_seconds_costs_ten_seconds(door: Door, tmp
 
     thread = threading.Thread(target=outage, daemon=True)
     thread.start()
-    prepare(manifest, "manifest", url, geometry=SMALL)
+    prepare(manifest, "manifest", url, PrepareOptions(SMALL))
     assert time.monotonic() > seen["back"], "it was over before the server went away"
     thread.join()
-    prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+    prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     assert remote_contents(url) == contents(tmp_path / "store")
 
 
@@ -112,7 +112,7 @@ def test_a_server_that_stays_away_is_named(door: Door, tmp_path: Path, monkeypat
     door.lock()
     try:
         with pytest.raises(UserError, match=r"s3://archive/stores/away/store.json cannot be read .*NETWORK_CONNECTION"):
-            prepare(manifest, "manifest", "s3://archive/stores/away", geometry=SMALL)
+            prepare(manifest, "manifest", "s3://archive/stores/away", PrepareOptions(SMALL))
     finally:
         door.unlock()
 
@@ -134,7 +134,7 @@ def test_scans_that_are_away_are_not_refused(door: Door, tmp_path: Path, monkeyp
 def test_a_bucket_that_is_not_there_is_named(door: Door, tmp_path: Path) -> None:
     manifest = save_manifest(tmp_path / "in", 1)
     with pytest.raises(UserError, match=r"s3://nowhere/store cannot be"):
-        prepare(manifest, "manifest", "s3://nowhere/store", geometry=SMALL)
+        prepare(manifest, "manifest", "s3://nowhere/store", PrepareOptions(SMALL))
 
 
 def test_a_final_answer_is_not_asked_for_again() -> None:

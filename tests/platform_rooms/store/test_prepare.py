@@ -19,9 +19,9 @@ from brgsa import phantom
 from brgsa.errors import UserError
 from brgsa.labels import CT_RATE
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.layouts import METADATA, read_layout
+from brgsa_platform.layouts import METADATA_COLUMNS, read_layout
 from brgsa_platform.runtime.storage import Folder
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.store.writer import ShardWriter
 from brgsa_platform.tracking import client as tracking
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.ray
 
 def test_a_phantom_comes_through(ray_session: None, tmp_path: Path) -> None:
     made = phantom.write_tree(tmp_path / "tree", 10, 4, workers=1)
-    result = prepare(tmp_path / "tree", "ct-rate", tmp_path / "store", geometry=SMALL, validation_fraction=0.3)
+    result = prepare(tmp_path / "tree", "ct-rate", tmp_path / "store", PrepareOptions(SMALL, validation_fraction=0.3))
     assert sum(result.volumes.values()) == made.volumes
     assert result.quarantined == 0
     store = Store.open(tmp_path / "store")
@@ -60,13 +60,13 @@ def test_both_releases_become_the_same_rows(ray_session: None, tmp_path: Path) -
         names.append(name)
     lost = "train_4_a_1.nii.gz"  # no row of the metadata
     save_scan(dataset / "train" / "train_4" / "train_4_a" / lost, (chest() + 1024).astype(np.int16), True)
-    save_table(dataset / "metadata" / "train_metadata.csv", ("VolumeName", *METADATA), table)
+    save_table(dataset / "metadata" / "train_metadata.csv", ("VolumeName", *METADATA_COLUMNS), table)
     save_table(
         dataset / "radiology_text_reports" / "train_reports.csv",
         ("VolumeName", "Findings_EN", "Impressions_EN"),
         [[name, REPORT, "Not given."] for name in [*names, lost]],
     )
-    prepare(tmp_path, "ct-rate", tmp_path / "store", geometry=SMALL)
+    prepare(tmp_path, "ct-rate", tmp_path / "store", PrepareOptions(SMALL))
     stored = volumes(tmp_path / "store")
     first, fixed, other = (stored[name.removesuffix(".nii.gz")] for name in names)
     np.testing.assert_array_equal(first, fixed)
@@ -86,7 +86,7 @@ def test_bad_volumes_are_set_aside_and_the_run_goes_on(ray_session: None, tmp_pa
     save_scan(tmp_path / "in" / "silent.nii.gz", chest(9))
     with manifest.open("a", newline="") as file:
         csv.writer(file).writerows([["silent.nii.gz", "  "], ["gone.nii.gz", REPORT]])
-    result = prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+    result = prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     assert list(volumes(tmp_path / "store")) == ["s000", "s002"]
     assert result.quarantined == 3
     assert quarantine(tmp_path / "store") == {
@@ -104,24 +104,24 @@ def test_where_nothing_can_be_used_nothing_counts(ray_session: None, tmp_path: P
         path.write_bytes(raw[:300])
     for _ in range(2):
         with pytest.raises(UserError, match=r"None of the 2 volumes .*: s000\.nii\.gz: the file is cut short"):
-            prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+            prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
         assert [path.name for path in (tmp_path / "store").iterdir()] == ["quarantine.parquet"]
         assert set(quarantine(tmp_path / "store")) == {"s000", "s001"}
         with pytest.raises(UserError, match="not a store"):
             Store.open(tmp_path / "store")
     for path, raw in whole:
         path.write_bytes(raw)
-    assert sum(prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL).volumes.values()) == 2
+    assert sum(prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL)).volumes.values()) == 2
 
 
 def test_a_second_run_goes_on_and_mixes_nothing(ray_session: None, tmp_path: Path) -> None:
     manifest = save_manifest(tmp_path / "in", 20)
     (tmp_path / "in" / "s007.nii.gz").write_bytes(b"")
     out = tmp_path / "store"
-    first = prepare(manifest, "manifest", out, geometry=SMALL)
+    first = prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     before = contents(out)
     assert sum(name.startswith("volumes/") for name in before) == 10  # two a shard, so that there is work for all
-    assert prepare(manifest, "manifest", out, geometry=SMALL) == first
+    assert prepare(manifest, "manifest", out, PrepareOptions(SMALL)) == first
 
     # As a kill leaves it: two shards missing, two half-written, nothing counted yet.
     meta = json.loads((out / "store.json").read_text())
@@ -134,7 +134,7 @@ def test_a_second_run_goes_on_and_mixes_nothing(ray_session: None, tmp_path: Pat
     half.write_bytes(half.read_bytes()[:-100])
     (out / "volumes" / ".part-00003.parquet.0123456789ab").write_bytes(b"half")
     kept = (out / "volumes" / "part-00000.parquet").stat().st_mtime_ns
-    assert prepare(manifest, "manifest", out, geometry=SMALL) == first
+    assert prepare(manifest, "manifest", out, PrepareOptions(SMALL)) == first
     assert contents(out) == before
     assert (out / "volumes" / "part-00000.parquet").stat().st_mtime_ns == kept
 
@@ -143,10 +143,10 @@ def test_a_second_run_goes_on_and_mixes_nothing(ray_session: None, tmp_path: Pat
         ({"geometry": SMALL, "validation_fraction": 0.5}, "other settings .*validation_fraction was 0.1, now 0.5"),
     ):
         with pytest.raises(UserError, match=words):
-            prepare(manifest, "manifest", out, **change)  # type: ignore[arg-type]
+            prepare(manifest, "manifest", out, PrepareOptions(**change))  # type: ignore[arg-type]
     manifest.write_text(manifest.read_text().replace("right", "left"))
     with pytest.raises(UserError, match="holds 19 of these volumes with another report"):
-        prepare(manifest, "manifest", out, geometry=SMALL)
+        prepare(manifest, "manifest", out, PrepareOptions(SMALL))
     assert contents(out) == before
 
 
@@ -154,7 +154,7 @@ def test_a_store_does_not_depend_on_where_the_archive_lies(ray_session: None, tm
     save_manifest(tmp_path / "here", 3)
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     for place in ("here", "there"):
-        prepare(tmp_path / place / "scans.csv", "manifest", tmp_path / f"store-{place}", geometry=SMALL)
+        prepare(tmp_path / place / "scans.csv", "manifest", tmp_path / f"store-{place}", PrepareOptions(SMALL))
     assert contents(tmp_path / "store-here") == contents(tmp_path / "store-there")
 
 
@@ -184,8 +184,8 @@ def test_kill_9_in_mid_run_leaves_the_bytes_of_an_undisturbed_one(ray_session: N
     with pytest.raises(UserError, match="not finished"):
         Store.open(out)
     geometry = Geometry((4.0, 4.0, 8.0), (96, 96, 48))
-    prepare(manifest, "manifest", out, geometry=geometry)
-    prepare(manifest, "manifest", tmp_path / "undisturbed", geometry=geometry)
+    prepare(manifest, "manifest", out, PrepareOptions(geometry))
+    prepare(manifest, "manifest", tmp_path / "undisturbed", PrepareOptions(geometry))
     assert contents(out) == contents(tmp_path / "undisturbed")
     assert list(quarantine(out)) == ["v050"]
 
@@ -193,9 +193,9 @@ def test_kill_9_in_mid_run_leaves_the_bytes_of_an_undisturbed_one(ray_session: N
 def test_folders_that_cannot_be_the_store(ray_session: None, tmp_path: Path) -> None:
     manifest = save_manifest(tmp_path / "in", 1)
     with pytest.raises(UserError, match="not empty and no store: choose another --out"):
-        prepare(manifest, "manifest", tmp_path / "in", geometry=SMALL)
+        prepare(manifest, "manifest", tmp_path / "in", PrepareOptions(SMALL))
     with pytest.raises(UserError, match=r"scans\.csv/store cannot be written .*choose another --out"):
-        prepare(manifest, "manifest", manifest / "store", geometry=SMALL)
+        prepare(manifest, "manifest", manifest / "store", PrepareOptions(SMALL))
 
 
 def test_a_disk_that_refuses_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_an_unreachable_server_stops_before_the_work(tmp_path: Path, monkeypatch
     manifest = save_manifest(tmp_path / "in", 1)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="does not answer"):
-        prepare(manifest, "manifest", tmp_path / "store", geometry=SMALL)
+        prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
     assert not (tmp_path / "store").exists()
 
 
@@ -242,7 +242,7 @@ def test_real_scans_with_real_reports(ray_session: None, shared_data: Path, tmp_
     ]
     manifest = save_table(tmp_path / "scans.csv", ("volume", "report", *labels), rows)
     grid = Geometry((3.0, 3.0, 6.0), (128, 128, 64))
-    result = prepare(manifest, "manifest", tmp_path / "store", geometry=grid, roots=[str(shared_data / "ct")])
+    result = prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(grid, roots=[str(shared_data / "ct")]))
     assert (sum(result.volumes.values()), result.quarantined) == (3, 0)
     for hu in volumes(tmp_path / "store").values():
         assert (hu.min(), hu.shape) == (-1000, (128, 128, 64))

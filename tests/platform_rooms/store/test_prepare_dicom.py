@@ -11,7 +11,7 @@ import pytest
 from archives import SMALL, contents, quarantine, save_manifest, save_scan, save_table, volumes
 
 from brgsa.volumes import Geometry
-from brgsa_platform.store.prepare import prepare
+from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 
 pytestmark = pytest.mark.ray
@@ -25,7 +25,7 @@ def test_two_real_series_of_a_study(ray_session: None, shared_data: Path, tmp_pa
     reports.write_text(json.dumps({"series2_B70f": "There is a lung mass.", "series3_B40f": "There is a lung mass."}))
     geometry = Geometry((3.0, 3.0, 8.0), (128, 128, 32))
     out = tmp_path / "store"
-    result = prepare(shared_data / "dicom", "dicom", out, geometry=geometry, reports=reports, id_key=key)
+    result = prepare(shared_data / "dicom", "dicom", out, PrepareOptions(geometry, reports=reports, id_key=key))
     assert (sum(result.volumes.values()), result.quarantined) == (2, 0)
     index = Store.open(out).index().to_pylist()
     assert len({row["patient_id"] for row in index}) == len({row["scan_id"] for row in index}) == 1
@@ -35,7 +35,9 @@ def test_two_real_series_of_a_study(ray_session: None, shared_data: Path, tmp_pa
     everything = b"".join(contents(out).values())
     for name in (b"A0002", b"B70f", b"1.3.6.1", str(shared_data).encode()):
         assert name not in everything, "an identifier of the archive is in the store"
-    again = prepare(shared_data / "dicom", "dicom", tmp_path / "again", geometry=geometry, reports=reports, id_key=key)
+    again = prepare(
+        shared_data / "dicom", "dicom", tmp_path / "again", PrepareOptions(geometry, reports=reports, id_key=key)
+    )
     assert again.fingerprint == result.fingerprint
 
 
@@ -51,7 +53,7 @@ def test_a_series_with_a_lost_slice_is_quarantined(ray_session: None, shared_dat
     reports = save_table(
         tmp_path / "reports.csv", ("volume_id", "report"), [["series2_B70f", "A."], ["series3_B40f", "A."]]
     )
-    result = prepare(tmp_path / "in", "dicom", tmp_path / "store", geometry=SMALL, reports=reports, id_key=key)
+    result = prepare(tmp_path / "in", "dicom", tmp_path / "store", PrepareOptions(SMALL, reports=reports, id_key=key))
     assert (sum(result.volumes.values()), result.quarantined) == (1, 1)
     ((stage, reason),) = quarantine(tmp_path / "store").values()
     assert stage == "list"
@@ -70,7 +72,7 @@ def test_an_archive_published_without_reports(ray_session: None, tmp_path: Path)
         [["trn00001", "7", "[1, 0, 0, 0, 1, 0]", 0.8]],
     )
     result = prepare(
-        tmp_path, "rad-chestct", tmp_path.parent / "rad-store", geometry=Geometry((1.6, 1.6, 1.6), (24, 24, 16))
+        tmp_path, "rad-chestct", tmp_path.parent / "rad-store", PrepareOptions(Geometry((1.6, 1.6, 1.6), (24, 24, 16)))
     )
     assert result.volumes == {"test": 1}, quarantine(tmp_path.parent / "rad-store")
     assert Store.open(tmp_path.parent / "rad-store").texts("report") == {"trn00001": ""}
@@ -80,10 +82,10 @@ def test_strict_refuses_what_contradicts_itself(ray_session: None, tmp_path: Pat
     manifest = save_manifest(tmp_path / "in", 2)
     hu = np.random.default_rng(1).integers(3000, 3060, (24, 22, 16)).astype(np.int16)  # no chest in HU
     save_scan(tmp_path / "in" / "s001.nii.gz", hu)
-    lenient = prepare(manifest, "manifest", tmp_path / "lenient", geometry=SMALL)
+    lenient = prepare(manifest, "manifest", tmp_path / "lenient", PrepareOptions(SMALL))
     assert lenient.quarantined == 0
     assert "hu:implausible" in Store.open(tmp_path / "lenient").index(["flags"])["flags"].to_pylist()[1]
-    strict = prepare(manifest, "manifest", tmp_path / "strict", geometry=SMALL, strict=True)
+    strict = prepare(manifest, "manifest", tmp_path / "strict", PrepareOptions(SMALL, strict=True))
     assert (sum(strict.volumes.values()), strict.quarantined) == (1, 1)
     stage, reason = quarantine(tmp_path / "strict")["s001"]
     assert stage == "strict"
@@ -95,7 +97,7 @@ def test_other_interpolations_are_other_stores(ray_session: None, tmp_path: Path
     found = {}
     for kind in ("linear", "nearest", "cubic"):
         geometry = Geometry((3.0, 3.0, 6.0), (24, 24, 16), interpolation=kind)
-        prepare(manifest, "manifest", tmp_path / kind, geometry=geometry)
+        prepare(manifest, "manifest", tmp_path / kind, PrepareOptions(geometry))
         found[kind] = volumes(tmp_path / kind)["s000"]
     assert not np.array_equal(found["linear"], found["nearest"])
     assert not np.array_equal(found["linear"], found["cubic"])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from archives import contents
+from archives import SMALL, contents, save_manifest, save_rad_chestct
 
 from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
-from brgsa_platform.store.store import Store, summary_name
+from brgsa_platform.store.prepare import PrepareOptions, prepare
+from brgsa_platform.store.store import Store, summary_file
 from brgsa_platform.summaries.summarize import summarize
 from brgsa_platform.tracking import client as tracking
 
@@ -47,7 +48,7 @@ def test_summaries_join_the_store_as_columns(copy: Path) -> None:
 
 def test_a_style_is_computed_once_for_a_summariser_and_rows(copy: Path) -> None:
     summarize(copy, ["positives"])
-    file = copy / summary_name("positives")
+    file = copy / summary_file("positives")
     first, when = file.read_bytes(), file.stat().st_mtime_ns
     summarize(copy, ["positives"])
     assert file.stat().st_mtime_ns == when
@@ -85,3 +86,16 @@ def test_refusals(copy: Path, tmp_path: Path) -> None:
     (copy / "summaries").write_text("a file where the folder belongs")
     with pytest.raises(UserError, match=r"Summaries cannot be written to .*mend that"):
         summarize(copy, ["positives"])
+
+
+def test_volumes_without_a_report_have_an_empty_summary(ray_session: None, tmp_path: Path) -> None:
+    archive, manifest = save_rad_chestct(tmp_path / "rad", 1), save_manifest(tmp_path / "in", 1)
+    prepare(archive, "rad-chestct", tmp_path / "store", PrepareOptions(SMALL))
+    summarize(tmp_path / "store", ["positives"])
+    assert Store.open(tmp_path / "store").texts("positives") == {"trn00000": ""}
+    prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL))
+    summarize(tmp_path / "store", ["positives"])
+    assert Store.open(tmp_path / "store").texts("positives") == {
+        "trn00000": "",
+        "s000": "There is pleural effusion.",
+    }

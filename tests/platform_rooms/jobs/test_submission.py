@@ -1,21 +1,27 @@
-"""What is settled about a job before anything is sent: its command, its address, the files that go with it."""
+"""What is checked about a job before anything is sent: its command, its address, the files that go with it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
 import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import typer
+from commandline import brgsa
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa_platform.cli.main import app
-from brgsa_platform.jobs import commands, kuberay, packing
+from brgsa_platform.jobs import base, commands, kuberay, packing
 from brgsa_platform.jobs import ray_jobs as submit
 
 VERBS = typer.main.get_command(app).commands
+NOBODY = "http://127.0.0.1:9"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -34,51 +40,59 @@ def test_addresses_of_a_job_server(given: str, taken: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "code"),
     [
-        ("ray://head:10001", "Ray client, which takes no jobs: give the dashboard's, http://head:8265"),
-        ("head:6379", "Ray's GCS"),
-        ("auto", "no address of a cluster"),
-        ("", "no address of a cluster"),
-        ("ftp://head", "unknown kind"),
-        ("http://head:port", "no address"),
-        ("http://me:secret@head:8265", "holds a name or password"),
+        ("ray://head:10001", "not-a-dashboard"),
+        ("head:6379", "not-a-dashboard"),
+        ("auto", "bad-address"),
+        ("", "bad-address"),
+        ("ftp://head", "bad-address"),
+        ("http://head:port", "bad-address"),
     ],
 )
-def test_other_addresses_are_refused(given: str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as refused:
+def test_other_addresses_are_refused(given: str, code: str) -> None:
+    with refused(code, field="--ray", value=given):
         submit.parse_address(given)
-    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["http://me:sekret@head:8265", "sekret@head", "ray://me:sekret@head"])
+def test_an_address_with_a_password_is_refused_and_not_repeated(given: str) -> None:
+    with refused("password-in-address", field="--ray", value=None) as error:
+        submit.parse_address(given)
+    assert "sekret" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "code", "value"),
     [
-        ([], "stands behind --"),
-        (["tran"], "did you mean train"),
-        (["ui"], "cannot run in a job"),
-        (["submit", "--", "train"], "cannot run in a job"),
-        (["train", "--dta", "x"], "No such option: --dta"),
-        (["tune", "--trials", "many"], "valid integer"),
-        (["evaluate", "--data", "/d"], "Missing argument .checkpoint."),
+        ([], "no-verb", None),
+        (["tran"], "unknown-verb", "tran"),
+        (["ui"], "local-verb", "ui"),
+        (["submit", "--", "train"], "local-verb", "submit"),
     ],
 )
-def test_a_command_is_checked_before_it_is_sent(words: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_verb_is_checked_before_it_is_sent(words: list[str], code: str, value: str | None) -> None:
+    with refused(code, value=value):
+        commands.parse(words, VERBS)
+
+
+@pytest.mark.parametrize("words", [["train", "--dta", "x"], ["tune", "--trials", "many"], ["evaluate", "--data", "/d"]])
+def test_arguments_are_checked_before_they_are_sent(words: list[str]) -> None:
+    with refused("bad-arguments", field=words[0]):
         commands.parse(words, VERBS)
 
 
 @pytest.mark.parametrize(
-    ("words", "field"),
+    ("words", "field", "value"),
     [
-        (["train", "--data", "store", "--out", "/runs/a"], "--data is store"),
-        (["train", "--data", "/store"], "--out is not given"),
-        (["tune", "--data", "/store", "--space", "cmki"], "--out is searches"),
-        (["evaluate", "runs/a", "--data", "/store"], "--checkpoint is runs/a"),
+        (["train", "--data", "store", "--out", "/runs/a"], "--data", "store"),
+        (["train", "--data", "/store"], "--out", None),
+        (["tune", "--data", "/store", "--space", "cmki"], "--out", "searches"),
+        (["evaluate", "runs/a", "--data", "/store"], "--checkpoint", "runs/a"),
     ],
 )
-def test_places_in_the_jobs_own_folder_are_refused(words: list[str], field: str) -> None:
-    with pytest.raises(UserError, match=field):
+def test_paths_in_the_jobs_own_folder_are_refused(words: list[str], field: str, value: str | None) -> None:
+    with refused("relative-path", field=field, value=value):
         commands.check_paths(commands.parse(words, VERBS))
 
 
@@ -91,7 +105,7 @@ def test_places_in_the_jobs_own_folder_are_refused(words: list[str], field: str)
         ["prepare", "scans.csv", "--layout", "manifest", "--out", "/store"],
     ],
 )
-def test_places_that_all_nodes_see_are_taken(words: list[str]) -> None:
+def test_paths_that_all_nodes_see_are_taken(words: list[str]) -> None:
     commands.check_paths(commands.parse(words, VERBS))
 
 
@@ -166,7 +180,7 @@ def test_the_repository_itself_goes_once(tmp_path: Path) -> None:
 
 def test_code_from_the_archive_runs(study: Path, tmp_path: Path) -> None:
     (study / "platform" / "__init__.py").unlink()
-    packing.collect_files(study).write(tmp_path / "job.zip")
+    packing.collect_files(study).write_archive(tmp_path / "job.zip")
     with zipfile.ZipFile(tmp_path / "job.zip") as packed:
         packed.extractall(tmp_path / "job")
     script = (
@@ -186,9 +200,9 @@ def test_code_from_the_archive_runs(study: Path, tmp_path: Path) -> None:
 
 def test_the_same_files_give_the_same_bytes(study: Path, tmp_path: Path) -> None:
     archives = [tmp_path / "a.zip", tmp_path / "b.zip"]
-    packing.collect_files(study).write(archives[0])
+    packing.collect_files(study).write_archive(archives[0])
     (study / "mine.yaml").touch()
-    packing.collect_files(study).write(archives[1])
+    packing.collect_files(study).write_archive(archives[1])
     assert archives[0].read_bytes() == archives[1].read_bytes()
 
 
@@ -196,52 +210,85 @@ def test_a_folder_that_is_too_large_is_refused_with_its_largest(study: Path, mon
     monkeypatch.setattr(packing, "LIMIT", 3 * 2**20)
     (study / "notes" / "movie").write_bytes(bytes(2 * 2**20))
     (study / "table.csv").write_bytes(bytes(2**20))
-    with pytest.raises(UserError, match=r"3\.0 MiB .*largest: notes 2\.0 MiB, \. 1\.0 MiB.*\.gitignore"):
+    with refused("too-large", field="--working-dir") as error:
         packing.collect_files(study)
+    assert [name for name, _ in error.value.value[:2]] == ["notes", "."]  # type: ignore[index]
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with refused("not-a-folder", value=str(tmp_path / "none")):
         packing.collect_files(tmp_path / "none")
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "code"),
     [
-        ("sqlite:////tmp/x.db", "cannot reach: start a server"),
-        ("file:///tmp/x", "cannot reach"),
-        ("https://me:sekret@mlflow.example.org", "take it out"),
+        ("sqlite:////tmp/x.db", "local-tracking"),
+        ("file:///tmp/x", "local-tracking"),
+        ("https://me:sekret@mlflow.example.org", "password-in-address"),
     ],
 )
 def test_tracking_stores_that_make_no_sense_elsewhere(
-    study: Path, monkeypatch: pytest.MonkeyPatch, uri: str, said: str
+    study: Path, monkeypatch: pytest.MonkeyPatch, uri: str, code: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(UserError, match=said) as refused:
+    with refused(code, field="MLFLOW_TRACKING_URI") as error:
         submit.build_submission(commands.parse(["phantom", "/x"], VERBS), study)
-    assert "sekret" not in str(refused.value)
+    assert "sekret" not in str(error.value)
 
 
-def test_a_plan_passes_the_address_on_and_no_password(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tracking_address_is_passed_on_and_no_password(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lungs")
     for name in submit.CREDENTIALS:
         monkeypatch.setenv(name, "sekret")
-    plan = submit.build_submission(commands.parse(["phantom", "/x y"], VERBS), study)
-    assert plan.entrypoint == "python -m brgsa_platform.cli phantom '/x y'"
-    assert plan.environment["MLFLOW_TRACKING_URI"] == "http://localhost:5000"
-    assert plan.environment["MLFLOW_EXPERIMENT_NAME"] == "lungs"
-    shown = plan.as_json("http://head:8265") + repr(plan)
-    assert "sekret" not in shown
-    assert '"not_sent": [\n  "MLFLOW_TRACKING_USERNAME"' in shown
-    told = submit.warnings("http://head:8265")
-    assert "another machine" in told[0]
-    assert "MLFLOW_TRACKING_PASSWORD" in told[1]
+    submission = submit.build_submission(commands.parse(["phantom", "/x y"], VERBS), study)
+    assert submission.entrypoint == "python -m brgsa_platform.cli phantom '/x y'"
+    assert submission.environment["MLFLOW_TRACKING_URI"] == "http://localhost:5000"
+    assert submission.environment["MLFLOW_EXPERIMENT_NAME"] == "lungs"
+    shown = submission.as_json("http://head:8265")
+    assert "sekret" not in shown + repr(submission)
+    assert json.loads(shown)["not_sent"] == list(submit.CREDENTIALS)
+    elsewhere, here = submit.warnings("http://head:8265"), submit.warnings("http://127.0.0.1:8265")
+    assert len(elsewhere) == len(here) + 1  # of the address, and of the passwords in both
+    assert all(name in here[0] for name in submit.CREDENTIALS)
 
 
 def test_a_database_with_its_password_is_refused(study: Path) -> None:
     database = "postgresql://u:sekret@host/db"
     words = ["tune", "--data", "/d", "--space", "cmki", "--out", "/o", "--storage", database]
-    with pytest.raises(UserError, match="address with a password") as refused:
+    with refused("password-in-argument", value=None) as error:
         submit.build_submission(commands.parse(words, VERBS), study)
-    assert "sekret" not in str(refused.value)
+    assert "sekret" not in str(error.value)
+
+
+def test_a_dry_run_needs_no_cluster(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study)
+    done = brgsa("submit", "--ray", NOBODY, "--dry-run", "--", "phantom", "/x", "--seed", 7)
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["entrypoint"] == "python -m brgsa_platform.cli phantom /x --seed 7"
+
+
+def test_nobody_there() -> None:
+    with refused("unreachable", field="--ray", value=NOBODY) as error:
+        submit.RayJobs(NOBODY)
+    assert isinstance(error.value, base.ClusterUnreachable)
+
+
+@pytest.fixture
+def other_server() -> Iterator[str]:
+    """The address of a web server that is no Ray dashboard."""
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_another_server_is_no_dashboard(other_server: str) -> None:
+    with refused("not-a-dashboard", field="--ray", value=other_server):
+        submit.RayJobs(other_server)

@@ -1,0 +1,35 @@
+"""When a training writes a checkpoint: after each epoch, and within an epoch every so many minutes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from brgsa_platform.config import TrainSection
+from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.state import TrainingState
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints; the first worker alone has one."""
+
+    def __init__(self, run_folder: Path, run: dict[str, Any], config: TrainSection) -> None:
+        self._run_folder, self._run, self._config = run_folder, run, config
+        self._written = time.monotonic()
+
+    def end_epoch(self, state: TrainingState, reference_scores: dict[str, list[float]]) -> None:
+        """Save an epoch that has ended, and remove what is no longer among the best."""
+        self._save(state, run_checkpoints.folder_of(self._run_folder, state.progress.epoch), reference_scores)
+        run_checkpoints.keep_best(self._run_folder, state.progress.history, self._config.keep)
+
+    def within_epoch(self, state: TrainingState) -> None:
+        """Save where the last checkpoint is old enough. The other workers have the same state and need not know."""
+        if time.monotonic() - self._written >= 60 * self._config.checkpoint_minutes:
+            progress = state.progress
+            self._save(state, run_checkpoints.folder_of(self._run_folder, progress.epoch, progress.step), {})
+
+    def _save(self, state: TrainingState, folder: Path, reference_scores: dict[str, list[float]]) -> None:
+        state.save(folder, {**self._run, "epoch": state.progress.epoch, "reference_scores": reference_scores})
+        run_checkpoints.forget_steps(self._run_folder)
+        self._written = time.monotonic()

@@ -1,0 +1,44 @@
+"""From the int16 HU of a batch to the network's input, in memory on the device that every batch reuses."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from brgsa.volumes.augment import Volume16
+from brgsa.volumes.intensity import Intensity, unit_intensities
+
+
+class InputBuffer:
+    """float32 memory on a device that holds one batch at a time; the next batch writes over it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._floats = torch.empty(0, device=device)
+
+    def fill(self, blocks: Sequence[Volume16], intensity: Intensity | None = None) -> Tensor:
+        """Write a batch to the buffer.
+
+        Args:
+            blocks: int16 HU, (n, x, y, z) each, together B volumes of one shape.
+            intensity: changes of the intensities, on the same device.
+
+        Returns:
+            float32 (B, 1, x, y, z) in [-1, 1], valid until the next call.
+        """
+        ct = [_tensor(block).to(self.device, non_blocking=True) for block in blocks]
+        shape = blocks[0].shape[1:]
+        volumes = sum(len(block) for block in blocks)
+        if self._floats.shape[1:] != shape or len(self._floats) < volumes:
+            self._floats = torch.empty((volumes, *shape), device=self.device)
+        return unit_intensities(ct, intensity, out=self._floats[:volumes])
+
+
+def _tensor(block: Volume16) -> Tensor:
+    with warnings.catch_warnings():
+        # A block is a read-only view of the object store; nobody writes to it.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(block)

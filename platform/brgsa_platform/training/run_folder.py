@@ -1,0 +1,129 @@
+"""A run's folder: what a training writes there before its first step, and whether an earlier run there may go on.
+
+RUN/run.json         configuration, store, MLflow run
+RUN/tokenizer/       the small text tower's vocabulary
+RUN/progress.json    how far the run is, while it runs
+RUN/checkpoints/     see run_checkpoints
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from brgsa import zeroshot
+from brgsa.errors import UserError
+from brgsa_platform.config import RunConfig, flatten
+from brgsa_platform.runtime import files
+from brgsa_platform.store.store import Store
+from brgsa_platform.tracking import client as tracking
+from brgsa_platform.training import run_checkpoints
+
+PROGRESS = "progress.json"
+TOKENIZER = "tokenizer"
+
+# A resumed run may differ in these and is still the same training.
+FREE_TO_CHANGE = frozenset(
+    {
+        *(
+            f"train.{key}"
+            for key in ("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes")
+        ),
+        *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),
+    }
+)
+
+
+def default_out(store: Store, config: RunConfig, preset: str | None) -> Path:
+    """runs/NAME-HASH, the same for the same store and configuration: the same command goes on with its run."""
+    text = json.dumps([config.to_dict(), store.fingerprint], sort_keys=True)
+    return Path("runs") / f"{preset or 'train'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
+    """MLflow run id of the run that began in a folder; None where none did, or MLflow no longer has it.
+
+    Raises:
+        UserError: the folder's run has another configuration or other data, or its learning rate ends with another epoch.
+    """
+    file = out / "run.json"
+    if not file.is_file():
+        return None
+    before = files.read_json(file)
+    _check_same(out, before["config"], config)
+    if before["data"] != store.fingerprint:
+        raise UserError(
+            f"{out} holds a run on other data than {store.path}: choose another --out.",
+            code="run-of-other-data",
+            field="--out",
+            value=str(out),
+        )
+    run_id = str(before["mlflow_run_id"])
+    return run_id if tracking.exists(run_id) else None
+
+
+def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:
+    was, now = flatten(before), flatten(config.to_dict())
+    changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    for key in changed:
+        if key not in FREE_TO_CHANGE:
+            raise UserError(
+                f"{out} holds a run of another configuration ({key} was {was.get(key)}, now {now.get(key)}): choose another "
+                "--out or the same configuration.",
+                code="run-of-other-configuration",
+                field=key,
+                value=now.get(key),
+            )
+    if "train.epochs" in changed and config.optim.schedule == "cosine":
+        raise UserError(
+            f"{out} holds a run of train.epochs={was['train.epochs']} whose cosine learning rate falls to 0 at that epoch's "
+            f"end; with {now['train.epochs']} it would jump: keep train.epochs, or begin anew with another --out.",
+            code="epochs-of-a-cosine",
+            field="train.epochs",
+            value=now["train.epochs"],
+        )
+
+
+def write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
+    """Make the folder with its run.json, and remove checkpoints that a killed run had not finished.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        (out / run_checkpoints.FOLDER).mkdir(parents=True, exist_ok=True)
+        files.write_json(
+            out / "run.json",
+            {"config": config.to_dict(), "store": store.path, "data": store.fingerprint, "mlflow_run_id": run_id},
+        )
+        for aside in (out / run_checkpoints.FOLDER).glob(".epoch-*"):
+            shutil.rmtree(aside)
+    except OSError as error:
+        raise UserError(
+            f"The run folder {out} cannot be written ({error.strerror}): choose another --out.",
+            code="run-folder-not-writable",
+            field="--out",
+            value=str(out),
+        ) from error
+
+
+def make_tokenizer(out: Path, store: Store, config: RunConfig) -> None:
+    """Train the small text tower's vocabulary once, on the training split's texts and the zero-shot prompts."""
+    if config.model.text.name != "small" or (out / TOKENIZER).is_dir():
+        return
+    from brgsa.text import train_tokenizer
+
+    index = store.index(["volume_id", "split"])
+    texts = store.texts(config.data.style)
+    corpus = [
+        texts[volume]
+        for volume, split in zip(index["volume_id"].to_pylist(), index["split"].to_pylist(), strict=True)
+        if split == "train"
+    ]
+    # Twice: the vocabulary keeps what it saw at least twice, and a prompt's words must be in it.
+    tokenizer = train_tokenizer(corpus + 2 * zeroshot.prompts(store.labels), config.model.text.vocabulary)
+    with files.written_aside(out / TOKENIZER) as aside:
+        tokenizer.save_pretrained(str(aside))

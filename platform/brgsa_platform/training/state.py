@@ -1,0 +1,99 @@
+"""All that a training changes, as a checkpoint keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from brgsa import checkpoint
+from brgsa.model import BrgSA
+from brgsa_platform.config import RunConfig
+from brgsa_platform.training.precision import gradient_scaler, restore_scaler
+from brgsa_platform.training.run_folder import TOKENIZER
+from brgsa_platform.training.schedule import Schedule, optimizer_of
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch, step: whole epochs, and steps of the run.
+        history: one entry a whole epoch: `epoch`, `score` (larger is better) and its metrics.
+        sums, seconds: losses and time, summed over the steps of the epoch that is under way.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def end_step(self, losses: dict[str, float], seconds: float) -> None:
+        """Count a step with its losses."""
+        self.step += 1
+        self.seconds += seconds
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in losses.items()}
+
+    def end_epoch(self, score: float, metrics: dict[str, float]) -> None:
+        """Count an epoch with its metrics."""
+        self.epoch += 1
+        self.history.append({"epoch": self.epoch, "score": score, **metrics})
+        self.sums, self.seconds = {}, 0.0
+
+
+@dataclass
+class TrainingState:
+    """Model, optimiser, learning rate, gradient scaler and progress: a training that is stopped goes on from these."""
+
+    model: BrgSA
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    progress: Progress
+
+    @classmethod
+    def new(cls, config: RunConfig, run_folder: Path, total_steps: int, device: torch.device) -> TrainingState:
+        """The state before the first step, its weights drawn from torch's default generator.
+
+        Args:
+            run_folder: holds the tokenizer of the small text tower.
+            total_steps: steps of the whole run.
+        """
+        model = _model(config, run_folder / TOKENIZER).to(device)
+        optimizer = optimizer_of(config.optim, model)
+        return cls(
+            model,
+            optimizer,
+            Schedule(config.optim, optimizer, total_steps),
+            gradient_scaler(device, config.train.precision),
+            Progress(),
+        )
+
+    def save(self, folder: Path, run: dict[str, Any]) -> None:
+        """Write a checkpoint; `run` is what its run.json says."""
+        training = {**asdict(self.progress), "schedule": self.schedule.state(), "scaler": self.scaler.state_dict()}
+        checkpoint.save(folder, self.model, run, training=training, optimizer=self.optimizer)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint, whatever kind of device wrote it.
+
+        Raises:
+            UserError: it is damaged, or of another configuration or version.
+        """
+        checkpoint.load_weights(self.model, folder)
+        training = checkpoint.load_training(folder, self.optimizer)
+        self.schedule.restore(training.pop("schedule"))
+        restore_scaler(self.scaler, training.pop("scaler"))
+        self.progress = Progress(**training)
+
+
+def _model(config: RunConfig, tokenizer: Path) -> BrgSA:
+    from transformers import AutoTokenizer
+
+    if config.model.text.name != "small":
+        return BrgSA(config.model)
+    return BrgSA(config.model, tokenizer=AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True))

@@ -1,0 +1,99 @@
+"""How good a model is on the validation split: zero-shot AUROC, and the training loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from brgsa import losses, metrics, zeroshot
+from brgsa.config import LossConfig
+from brgsa.errors import UserError
+from brgsa.model import BrgSA, Embeddings
+from brgsa_platform.store.store import Store
+from brgsa_platform.training.batches import SplitIndex, rare_labels, split_index
+from brgsa_platform.training.encoding import encode_texts, select_rows
+from brgsa_platform.training.texts import codes_of, written_texts
+
+
+class Measured(NamedTuple):
+    """What validation gives.
+
+    Attributes:
+        metrics: `val/loss`, and where they can be measured `val/auroc`, `val/auroc_common`, `val/auroc_rare`.
+        reference_scores: prompt → the sorted scores of the split's volumes, by which a new volume's score is ranked.
+    """
+
+    metrics: dict[str, float]
+    reference_scores: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The N volumes of the validation split, and what their embeddings are measured against.
+
+    Attributes:
+        labels: the P label names of the store.
+        rare: bool (P,), the labels that are rare in the training split.
+        texts: the N texts as written.
+    """
+
+    rows: SplitIndex
+    labels: tuple[str, ...]
+    rare: npt.NDArray[np.bool_]
+    texts: list[str]
+
+    @classmethod
+    def of(cls, store: Store, style: str, training_rows: SplitIndex) -> Validation | None:
+        """The validation split of a store with its texts of a style; None where the store has none.
+
+        The training loss then chooses the best epoch.
+        """
+        try:
+            rows = split_index(store, "validation")
+        except UserError:
+            return None
+        return cls(rows, tuple(store.labels), rare_labels(training_rows), written_texts(store, style, rows))
+
+    def measure(self, model: BrgSA, volumes: Embeddings, loss: LossConfig, batch_size: int) -> Measured:
+        """Measure a model by its embeddings of the split's volumes, float32 (N, D) on the CPU in the order of the rows.
+
+        Args:
+            batch_size: volumes among which the loss is taken, as in training.
+        """
+        prompts = zeroshot.prompts(self.labels)
+        scores = (
+            zeroshot.scores(volumes, encode_texts(model, prompts)).numpy() if prompts else np.empty((len(self.rows), 0))
+        )
+        measured = {"val/loss": self._loss(volumes, encode_texts(model, self.texts), loss, batch_size)}
+        reference_scores = dict(zip(prompts, np.sort(scores.T, axis=1).round(6).tolist(), strict=True))
+        return Measured(measured | self._aurocs(scores), reference_scores)
+
+    def _aurocs(self, scores: npt.NDArray[np.floating]) -> dict[str, float]:
+        """Means over the abnormalities that are both present and absent in the split."""
+        labels = self.rows.labels
+        aurocs = {
+            i: metrics.auroc(labels[:, i], scores[:, i])
+            for i in range(len(self.labels))
+            if 0 < np.nansum(labels[:, i]) < np.sum(~np.isnan(labels[:, i]))
+        }
+        groups = {
+            "val/auroc": list(aurocs.values()),
+            "val/auroc_common": [auroc for i, auroc in aurocs.items() if not self.rare[i]],
+            "val/auroc_rare": [auroc for i, auroc in aurocs.items() if self.rare[i]],
+        }
+        return {name: float(np.mean(values)) for name, values in groups.items() if values}
+
+    def _loss(self, volumes: Embeddings, texts: Embeddings, config: LossConfig, batch_size: int) -> float:
+        """The training loss in batches of the training's size, in the order of the rows."""
+        scans, codes = torch.from_numpy(self.rows.scans), torch.from_numpy(codes_of(self.texts))
+        totals, weights = [], []
+        for start in range(0, len(self.rows), batch_size):
+            part = slice(start, start + batch_size)
+            batch = select_rows(volumes, part), select_rows(texts, part)
+            totals.append(float(losses.brgsa_loss(*batch, scans[part], config, codes[part], local=True).total))
+            weights.append(len(scans[part]))
+        return float(np.average(totals, weights=weights))
