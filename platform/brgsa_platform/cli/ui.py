@@ -51,9 +51,9 @@ def ui(
     }
     given = {name: value for name, value in options.items() if value is not None}
     if server:
-        from brgsa_platform.tracking.server import serve
+        from brgsa_platform.tracking.server import ServerOptions, serve
 
-        sys.exit(serve(host=host, port=port, **given))
+        sys.exit(serve(ServerOptions(host=host, port=port, **given)))
     if given:
         option = next(iter(given)).replace("_", "-")
         raise UserError(
