@@ -27,8 +27,9 @@ from brgsa_platform.runtime.files import write_json
 from brgsa_platform.runtime.plots import bars_figure, save
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.search.driver import SearchResult, tune
-from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.result import SearchResult
+from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.summaries.summarize import summarize
@@ -93,12 +94,12 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with ray_session():
         _make_store(out, size, seed, seconds)
-        decoded = decode_once(Store.open(out / "store"))
+        cache = decode_once(Store.open(out / "store"))
         trained = {}
         for number, (name, arm) in enumerate(ARMS.items(), start=4):
             with _step(f"{number}/8 train {arm.title} (Ray Data, Ray Train)", seconds):
                 config = load_config(arm.preset, overrides=[f"train.epochs={size.epochs}", f"train.seed={seed}"])
-                options = TrainOptions(decoded=decoded)
+                options = TrainOptions(cache=cache)
                 trained[name] = train(
                     out / "store", config, out=out / "runs" / name, preset=arm.preset, options=options
                 )
@@ -109,8 +110,8 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                 short,
                 [SPACE],
                 SearchOptions(trials=size.trials),
-                out=out / "searches",
-                seed=seed,
+                SearchMethod(seed=seed),
+                folder=out / "searches" / SPACE,
                 preset="demo",
             )
             _say(searched.summary())
