@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -213,7 +213,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     decoded: Decoded | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This worker's batches of the given epochs, one after the other; each epoch has `order.steps_per_epoch` of them.
 
     Args:

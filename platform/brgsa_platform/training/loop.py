@@ -6,9 +6,10 @@ goes through `batches` (volumes) and `texts`, the towers and the bank of `brgsa.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,17 +147,23 @@ class Trainer:
             self.workers.report(run_checkpoints.report_of(progress.history[-1]))
         epochs = range(progress.epoch, self.config.train.epochs)
         if epochs:
-            model, batches = self._parallel(), self._batches(epochs)
-            for epoch in epochs:
-                self.texts.draw(epoch)
-                while progress.step < (epoch + 1) * self.steps:
-                    started = time.monotonic()
-                    losses = self._step(model, self.workers.together(partial(next, batches)))
-                    progress.end_step(losses, time.monotonic() - started)
-                    self._after_step(losses["loss"])
-                self._end_epoch()
+            # Closed, as what stops a training would else keep the stream alive until Ray is gone.
+            with contextlib.closing(self._batches(epochs)) as batches:
+                self._fit(self._parallel(), batches, epochs)
         if self.log is not None:
             self.log.close()
+
+    def _fit(self, model: nn.Module, batches: Iterator[Batch], epochs: range) -> None:
+        """The epochs, each with its steps."""
+        progress = self.state.progress
+        for epoch in epochs:
+            self.texts.draw(epoch)
+            while progress.step < (epoch + 1) * self.steps:
+                started = time.monotonic()
+                losses = self._step(model, self.workers.together(partial(next, batches)))
+                progress.end_step(losses, time.monotonic() - started)
+                self._after_step(losses["loss"])
+            self._end_epoch()
 
     def _parallel(self) -> nn.Module:
         """The model with its gradients averaged over the workers; all of them start with the weights of rank 0."""
@@ -165,7 +172,7 @@ class Trainer:
         devices = [self.workers.device] if self.workers.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
 
-    def _batches(self, epochs: range) -> Iterator[Batch]:
+    def _batches(self, epochs: range) -> Generator[Batch, None, None]:
         """This worker's part of each global batch, from the step on where the run stands."""
         progress, train = self.state.progress, self.config.train
         return training_batches(

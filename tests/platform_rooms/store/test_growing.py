@@ -163,15 +163,6 @@ def test_damage_is_found_and_mended(ray_session: None, tmp_path: Path) -> None:
     assert contents(out) == before
 
 
-def test_training_names_a_damaged_shard(ray_session: None, tmp_path: Path) -> None:
-    prepare(save_manifest(tmp_path / "in", 2), "manifest", tmp_path / "store", PrepareOptions(SMALL))
-    store = Store.open(tmp_path / "store")
-    shard = Path(store.shards()[1])
-    shard.write_bytes(shard.read_bytes()[:300])
-    with pytest.raises(UserError, match=r"part-00001\.parquet cannot be read .*brgsa store verify"):
-        store.encoded(1, 0)
-
-
 def test_a_volume_that_kills_its_workers_is_set_aside(ray_session: None, tmp_path: Path) -> None:
     manifest = save_manifest(tmp_path / "in", 3)
     scan = tmp_path / "in" / "s001.nii"
