@@ -94,12 +94,12 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with ray_session():
         _make_store(out, size, seed, seconds)
-        decoded = decode_once(Store.open(out / "store"))
+        cache = decode_once(Store.open(out / "store"))
         trained = {}
         for number, (name, arm) in enumerate(ARMS.items(), start=4):
             with _step(f"{number}/8 train {arm.title} (Ray Data, Ray Train)", seconds):
                 config = load_config(arm.preset, overrides=[f"train.epochs={size.epochs}", f"train.seed={seed}"])
-                options = TrainOptions(decoded=decoded)
+                options = TrainOptions(cache=cache)
                 trained[name] = train(
                     out / "store", config, out=out / "runs" / name, preset=arm.preset, options=options
                 )

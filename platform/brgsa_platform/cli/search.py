@@ -22,9 +22,9 @@ def tune(
     trials: Annotated[
         int | None, typer.Option(help="Trials in all; default 16 where nothing else ends the search.")
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="End after so much wall clock.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="End after so many epochs of all trials together.")] = None,
-    patience: Annotated[int | None, typer.Option(help="End after so many trials without a better one.")] = None,
+    hours: Annotated[float | None, typer.Option(help="End after this many hours.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="End after this many epochs of all trials together.")] = None,
+    patience: Annotated[int | None, typer.Option(help="End after this many trials without a better one.")] = None,
     sampler: Annotated[str, typer.Option(help="tpe, gp, cmaes, random, qmc, grid or nsga2.")] = "tpe",
     pruner: Annotated[str, typer.Option(help="asha, median, hyperband or none.")] = "none",
     goal: Annotated[
@@ -32,7 +32,7 @@ def tune(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Go on with the search of this name; with --data and --space, begin it if need be."),
+        typer.Option(help="Go on with the search of this name; with --data and --space, begin it where there is none."),
     ] = None,
     warm_from: Annotated[
         list[str] | None,
@@ -45,12 +45,16 @@ def tune(
     config: ConfigFile = None,
     name: Annotated[str | None, typer.Option(help="The search's name, also of its folder.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of searches.")] = Path("searches"),
-    seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
-    concurrent: Annotated[int | None, typer.Option(help="Trials at a time; default what the cluster holds.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
+    concurrent: Annotated[
+        int | None, typer.Option(help="Trials at a time; default as many as the cluster holds.")
+    ] = None,
     gpus_per_trial: Annotated[
         float | None, typer.Option(help="GPUs of each training process; a fraction lets trials share one.")
     ] = None,
-    checkpoints: Annotated[str, typer.Option(help="Trials whose checkpoint MLflow gets: all, best or none.")] = "all",
+    checkpoints: Annotated[
+        str, typer.Option(help="Which trials' checkpoints go to MLflow: all, best or none.")
+    ] = "all",
     storage: Annotated[
         str | None, typer.Option(help="Database URL of the study; default a file in its folder.")
     ] = None,
@@ -79,7 +83,10 @@ def tune(
         typer.echo(go_on(out / resume, options, spaces=space or ()).summary())
         return
     if not data or not space:
-        raise UserError("A search needs --data STORE and --space NAME, or --resume NAME to go on with one.")
+        raise UserError(
+            "A search needs --data STORE and --space NAME, or --resume NAME to go on with one.",
+            code="incomplete-search",
+        )
     done = run(
         data,
         load_config(preset, config, settings or []),

@@ -88,7 +88,7 @@ def evaluate(
         raise UserError(f"{loaded.path} has no knowledge bank, which pairing {pairing!r} needs: use v.t or mean.")
     folder = _writable(Path(out) if out is not None else loaded.path)
 
-    rows = datasets.split_rows(store, split)
+    rows = datasets.split_index(store, split)
     validation, threshold_source, notes = _validation_rows(store, split, rows, protocol)
     if rare is None:
         rare, more = _rare_by_prevalence(store, names)
@@ -119,11 +119,11 @@ def evaluate(
         others = validation if validation is not None and validation is not rows else None
         total = len(rows) + (len(others) if others is not None else 0)
         with ray_session(), progress(total, f"encode {split} volumes") as advance:
-            batches = datasets.evaluation_batches(rows, crop, batch_size=batch_size)
+            batches = datasets.evaluation_batches(datasets.BatchSource(rows, crop), batch_size=batch_size)
             tested = encode_split(model, rows, batches, advance=advance, keep=_examples(rows, columns))
             compared = tested
             if others is not None:
-                batches = datasets.evaluation_batches(others, crop, batch_size=batch_size)
+                batches = datasets.evaluation_batches(datasets.BatchSource(others, crop), batch_size=batch_size)
                 compared = encode_split(model, others, batches, advance=advance)
 
         present, absent = encode_texts(model, prompts), None if negated is None else encode_texts(model, negated)
@@ -185,8 +185,8 @@ def _names(store: Store, labels: Sequence[str] | None, rare: Sequence[str]) -> l
 
 
 def _validation_rows(
-    store: Store, split: str, rows: datasets.Rows, protocol: str
-) -> tuple[datasets.Rows | None, str, list[str]]:
+    store: Store, split: str, rows: datasets.SplitIndex, protocol: str
+) -> tuple[datasets.SplitIndex | None, str, list[str]]:
     """The volumes on which thresholds are chosen, in words whose they are, and what to say about it."""
     if protocol == "paper":
         return rows, f"fitted on the {split} labels themselves (protocol paper)", []
@@ -195,17 +195,17 @@ def _validation_rows(
     if "validation" not in store.index(["split"])["split"].to_pylist():
         note = "The store has no validation split to choose thresholds on, so there are no figures at one."
         return None, "none", [note]
-    return datasets.split_rows(store, "validation"), "chosen on the validation split", []
+    return datasets.split_index(store, "validation"), "chosen on the validation split", []
 
 
 def _rare_by_prevalence(store: Store, names: Sequence[str]) -> tuple[list[str], list[str]]:
     if "train" not in store.index(["split"])["split"].to_pylist():
         return [], ["The store has no training split to tell rare abnormalities by: all count as common."]
-    rare = dict(zip(store.labels, datasets.rare_labels(datasets.split_rows(store, "train")), strict=True))
+    rare = dict(zip(store.labels, datasets.rare_labels(datasets.split_index(store, "train")), strict=True))
     return [name for name in names if rare[name]], []
 
 
-def _examples(rows: datasets.Rows, columns: Sequence[int]) -> list[int]:
+def _examples(rows: datasets.SplitIndex, columns: Sequence[int]) -> list[int]:
     """The volumes with the most abnormalities, one a scan: there is something to see."""
     found = np.nansum(rows.labels[:, list(columns)], axis=1)
     chosen: dict[int, int] = {}
@@ -256,7 +256,7 @@ def _files(folder: Path, split: str) -> dict[str, str]:
     return {kind: str(folder / name) for kind, name in names.items()}
 
 
-def _write(result: EvaluationResult, rows: datasets.Rows, scores: NDArray[np.float64]) -> None:
+def _write(result: EvaluationResult, rows: datasets.SplitIndex, scores: NDArray[np.float64]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

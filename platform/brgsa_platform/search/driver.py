@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
+from brgsa_platform.runtime.locks import held
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
 from brgsa_platform.search import study as studies
 from brgsa_platform.search import warm_start
@@ -29,7 +30,8 @@ from brgsa_platform.search.spec import (
 from brgsa_platform.search.trials import TrialResources, TrialSettings, run_trial
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training.batches import rare_labels, split_rows
+from brgsa_platform.tracking import connection, query
+from brgsa_platform.training.batches import rare_labels, split_index
 from brgsa_platform.training.driver import check_fit
 from brgsa_platform.training.volume_cache import decode_once
 
@@ -63,8 +65,8 @@ def tune(
         go_on: where the search in this folder has begun in the same way, go on with it: one command for every try.
 
     Raises:
-        UserError: the space does not fit the configuration or the store; search-exists or folder-taken; cluster-too-small;
-            no-trial-completed.
+        UserError: the space does not fit the configuration or the store; search-exists or folder-taken; folder-in-use by
+            another process; cluster-too-small; no-trial-completed.
     """
     parameters = tune_spaces.load(spaces)
     store = Store.open(store_path)
@@ -76,10 +78,13 @@ def tune(
     begun = read_spec(folder) if go_on else None
     if begun is not None:
         check_same(folder.name, begun, spec)
-        return _run(folder, begun, store, options)
+        with held(folder, "tune"):
+            return _run(folder, begun, store, options)
     earlier = warm_start.learn(options.warm_from, folder.parent, spec)
     _claim(folder, spec)
-    return _run(folder, spec, store, options, earlier)
+    with held(folder, "tune"):
+        studies.forget(folder)
+        return _run(folder, spec, store, options, earlier)
 
 
 def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Sequence[str] = ()) -> SearchResult:
@@ -89,7 +94,8 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
         spaces: if given, must be the search's.
 
     Raises:
-        UserError: no-search in this folder; other-space; begun-already (points or a warm start); store-changed.
+        UserError: no-search in this folder; other-space; begun-already (points or a warm start); store-changed;
+            folder-in-use by another process.
     """
     folder = folder.absolute()
     name, spec = folder.name, read_spec(folder)
@@ -120,7 +126,8 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
             code="store-changed",
             field=store.path,
         )
-    return _run(folder, spec, store, options)
+    with held(folder, "tune"):
+        return _run(folder, spec, store, options)
 
 
 def _claim(folder: Path, spec: SearchSpec) -> None:
@@ -137,8 +144,8 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        if folder.is_dir() and not any(folder.iterdir()):
-            return  # a search that was killed before it had begun
+        if folder.is_dir() and all(_of_no_search(entry.name) for entry in folder.iterdir()):
+            return  # of a search that begins now, or was killed before it had begun
         raise UserError(
             f"{folder} exists and is no search: choose another --name, or remove it.",
             code="folder-taken",
@@ -152,6 +159,11 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
             field="--out",
             value=str(folder.parent),
         ) from error
+
+
+def _of_no_search(name: str) -> bool:
+    """Whether a file in a folder without a search is what one leaves that has not begun: a lock, or an unused journal."""
+    return name.startswith(("lock-", studies.JOURNAL))
 
 
 def _run(
@@ -181,12 +193,12 @@ def _run(
                 "sampler": method.sampler, "pruner": method.pruner, "seed": method.seed, "base": spec.base.to_dict()
             },
             tags=search_tags(spec.preset, store.fingerprint, spec.spaces),
-            run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
+            run_id=spec.parent_run if spec.parent_run and query.exists(spec.parent_run) else None,
         ) as run:  # fmt: skip
-            spec = spec.with_run(run.run_id)
-            write_spec(folder, spec)
             if not study.get_trials(deepcopy=False):
                 warm_start.begin(study, spec, options.points, earlier)
+            spec = spec.with_run(run.run_id)
+            write_spec(folder, spec)  # from here on the search has begun
             search = Search(spec, study, storage, options.limits)
             try:
                 _run_trials(search, folder, store, resources)
@@ -217,11 +229,11 @@ def _run_trials(search: Search, folder: Path, store: Store, resources: TrialReso
         preset=spec.preset,
         space=",".join(spec.spaces),
         parent_run=spec.parent_run,
-        tracking_uri=tracking.tracking_uri(),
-        experiment=tracking.experiment_name(),
+        tracking_uri=connection.tracking_uri(),
+        experiment=connection.experiment_name(),
         patience=MLFLOW_PATIENCE,
         resources=resources,
-        decoded=decode_once(store),
+        cache=decode_once(store),
     )
     trainable = ray_tune.with_parameters(run_trial, settings=settings)
     with Watch(search, folder) as watch:
@@ -257,7 +269,7 @@ def _check_comparable(store: Store, goals: Sequence[str]) -> None:
     Losses do not serve: those of other temperatures or styles are not on one scale.
     """
     try:
-        labels = split_rows(store, "validation").labels
+        labels = split_index(store, "validation").labels
     except UserError:
         raise UserError(
             f"{store.path} has no validation split to compare trials on: prepare it with a --validation-fraction.",
@@ -265,7 +277,7 @@ def _check_comparable(store: Store, goals: Sequence[str]) -> None:
             field=store.path,
         ) from None
     measured = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-    rare = rare_labels(split_rows(store, "train"))
+    rare = rare_labels(split_index(store, "train"))
     for goal in goals:
         what = "abnormality" if goal == "auroc" else f"{goal} abnormality"
         if not (measured & {"auroc": True, "common": ~rare, "rare": rare}[goal]).any():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.search.spec import SearchMethod, SearchSpec
-from brgsa_platform.tracking.client import short
+from brgsa_platform.tracking.query import short
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -33,6 +33,12 @@ GRID_POINTS = 5  # of a range, in a grid
 SEEDS = 2**32  # NumPy's generators, which Optuna uses, take seeds below this
 SEED_STRIDE = 1_000_003  # between the seeds of two searches' first trials
 COMPLETE_BEFORE_MEDIAN = 4
+
+
+def forget(folder: Path) -> None:
+    """Remove the journal of a search that was killed before it had begun."""
+    for path in folder.glob(f"{JOURNAL}*"):
+        path.unlink()
 
 
 def open_storage(folder: Path, spec: SearchSpec) -> BaseStorage:

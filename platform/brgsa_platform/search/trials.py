@@ -13,10 +13,10 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.session import nodes_for
 from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.spec import SearchOptions, trial_name
-from brgsa_platform.tracking.client import PATIENCE
+from brgsa_platform.tracking.connection import PATIENCE
 
 if TYPE_CHECKING:
-    from brgsa_platform.training.volume_cache import Decoded
+    from brgsa_platform.training.volume_cache import VolumeCache
 
 DRIVER_CPUS = 0.5  # of a trial that starts workers of its own and only waits for them
 PROCESS_CPUS = 2.0  # of a training process: one for itself, one for its data
@@ -89,17 +89,18 @@ class TrialResources:
             processes=at_once * workers,
         )
 
-    def threads_on(self, node: Mapping[str, float]) -> int:
+    def threads_on(self, node: Mapping[str, float], cores: int | None = None) -> int:
         """CPU threads of each training process on a node, where as many run beside each other as it has room for.
 
         Args:
             node: logical CPU and GPU of the node.
+            cores: of its machine, where they are known: Ray may have been told of more CPUs than there are.
         """
-        cpus = node.get("CPU", 0.0)
+        cpus = int(node.get("CPU", 0))
         beside = min(self.processes, int(cpus // PROCESS_CPUS))
         if self.gpu_share:
             beside = min(beside, int(node.get("GPU", 0.0) / self.gpu_share + 1e-6))
-        return max(1, int(cpus) // max(1, beside))
+        return max(1, min(cpus, cores or cpus) // max(1, beside))
 
 
 def gpus_per_process(wanted: bool | Literal["auto"], share: float | None, gpus: float) -> float:
@@ -137,7 +138,7 @@ class TrialSettings:
         tracking_uri, experiment: where that run is kept.
         patience: seconds that a trial waits for an MLflow server that is away.
         resources: what each trial takes.
-        decoded: the store's volumes in Ray's object store; None where each trial reads the shards.
+        cache: the store's volumes in Ray's object store; None where each trial reads the shards.
     """
 
     base: RunConfig
@@ -150,7 +151,7 @@ class TrialSettings:
     experiment: str
     patience: float
     resources: TrialResources
-    decoded: Decoded | None
+    cache: VolumeCache | None
 
 
 def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
@@ -178,7 +179,7 @@ def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
             parent_run=settings.parent_run,
             on_epoch=ray_tune.report,
             gpus=settings.resources.gpu_share,
-            decoded=settings.decoded,
+            cache=settings.cache,
             quiet=True,
         ),
     )
@@ -191,17 +192,25 @@ def trial_folder(search: Path, number: int) -> Path:
 
 def _of_this_node(settings: TrialSettings) -> dict[str, Any]:
     """The fields of the configuration that depend on where the trial runs, by field."""
+    fields: dict[str, Any] = {"train.workers": 0} if settings.resources.inside else {}
+    if settings.base.train.threads is None:
+        fields["train.threads"] = _threads(settings.resources)
+    return fields
+
+
+def _threads(resources: TrialResources) -> int | None:
+    """CPU threads of a training process of this trial: in this process, or on any node where its workers may run.
+
+    None where no such node has been started yet; each worker then looks at its own.
+    """
     import ray
 
-    resources = settings.resources
-    fields: dict[str, Any] = {"train.workers": 0} if resources.inside else {}
-    if settings.base.train.threads is None:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        if resources.inside:
-            here = ray.get_runtime_context().get_node_id()
-            nodes = [node for node in nodes if node["NodeID"] == here]
-        else:  # workers may run on any node for training; the smallest must not be overloaded
-            role = nodes_for("training").items()
-            nodes = [n for n in nodes if role <= n.get("Labels", {}).items() and n["Resources"].get("CPU")]
-        fields["train.threads"] = min((resources.threads_on(node["Resources"]) for node in nodes), default=1)
-    return fields
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if resources.inside:
+        here = ray.get_runtime_context().get_node_id()
+        (node,) = (node for node in nodes if node["NodeID"] == here)
+        return resources.threads_on(node["Resources"], os.cpu_count())
+    role = nodes_for("training").items()
+    # The smallest node that may get a worker must not be overloaded.
+    nodes = [node for node in nodes if role <= node.get("Labels", {}).items()]
+    return min((resources.threads_on(node["Resources"]) for node in nodes), default=None)

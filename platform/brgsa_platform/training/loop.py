@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,11 @@ from brgsa.volumes.intensity import Intensity
 from brgsa_platform.config import RunConfig, TrainSection
 from brgsa_platform.store.store import Store
 from brgsa_platform.training import placement_groups, run_checkpoints
-from brgsa_platform.training.batches import Batch, Rows, evaluation_batches, split_rows, training_batches
+from brgsa_platform.training.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
 from brgsa_platform.training.encoding import EncodedSplit, as_float32, encode_split, encode_texts
 from brgsa_platform.training.input_buffer import InputBuffer
+from brgsa_platform.training.loaders import Batch, Batches
 from brgsa_platform.training.log import TrainingLog
 from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.precision import autocast
@@ -36,7 +37,7 @@ from brgsa_platform.training.random_streams import Purpose, stream
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.texts import Texts, written_texts
 from brgsa_platform.training.validation import Measured, Validation
-from brgsa_platform.training.volume_cache import Decoded
+from brgsa_platform.training.volume_cache import VolumeCache
 from brgsa_platform.training.workers import WorkerContext
 
 
@@ -49,7 +50,7 @@ class TrainingTask:
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to.
-        decoded: the store's volumes, where a search has decoded them for all of its trials.
+        cache: the store's volumes, where a search has decoded them for all of its trials.
     """
 
     config: dict[str, Any]
@@ -58,7 +59,7 @@ class TrainingTask:
     run: dict[str, Any]
     tracking_uri: str
     run_id: str
-    decoded: Decoded | None = None
+    cache: VolumeCache | None = None
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class Trainer:
         _set_up_torch(train, workers.world)
 
         store = Store.open(task.store)
-        self.rows = split_rows(store, "train")
+        self.rows = split_index(store, "train")
         data = self.config.data
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
         self.validation = Validation.of(store, data.style, self.rows)
@@ -172,20 +173,15 @@ class Trainer:
         devices = [self.workers.device] if self.workers.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
 
-    def _batches(self, epochs: range) -> Generator[Batch, None, None]:
+    def _batches(self, epochs: range) -> Batches:
         """This worker's part of each global batch, from the step on where the run stands."""
         progress, train = self.state.progress, self.config.train
         return training_batches(
-            self.rows,
-            self.config.model.vision.volume,
-            self.config.data,
+            self._source(self.rows),
             batch_size=train.batch_size,
             epochs=epochs,
             seed=train.seed,
             skip=progress.step - progress.epoch * self.steps,
-            rank=self.workers.rank,
-            world=self.workers.world,
-            decoded=self.task.decoded,
         )
 
     def _step(self, model: nn.Module, batch: Batch) -> dict[str, float]:
@@ -275,19 +271,19 @@ class Trainer:
         texts = encode_texts(self.model, [self.texts.written[row] for row in sample])
         bank.initialise_from(torch.cat([volumes.plain, texts.plain]), config.train.seed)
 
-    def _encode(self, rows: Rows, precision: str) -> EncodedSplit:
+    def _encode(self, rows: SplitIndex, precision: str) -> EncodedSplit:
         """Embeddings of the volumes of `rows`, each worker encoding its part."""
-        config, workers = self.config, self.workers
-        batches = evaluation_batches(
-            rows,
-            config.model.vision.volume,
-            batch_size=max(1, config.train.batch_size // workers.world),
-            data=config.data,
-            rank=workers.rank,
-            world=workers.world,
-            decoded=self.task.decoded,
-        )
+        workers = self.workers
+        batch_size = max(1, self.config.train.batch_size // workers.world)
+        batches = evaluation_batches(self._source(rows), batch_size=batch_size)
         return encode_split(self.model, rows, batches, workers=workers, precision=precision)
+
+    def _source(self, rows: SplitIndex) -> BatchSource:
+        """What this worker's batches of some rows are made of."""
+        config, workers = self.config, self.workers
+        return BatchSource(
+            rows, config.model.vision.volume, config.data, workers.rank, workers.world, cache=self.task.cache
+        )
 
 
 def _set_up_torch(config: TrainSection, workers: int) -> None:

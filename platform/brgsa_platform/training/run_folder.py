@@ -23,7 +23,7 @@ from brgsa_platform.config import RunConfig, flatten
 from brgsa_platform.runtime import files, locks
 from brgsa_platform.runtime.waiting import patiently
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import query
 from brgsa_platform.training import run_checkpoints
 
 PROGRESS = "progress.json"
@@ -36,7 +36,7 @@ FREE_TO_CHANGE = frozenset(
             f"train.{key}"
             for key in ("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes")
         ),
-        *(f"data.{key}" for key in ("cpus", "object_store_share")),
+        *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),
     }
 )
 
@@ -95,7 +95,7 @@ def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
             value=str(out),
         )
     run_id = str(before["mlflow_run_id"])
-    return run_id if tracking.exists(run_id) else None
+    return run_id if query.exists(run_id) else None
 
 
 def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:

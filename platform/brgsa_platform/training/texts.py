@@ -11,7 +11,7 @@ import numpy as np
 from brgsa.text import TextTower, Tokens
 from brgsa_platform.config import DataSection
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import Rows
+from brgsa_platform.training.batches import SplitIndex
 from brgsa_platform.training.order import Ints
 from brgsa_platform.training.random_streams import Purpose, stream
 
@@ -52,7 +52,7 @@ class Texts:
         return " ".join(sentences)
 
 
-def written_texts(store: Store, style: str, rows: Rows) -> list[str]:
+def written_texts(store: Store, style: str, rows: SplitIndex) -> list[str]:
     """The texts of a split's rows as they stand in the store, in a summary style or "report"."""
     by_volume = store.texts(style)
     return [by_volume[volume] for volume in rows.volume_ids]

@@ -14,7 +14,7 @@ from brgsa.config import LossConfig
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import Rows, rare_labels, split_rows
+from brgsa_platform.training.batches import SplitIndex, rare_labels, split_index
 from brgsa_platform.training.encoding import encode_texts, select_rows
 from brgsa_platform.training.texts import codes_of, written_texts
 
@@ -41,19 +41,19 @@ class Validation:
         texts: the N texts as written.
     """
 
-    rows: Rows
+    rows: SplitIndex
     labels: tuple[str, ...]
     rare: npt.NDArray[np.bool_]
     texts: list[str]
 
     @classmethod
-    def of(cls, store: Store, style: str, training_rows: Rows) -> Validation | None:
+    def of(cls, store: Store, style: str, training_rows: SplitIndex) -> Validation | None:
         """The validation split of a store with its texts of a style; None where the store has none.
 
         The training loss then chooses the best epoch.
         """
         try:
-            rows = split_rows(store, "validation")
+            rows = split_index(store, "validation")
         except UserError:
             return None
         return cls(rows, tuple(store.labels), rare_labels(training_rows), written_texts(store, style, rows))

@@ -85,5 +85,6 @@ def test_threads_are_those_of_the_trial_s_node() -> None:
     assert [ten.threads_on({"CPU": cpus}) for cpus in (16, 4, 1)] == [2, 2, 1]
     one = resources(1, {"CPU": 20}, concurrent=1)
     assert [one.threads_on({"CPU": cpus}) for cpus in (16, 4)] == [16, 4]
+    assert one.threads_on({"CPU": 16}, cores=2) == 2
     on_gpus = resources(1, {"CPU": 32, "GPU": 2}, gpu_share=0.5)
     assert on_gpus.threads_on({"CPU": 16, "GPU": 1}) == 8  # two halves of its GPU

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def door(ray_of_its_own: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """An S3 server for this process and for Ray's workers, which start after it."""
     tracking = tmp_path_factory.mktemp("tracking")
     with s3_server() as door, pytest.MonkeyPatch.context() as patch:
@@ -59,14 +59,14 @@ def test_a_store_in_a_bucket_is_the_store_on_a_disk(door: Door, tmp_path: Path) 
     assert not verify(url).damage
     assert Store.open(url).styles() == ["positives"]
 
-    rows = datasets.split_rows(Store.open(url), "train")
-    here = datasets.split_rows(Store.open(tmp_path / "store"), "train")
+    rows = datasets.split_index(Store.open(url), "train")
+    here = datasets.split_index(Store.open(tmp_path / "store"), "train")
     for there, local in zip(
-        datasets.evaluation_batches(rows, (16, 16, 16), batch_size=2),
-        datasets.evaluation_batches(here, (16, 16, 16), batch_size=2),
+        datasets.evaluation_batches(datasets.BatchSource(rows, (16, 16, 16)), batch_size=2),
+        datasets.evaluation_batches(datasets.BatchSource(here, (16, 16, 16)), batch_size=2),
         strict=True,
     ):
-        np.testing.assert_array_equal(there["ct"], local["ct"])
+        np.testing.assert_array_equal(there.ct, local.ct)
 
 
 def test_scans_are_read_from_a_bucket(door: Door, tmp_path: Path) -> None:

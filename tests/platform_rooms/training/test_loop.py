@@ -12,7 +12,8 @@ from refusals import refused
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training.batches import evaluation_batches
+from brgsa_platform.tracking import connection
+from brgsa_platform.training.batches import BatchSource, evaluation_batches
 from brgsa_platform.training.driver import TrainOptions, checkpoint_record, train
 from brgsa_platform.training.encoding import encode_split, encode_texts
 from brgsa_platform.training.loop import Trainer, TrainingTask
@@ -59,7 +60,7 @@ def trainer(pairs: Path, out: Path, *more: str) -> Trainer:
         write_run(out, store, settings, run.run_id)
     make_tokenizer(out, store, settings)
     record = checkpoint_record(store, settings)
-    task = TrainingTask(settings.to_dict(), store.path, str(out), record, tracking.tracking_uri(), run.run_id)
+    task = TrainingTask(settings.to_dict(), store.path, str(out), record, connection.tracking_uri(), run.run_id)
     return Trainer(task, ALONE)
 
 
@@ -72,7 +73,7 @@ def test_k_means_starts_from_a_sample_of_the_split_in_evaluation_mode(pairs: Pat
         statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
         begun.initialise_bank()
         assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers())
-        batches = evaluation_batches(begun.rows, crop, batch_size=5)
+        batches = evaluation_batches(BatchSource(begun.rows, crop), batch_size=5)
         volumes = encode_split(model, begun.rows, batches).embeddings.plain
         means = (volumes + encode_texts(model, begun.texts.written).plain) / 2
         assert model.bank is not None

@@ -17,6 +17,7 @@ from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import query
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, TrainResult, train
 from brgsa_platform.training.run_folder import claimed, previous_run, write_run
@@ -41,11 +42,11 @@ class Killed(BaseException):
 def test_a_second_training_is_refused(pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with claimed(out):
-        begun = len(tracking.find())
+        begun = len(query.find())
         with refused("folder-in-use", field=str(out)) as error:
             train(pairs, config(), out=out, options=TrainOptions(quiet=True))
         assert error.value.value[:2] == (socket.gethostname(), os.getpid())
-        assert len(tracking.find()) == begun
+        assert len(query.find()) == begun
         assert not (out / "run.json").exists()
     assert not out.exists()  # nothing was begun in it
 
