@@ -30,6 +30,7 @@ from brgsa_platform.search.spec import (
 from brgsa_platform.search.trials import TrialResources, TrialSettings, run_trial
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection, query
 from brgsa_platform.training.batches import rare_labels, split_index
 from brgsa_platform.training.driver import check_fit
 from brgsa_platform.training.volume_cache import decode_once
@@ -192,7 +193,7 @@ def _run(
                 "sampler": method.sampler, "pruner": method.pruner, "seed": method.seed, "base": spec.base.to_dict()
             },
             tags=search_tags(spec.preset, store.fingerprint, spec.spaces),
-            run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
+            run_id=spec.parent_run if spec.parent_run and query.exists(spec.parent_run) else None,
         ) as run:  # fmt: skip
             if not study.get_trials(deepcopy=False):
                 warm_start.begin(study, spec, options.points, earlier)
@@ -228,8 +229,8 @@ def _run_trials(search: Search, folder: Path, store: Store, resources: TrialReso
         preset=spec.preset,
         space=",".join(spec.spaces),
         parent_run=spec.parent_run,
-        tracking_uri=tracking.tracking_uri(),
-        experiment=tracking.experiment_name(),
+        tracking_uri=connection.tracking_uri(),
+        experiment=connection.experiment_name(),
         patience=MLFLOW_PATIENCE,
         resources=resources,
         cache=decode_once(store),

@@ -13,7 +13,7 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.session import nodes_for
 from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.spec import SearchOptions, trial_name
-from brgsa_platform.tracking.client import PATIENCE
+from brgsa_platform.tracking.connection import PATIENCE
 
 if TYPE_CHECKING:
     from brgsa_platform.training.volume_cache import VolumeCache

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from brgsa.errors import UserError
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 SECONDS_TO_END = 10.0
 
@@ -23,14 +23,14 @@ def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
 
     Raises UserError when the port is taken, the host is not this machine's, or the store cannot be made.
     """
-    store = tracking.tracking_uri()
+    store = connection.tracking_uri()
     if store.startswith(("http://", "https://")):
-        print(f"The runs are tracked by a server already: {tracking.shown_uri()}")
+        print(f"The runs are tracked by a server already: {connection.shown_uri()}")
         return 0
     check_free(host, port)
-    tracking.client()  # makes the folder of the default store, which the server does not
+    connection.client()  # makes the folder of the default store, which the server does not
     print(
-        f"MLflow shows {tracking.shown_uri()} (Ctrl-C ends it) at http://{host}:{port}{tracking.runs_page()}",
+        f"MLflow shows {connection.shown_uri()} (Ctrl-C ends it) at http://{host}:{port}{runs_page()}",
         flush=True,
     )
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
@@ -38,6 +38,11 @@ def ui(host: str = "127.0.0.1", port: int = 5000) -> int:
     # password, stands in no process list.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ, "MLFLOW_BACKEND_STORE_URI": store}
     return run_until_told(command, environment)
+
+
+def runs_page() -> str:
+    """The address, from the server's root, of the page with the experiment's runs; the root is a page about language models."""
+    return f"/#/experiments/{connection.experiment_id(connection.client())}/runs?workflowType=machine_learning"
 
 
 def run_until_told(command: Sequence[str], environment: Mapping[str, str]) -> int:

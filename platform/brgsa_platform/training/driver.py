@@ -17,8 +17,10 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
+from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.resources import check_resources, gpus_per_worker, local_device
@@ -125,7 +127,7 @@ def _task(out: Path, store: Store, config: RunConfig, run_id: str, options: Trai
         store=store.path,
         out=str(out),
         run=checkpoint_record(store, config),
-        tracking_uri=tracking.tracking_uri(),
+        tracking_uri=connection.tracking_uri(),
         run_id=run_id,
         cache=options.cache,
     )
@@ -201,7 +203,7 @@ def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
             "fingerprint": store.fingerprint,
         },
         "labels": list(store.labels),
-        "commit": tracking.git_commit(),
+        "commit": git_commit(),
     }
 
 

@@ -19,7 +19,7 @@ from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig, flatten
 from brgsa_platform.runtime import files
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import query
 from brgsa_platform.training import run_checkpoints
 
 PROGRESS = "progress.json"
@@ -62,7 +62,7 @@ def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
             value=str(out),
         )
     run_id = str(before["mlflow_run_id"])
-    return run_id if tracking.exists(run_id) else None
+    return run_id if query.exists(run_id) else None
 
 
 def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:

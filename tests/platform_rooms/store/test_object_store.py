@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def door(ray_of_its_own: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """An S3 server for this process and for Ray's workers, which start after it."""
     tracking = tmp_path_factory.mktemp("tracking")
     with s3_server() as door, pytest.MonkeyPatch.context() as patch:

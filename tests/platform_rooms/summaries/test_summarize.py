@@ -15,7 +15,7 @@ from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store, summary_file
 from brgsa_platform.summaries.summarize import summarize
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = pytest.mark.ray
 
@@ -66,8 +66,8 @@ def test_report_needs_no_table(copy: Path) -> None:
 
 def test_mlflow_gets_figures_and_no_text(copy: Path) -> None:
     summarize(copy, ["positives"])
-    api = tracking.client()
-    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    api = connection.client()
+    experiment = api.get_experiment_by_name(connection.experiment_name())
     run = api.search_runs([experiment.experiment_id], "tags.`brgsa.verb` = 'summarize'", max_results=1)[0]
     assert run.info.status == "FINISHED"
     assert run.data.params["style"] == "positives"

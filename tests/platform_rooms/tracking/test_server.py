@@ -25,7 +25,7 @@ from tracking_server import TrackingServer
 
 from brgsa.errors import UserError
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.tracking import connection as reach
+from brgsa_platform.tracking import connection, query
 from brgsa_platform.tracking.server import find_database, serve
 
 ADMIN = f"admin:{server_helper.PASSWORD}"
@@ -56,12 +56,13 @@ def refuse(event, arguments):
 sys.addaudithook(refuse)
 from matplotlib.figure import Figure
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 made = Path("checkpoint-1")
 made.mkdir()
 (made / "model.safetensors").write_bytes(b"weights")
 with tracking.run("train", name="far away", params={"a": {"b": 1}}) as run:
-    worker = tracking.attach(run.run_id, tracking.tracking_uri())
+    worker = tracking.attach(run.run_id, connection.tracking_uri())
     for step in range(40):
         if step == 20:
             print(run.run_id, flush=True)
@@ -95,7 +96,7 @@ def server(database: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def known(server: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> TrackingServer:
     """The server, as this process's tracking store."""
-    tracking._check_admitted.cache_clear()
+    connection._check_admitted.cache_clear()
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, server.client_environment[name])
     return server
@@ -154,12 +155,12 @@ def test_a_worker_without_the_server_s_files_logs_all_while_the_database_restart
     worker.stdin.flush()
     assert worker.wait(timeout=120) == 0
 
-    assert tracking.metric_history(run_id, "rate") == [(step, float(step)) for step in range(40)]
-    assert len(tracking.metric_history(run_id, "loss")) == 40
-    (record,) = tracking.find(f"attributes.run_id = '{run_id}'")
+    assert query.metric_history(run_id, "rate") == [(step, float(step)) for step in range(40)]
+    assert len(query.metric_history(run_id, "loss")) == 40
+    (record,) = query.find(f"attributes.run_id = '{run_id}'")
     assert (record.status, record.params) == ("FINISHED", {"a.b": "1"})
     assert json.loads(record.tags[tracking.TABLES_TAG]) == [{"path": "tables/cells.json", "type": "table"}]
-    experiment = tracking.client().get_experiment_by_name(tracking.experiment_name())
+    experiment = connection.client().get_experiment_by_name(connection.experiment_name())
     assert experiment is not None
     assert experiment.artifact_location.startswith("mlflow-artifacts:/")
     files = {path.name for path in known.artifacts.rglob("*") if path.is_file()}
@@ -189,7 +190,7 @@ def test_a_wrong_password_is_told_before_any_work(known: TrackingServer, monkeyp
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD"):
-        tracking.client()
+        connection.client()
 
 
 def test_a_user_who_may_only_read_is_told_so(known: TrackingServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +201,7 @@ def test_a_user_who_may_only_read_is_told_so(known: TrackingServer, monkeypatch:
     assert ask(known, "POST", "/api/2.0/mlflow/users/create", user)[0] == 200
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user["username"])
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", user["password"])
-    assert tracking.find()
+    assert query.find()
     with pytest.raises(UserError, match=r"edit the experiment.*MLFLOW_EXPERIMENT_NAME"), tracking.run("train"):
         pytest.fail("the work began")
 
@@ -222,7 +223,7 @@ def test_a_server_that_does_not_know_its_name_says_what_to_do() -> None:
         def get_http_status_code(self) -> int:
             return 403
 
-    told = reach.refusal(Refused("Response body: 'Invalid Host header'"), "http://user:secret@mlflow.example")
+    told = connection.refusal(Refused("Response body: 'Invalid Host header'"), "http://user:secret@mlflow.example")
     assert "--allowed-hosts" in str(told)
     assert "secret" not in str(told)
 
@@ -244,9 +245,9 @@ def test_https_goes_by_the_certificates_that_mlflow_goes_by(tmp_path: Path, monk
         url = f"https://localhost:{served.server_port}"
         monkeypatch.delenv("MLFLOW_TRACKING_SERVER_CERT_PATH", raising=False)
         with pytest.raises(UserError, match="does not answer"):
-            reach.check(url)
+            connection.check(url)
         monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "cert.pem"))
-        reach.check(url)
+        connection.check(url)
         served.shutdown()
 
 

@@ -25,6 +25,7 @@ from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 from brgsa_platform.training.batches import BatchSource, evaluation_batches, split_index
 from brgsa_platform.training.driver import checkpoint_record
 from brgsa_platform.training.encoding import encode_split
@@ -77,7 +78,7 @@ def task(store: Path, out: Path, settings: RunConfig, damaged: bool = False) -> 
     make_tokenizer(out, opened, settings)
     record = checkpoint_record(opened, settings)
     cache = OnDemand((), {}, (shards, cut))
-    return TrainingTask(settings.to_dict(), opened.path, str(out), record, tracking.tracking_uri(), run.run_id, cache)
+    return TrainingTask(settings.to_dict(), opened.path, str(out), record, connection.tracking_uri(), run.run_id, cache)
 
 
 def untrained(given: TrainingTask) -> BrgSA:
