@@ -29,7 +29,6 @@ from brgsa_platform.jobs.packing import SOURCE_ROOT, JobFiles, collect_files
 from brgsa_platform.runtime.addresses import has_credentials, is_loopback
 from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.tracking.connection import is_server
 from brgsa_platform.tracking import connection
 
 DASHBOARD_PORT = 8265
@@ -87,7 +86,7 @@ def build_submission(command: Command, folder: Path) -> Submission:
 
 def _tracking_environment() -> dict[str, str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri and not is_server(uri):
+    if uri and not connection.is_server(uri):
         raise UserError(
             f"MLFLOW_TRACKING_URI is {connection.shown_uri()}, which a job on another machine cannot reach: start a server and "
             "give its http:// address, or unset it where the cluster's nodes have their own.",
