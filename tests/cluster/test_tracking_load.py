@@ -100,7 +100,6 @@ def look_at_pages(url: str, experiment: str, end: Event, queue: Any) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["throughout", "restarted"])
-@pytest.mark.timeout(1200)
 def test_nothing_is_lost_and_the_pages_answer(
     server: TrackingServer, restart: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from brgsa_platform.runtime import files
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainResult, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ray
 
 EPOCHS = 6
 SETTINGS = [f"train.epochs={EPOCHS}", f"train.keep={EPOCHS}", "train.threads=1", "train.workers=1"]

@@ -21,7 +21,7 @@ from sharedray import SharedRay
 from brgsa.checkpoint import load
 from brgsa_platform.training import run_checkpoints
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "platform_rooms/tracking/test_ui.py"}

@@ -22,7 +22,7 @@ from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import connection
 from brgsa_platform.training.driver import TrainResult, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

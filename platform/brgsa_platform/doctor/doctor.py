@@ -252,7 +252,7 @@ def _existing(url: str) -> str:
 def _tracking(nodes: ClusterNodes | None, limit: float) -> list[Finding]:
     uri, experiment, shown = connection.tracking_uri(), connection.experiment_name(), connection.shown_uri()
     answers: dict[str, Any] = {"this process": run_with_timeout(limit, lambda: probes.tracking_answer(uri, experiment))}
-    if nodes and uri.startswith(("http://", "https://")):
+    if nodes and connection.is_server(uri):
         answers |= nodes.ask(probes.tracking_answer, limit, uri, experiment)
     return findings.judge_tracking(shown, answers, nodes.count if nodes else 1)
 

@@ -86,7 +86,7 @@ def build_submission(command: Command, folder: Path) -> Submission:
 
 def _tracking_environment() -> dict[str, str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri and not uri.startswith(("http://", "https://")):
+    if uri and not connection.is_server(uri):
         raise UserError(
             f"MLFLOW_TRACKING_URI is {connection.shown_uri()}, which a job on another machine cannot reach: start a server and "
             "give its http:// address, or unset it where the cluster's nodes have their own.",

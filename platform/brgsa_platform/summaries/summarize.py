@@ -24,9 +24,8 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 
 REPORTS_PER_TASK = 64
-PROVENANCE = (
-    b"brgsa"  # key in a table's schema metadata: the summariser that wrote it, and the store's fingerprint then
-)
+# Key in a table's schema metadata: the summariser that wrote the table, and the store's fingerprint at that time.
+PROVENANCE = b"brgsa"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from archives import SMALL, contents, save_manifest, save_rad_chestct
+from refusals import refused
 
-from brgsa.errors import UserError
-from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
+from brgsa.summaries import NOTHING_FOUND, summarize_many
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store, summary_file
 from brgsa_platform.summaries.summarize import summarize
@@ -73,18 +73,19 @@ def test_mlflow_gets_figures_and_no_text(copy: Path) -> None:
     assert run.data.params["style"] == "positives"
     assert run.data.tags["brgsa.data"] == Store.open(copy).fingerprint
     assert {"reports", "words_before", "words_after", "nothing_found"} <= set(run.data.metrics)
-    told = json.dumps([run.data.params, run.data.tags, run.data.metrics])
-    assert "Secretname" not in told
-    assert "secretpatient" not in told
+    logged = json.dumps([run.data.params, run.data.tags, run.data.metrics])
+    assert "Secretname" not in logged
+    assert "secretpatient" not in logged
 
 
 def test_refusals(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'positive' is unknown: choose from " + ", ".join(STYLES[:2])):
-        summarize(copy, ["positive"])
-    with pytest.raises(UserError, match="not a store"):
+    for styles, name in ((["positive"], "positive"), ([], "")):
+        with refused("unknown-style", field="--style", value=name):
+            summarize(copy, styles)
+    with refused("no-store", value=str(tmp_path)):
         summarize(tmp_path, ["positives"])
     (copy / "summaries").write_text("a file where the folder belongs")
-    with pytest.raises(UserError, match=r"Summaries cannot be written to .*mend that"):
+    with refused("summaries-unwritable", field=summary_file("positives")):
         summarize(copy, ["positives"])
 
 
