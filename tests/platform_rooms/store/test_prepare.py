@@ -30,7 +30,6 @@ from archives import (
 from refusals import refused
 
 from brgsa import phantom
-from brgsa.errors import UserError
 from brgsa.labels import CT_RATE
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa_platform.layouts import METADATA_COLUMNS, read_layout
