@@ -29,7 +29,7 @@ from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.search import study as studies
 from brgsa_platform.search.driver import tune
 from brgsa_platform.search.spaces import drawn_config
-from brgsa_platform.search.spec import SearchOptions, read_spec
+from brgsa_platform.search.spec import SearchMethod, SearchOptions, read_spec
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
 from brgsa_platform.training.driver import TrainOptions, train
@@ -65,10 +65,7 @@ def study_of(folder: Path) -> Any:
     """A finished search's study."""
     spec = read_spec(folder)
     assert spec is not None
-    sampler = studies.make_sampler("random", 0, spec.space())
-    return studies.open_study(
-        folder.name, folder, storage=None, goals=["auroc"], sampler=sampler, pruner="none", epochs=1
-    )
+    return studies.open_study(folder.name, spec, studies.open_storage(folder, spec))
 
 
 def curve(folder: Path, budget: int) -> Curve:
@@ -87,9 +84,8 @@ def search_curves(store: Path, out: Path, budget: int, seeds: int) -> dict[str, 
         for way, (sampler, pruner) in WAYS.items():
             name = f"{sampler}-{seed}"
             options = SearchOptions(trials=None, epochs=budget, concurrent=1, checkpoints="none")
-            tune(
-                store, base(EPOCHS), SPACES, options, name=name, out=out, sampler=sampler, pruner=pruner, seed=seed
-            )  # fmt: skip
+            method = SearchMethod(sampler=sampler, pruner=pruner, seed=seed)
+            tune(store, base(EPOCHS), SPACES, options, method, folder=out / name)
             curves[way].append(curve(out / name, budget))
     return curves
 
@@ -125,7 +121,7 @@ def seconds_a_trial(folder: Path) -> list[float]:
 def searched(store: Path, out: Path, space: Path, epochs: int) -> list[float]:
     """Seconds of each trial through `brgsa tune`."""
     options = SearchOptions(trials=len(POINTS), concurrent=1, points=POINTS, checkpoints="none")
-    tune(store, base(epochs), [str(space)], options, name=f"fixed-{epochs}", out=out)
+    tune(store, base(epochs), [str(space)], options, folder=out / f"fixed-{epochs}")
     return seconds_a_trial(out / f"fixed-{epochs}")
 
 

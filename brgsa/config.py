@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-# For pydantic, when the platform nests these classes: an unknown key is an error there.
-_STRICT = {"extra": "forbid"}
+# For pydantic, when the platform nests these classes: an unknown key is an error there, as are infinity and NaN.
+_STRICT = {"extra": "forbid", "allow_inf_nan": False}
 
 VISION_TOWERS = ("vit3d", "cnn3d", "resnet10", "resnet18", "resnet34")
 BANK_INITIALISATIONS = ("orthogonal", "gaussian", "xavier", "uniform", "kmeans")

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and the name that the user probably meant."""
+"""The one exception that means "the user can fix this", and the name that the user probably meant."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """A mistake in input, files or configuration that the user can mend.
+    """A mistake in input, files or configuration that the user can fix.
 
-    The message is one sentence (two at most) that names the file or field, says what is wrong and how to mend it. The
+    The message is one sentence (two at most) that names the file or field, says what is wrong and how to fix it. The
     command line prints it without a traceback and exits with status 2. Programs and tests read the attributes below,
     never the wording. They survive pickling, so a refusal on a worker process arrives whole.
 
     Attributes:
         code: the kind of mistake in a few words that stay the same, as "volume-too-small"; empty where nobody asks.
         field: what is at fault: a configuration field ("model.vision.volume"), an option, a table's column or a file.
-        value: what stands there, as a plain value (text, number, tuple) that can be pickled; None where nothing does.
+        value: the value at fault, plain (text, number, tuple) so that it can be pickled; None where there is none.
     """
 
     def __init__(self, message: str, *, code: str = "", field: str = "", value: object = None) -> None:

@@ -48,7 +48,7 @@ class PhantomSummary:
 def write_tree(
     out: Path, scans: int, seed: int, *, workers: int | None = None, on_scan: Callable[[], None] | None = None
 ) -> PhantomSummary:
-    """Write a phantom; a tree of the same scans and seed that exists already is left as it is.
+    """Write a phantom; an existing tree of the same scans and seed stays unchanged.
 
     Args:
         out: the tree's folder.

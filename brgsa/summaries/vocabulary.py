@@ -18,16 +18,16 @@ SEPARATOR = r"[\s\-/,]+"
 
 @dataclass(frozen=True)
 class Term:
-    """Ways to name an abnormality (`words`), and what the same clause must (`beside`) or must not (`against`) contain."""
+    """Ways to name an abnormality (`words`), and what the same clause must (`required`) or must not (`forbidden`) contain."""
 
     words: re.Pattern[str]
-    beside: re.Pattern[str] | None
-    against: re.Pattern[str] | None
+    required: re.Pattern[str] | None
+    forbidden: re.Pattern[str] | None
 
     def fits(self, clause: str) -> bool:
         """Whether `clause` (lower case) contains what it must, and nothing that it must not."""
-        return not (self.beside and not self.beside.search(clause)) and not (
-            self.against and self.against.search(clause)
+        return not (self.required and not self.required.search(clause)) and not (
+            self.forbidden and self.forbidden.search(clause)
         )
 
 
@@ -102,12 +102,12 @@ def _any(terms: str, words: dict[str, str]) -> re.Pattern[str] | None:
 def _entry(name: str, raw: dict[str, str], words: dict[str, str]) -> Entry:
     alike: dict[tuple[str, str], list[str]] = {}
     for term in listed(raw["terms"]):
-        term, _, against = term.partition(" ! ")
-        term, _, beside = term.partition(" & ")
-        alike.setdefault((beside, against), []).append(term)
+        term, _, forbidden = term.partition(" ! ")
+        term, _, required = term.partition(" & ")
+        alike.setdefault((required, forbidden), []).append(term)
     terms = (
-        Term(re.compile("|".join(pattern(way, words) for way in ways)), _any(beside, words), _any(against, words))
-        for (beside, against), ways in alike.items()
+        Term(re.compile("|".join(pattern(way, words) for way in ways)), _any(required, words), _any(forbidden, words))
+        for (required, forbidden), ways in alike.items()
     )
     return Entry(
         name,

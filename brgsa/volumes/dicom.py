@@ -36,7 +36,7 @@ class Refusal(NamedTuple):
 
     Attributes:
         code: the kind of fault, as in `UserError`.
-        reason: what is wrong and how to mend it.
+        reason: what is wrong and how to fix it.
         value: the tag or the number at fault, where there is one.
     """
 
@@ -53,7 +53,7 @@ class Series:
         uid: SeriesInstanceUID; empty for a folder of files whose headers cannot be read.
         patient, study, accession: PatientID, StudyInstanceUID and AccessionNumber, as the header gives them.
         slices: number of its images.
-        refused: why it cannot be used as a CT volume, and how to mend that; empty where it can.
+        refused: why it cannot be used as a CT volume, and how to fix that; empty where it can.
         frames: the slices of a usable series, in order along their normal.
         refused_code, refused_value: the code and value of the `Refusal`.
     """

@@ -39,7 +39,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """One slice: an image file, or a frame of a multi-frame one. None stands for a tag that the header lacks.
+    """One slice: an image file, or a frame of a multi-frame one. A field is None where the header lacks its tag.
 
     Attributes:
         number: the frame's number in its file, from 0; None in a file of one image.

@@ -13,7 +13,7 @@ class VolumeError(UserError):
 
     Attributes:
         path: the file as the caller gave it.
-        reason: what is wrong with it and how to mend it, without the file's name; the message is "path: reason".
+        reason: what is wrong with it and how to fix it, without the file's name; the message is "path: reason".
         code, field, value: as in `UserError`; the field is one of the file's header or of its metadata row.
     """
 

@@ -17,14 +17,17 @@ from brgsa.errors import UserError, nearest
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Chance = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy, PyTorch and MONAI all take these
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A part of the configuration: unknown keys, infinities and NaN are refused, and a value that is set stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TransformSpec(BaseModel):
-    """One of MONAI's array transforms: its name, and its arguments beside it."""
+    """One of MONAI's array transforms, by its name; its arguments stand beside the name."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -35,22 +38,23 @@ class DataSection(Section):
     """What a training batch is made of. The crop is `model.vision.volume`: random in training, centred in evaluation.
 
     Attributes:
-        style: summary style whose text stands beside the volume; "report" is the report as written.
+        style: the summary style whose text is paired with the volume; "report" is the report as written.
         shuffle_sentences: put a text's sentences in a new order each epoch.
-        sentences: each epoch's text is a random 1 to this many of the sentences; empty: all of them. A text of one
-            sentence has the form of a zero-shot prompt, which a small archive needs to learn from.
-        flip: chances of a flip along x (left-right), y and z; one number is x alone.
-        rotate: chance of 1 to 3 quarter turns in plane; the crop must be square there.
-        transforms: MONAI transforms by name with their arguments, on float HU (1, x, y, z), one after the other.
-        scale: intensities are multiplied by 1 + a number from ±scale, one a volume (training device, as are the next two).
-        shift: HU added are from ±shift, one number a volume.
-        noise: standard deviation in HU of Gaussian noise.
-        shuffle_buffer: volumes mixed at a time; a split that fits is permuted as a whole.
+        sentences: each epoch draws 1 to this many of a text's sentences; empty: all of them. A text of one sentence has
+            the form of a zero-shot prompt, which a small archive needs to learn from.
+        flip: the chances of a flip along x (left-right), y and z; a single number is the chance along x.
+        rotate: the chance of 1 to 3 quarter turns in plane; the crop must be square there.
+        transforms: MONAI transforms by name with their arguments, applied in this order to float HU (1, x, y, z).
+        scale: intensities are multiplied by 1 + a number from ±scale, drawn for each volume on the training device, as
+            are the next two.
+        shift: the number from ±shift that is added to a volume's HU.
+        noise: the standard deviation of Gaussian noise, in HU.
+        shuffle_buffer: the number of volumes that are shuffled together; a smaller split is permuted as a whole.
         loader: what reads, crops and augments volumes: "ray", tasks of Ray Data on the nodes for data; or "torch", processes
             of a DataLoader on each training worker's own node. The batches are the same.
-        cpus: CPUs of data tasks, or processes of DataLoaders, all training workers together; empty: all that training leaves
-            free, or a worker's threads less one.
-        object_store_share: share of the object store that batches on their way may fill, all training workers together.
+        cpus: CPUs of the data tasks, or processes of the DataLoaders, of all training workers together; empty: all that
+            training leaves free, or a worker's threads less one.
+        object_store_share: the share of Ray's object store that the batches of all training workers may fill.
     """
 
     style: str = "positives"
@@ -77,10 +81,11 @@ class OptimSection(Section):
     """Optimiser and schedule; the defaults are the reference's.
 
     Attributes:
-        schedule: "plateau" halves the rate after `patience` epochs without a better validation loss; "cosine" falls to 0
-            over the epochs; "constant".
-        warmup_steps: steps over which the rate rises linearly from 0.
-        clip: largest norm of the gradient.
+        lr: the learning rate, after the warm-up.
+        schedule: "plateau" halves the rate after `patience` epochs without a better validation loss; "cosine" lowers it
+            to 0 over the epochs; "constant" keeps it.
+        warmup_steps: the steps over which the rate rises linearly from 0.
+        clip: the largest norm of the gradient; a larger gradient is scaled down to it.
     """
 
     name: Literal["adam", "adamw"] = "adam"
@@ -94,26 +99,27 @@ class OptimSection(Section):
 
 
 class TrainSection(Section):
-    """How long, how wide and how safe.
+    """How long a training runs, on what, and how it survives failures.
 
     Attributes:
-        batch_size: volumes a step over all workers together; InfoNCE sees them all.
-        workers: training workers; 0 trains in the calling process (searches use it).
-        gpu: a GPU for each worker; "auto" when the cluster has them.
+        batch_size: volumes a step, over all workers together; InfoNCE compares them all.
+        workers: the number of training workers; 0 trains in the calling process, as searches do.
+        gpu: whether each worker has a GPU; "auto": if the cluster has enough.
         precision: "16" and "bf16" are autocast on a GPU; a CPU trains in "32".
-        threads: CPU threads of a worker; default all of the machine's, shared among its workers.
-        keep: best checkpoints kept, beside the last.
-        checkpoint_minutes: longest time between two checkpoints; within an epoch there is one only, the last.
-        max_failures: restarts after a lost worker before the run fails.
+        threads: CPU threads of a worker; empty: its machine's, shared among the workers there.
+        seed: of weights, order, texts and augmentation.
+        keep: the number of best checkpoints that are kept, beside the last one.
+        checkpoint_minutes: the longest time between two checkpoints; within an epoch only the last one is kept.
+        max_failures: how often a lost worker is replaced before the run fails.
     """
 
     epochs: int = Field(39, ge=1)
     batch_size: int = Field(64, ge=2)
     workers: int = Field(1, ge=0)
-    gpu: bool | Literal["auto"] = "auto"
+    gpu: Literal[True, False, "auto"] = "auto"
     precision: Literal["32", "16", "bf16"] = "16"
     threads: int | None = Field(None, ge=1)
-    seed: int = 0
+    seed: Seed = 0
     keep: int = Field(1, ge=1)
     checkpoint_minutes: float = Field(10.0, gt=0)
     max_failures: int = Field(2, ge=0)
@@ -131,9 +137,9 @@ class TrainSection(Section):
 
 
 class RunConfig(Section):
-    """Everything that makes two trainings on the same store the same."""
+    """All settings of a training; two trainings with the same ones on the same store give the same model."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())  # it has a field `model`
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
@@ -152,7 +158,7 @@ class RunConfig(Section):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able tree that `from_tree` takes back unchanged."""
+        """A tree of JSON values, which `from_tree` reads back unchanged."""
         tree: dict[str, Any] = json.loads(self.model_dump_json())
         return tree
 
@@ -160,17 +166,21 @@ class RunConfig(Section):
     def from_tree(cls, tree: dict[str, Any], where: str = "the configuration") -> RunConfig:
         """Validate a tree of sections.
 
+        Args:
+            where: where the tree comes from, for messages.
+
         Raises:
-            UserError: unknown key (with the nearest name) or impossible value; names `where` it stands.
+            UserError: an unknown key ("unknown-key", with the nearest name) or an impossible value ("impossible-value");
+                `field` and `value` are those of the first one.
         """
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise UserError(_explain(error, where)) from error
+            raise _refusal(error, where) from error
 
 
 def preset_names() -> list[str]:
-    """Names that `--preset` takes."""
+    """The names that `--preset` takes, sorted."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -180,10 +190,16 @@ def load_config(
     overrides: Sequence[str] = (),
     base: dict[str, Any] | None = None,
 ) -> RunConfig:
-    """The run configuration from, in this order: preset (name, or path of a YAML file), `file`, `section.key=value`.
+    """The run configuration from a preset, a file and overrides; each wins over those before it.
 
     Args:
-        base: a tree to start from instead of the defaults (a search starts from its preset's).
+        preset: a preset's name, or the path of a YAML file that may extend one.
+        file: a YAML file with some sections.
+        overrides: texts `section.key=value`.
+        base: a tree to start from instead of the defaults; a search starts from its preset's.
+
+    Raises:
+        UserError: see `read_preset`, `parse_overrides` and `RunConfig.from_tree`.
     """
     tree: dict[str, Any] = base or {}
     sources = []
@@ -200,42 +216,61 @@ def load_config(
 
 
 def read_preset(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A preset's tree laid over the one that it `extends`: a preset's name, or a file beside its own.
+    """A preset's tree, laid over the tree of the preset or file that it `extends`.
 
     Args:
-        below: presets that led here; one of them again would go round in a circle.
+        name: a preset's name, or the path of a YAML file; in `extends` a path starts from the extending file's folder.
+        below: the presets that led here.
+
+    Raises:
+        UserError: there is no such preset ("no-preset"), a file cannot be read ("unreadable-config"), or its `extends` is
+            no name or leads back to itself ("bad-extends").
     """
     if name in below:
-        raise UserError(f"Preset {name} extends itself ({' → '.join([*below, name])}): remove one `extends`.")
+        raise UserError(
+            f"Preset {name} extends itself ({' → '.join([*below, name])}): remove one `extends`.",
+            code="bad-extends",
+            field=name,
+        )
     entry = _presets() / f"{name}.yaml"
     if entry.is_file():
         tree = _read_yaml(Path(str(entry)))
     elif name.endswith((".yaml", ".yml")):
         tree = _read_yaml(Path(name))
     else:
-        raise UserError(f"There is no preset {name!r}{nearest(name, preset_names())}: {', '.join(preset_names())}.")
+        raise UserError(
+            f"There is no preset {name!r}{nearest(name, preset_names())}: {', '.join(preset_names())}.",
+            code="no-preset",
+            value=name,
+        )
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
     if not isinstance(parent, str):
-        raise UserError(f"extends in preset {name} must be the name of one preset, not {parent!r}.")
+        message = f"extends in preset {name} must be the name of one preset, not {parent!r}."
+        raise UserError(message, code="bad-extends", field=name)
     if parent.endswith((".yaml", ".yml")):
         parent = str(Path(name).parent / parent)
     return merge(read_preset(parent, (*below, name)), tree)
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """`["optim.lr=1e-3"]` → `{"optim": {"lr": …}}`; values are YAML."""
+    """The tree that texts `section.key=value` make, such as `{"optim": {"lr": …}}` of "optim.lr=1e-3"; values are YAML.
+
+    Raises:
+        UserError: a text has another form, or its value is not YAML ("bad-override").
+    """
     tree: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
         path = key.strip().split(".")
         if not equals or not all(path):
-            raise UserError(f"{text!r} is not of the form section.key=value.")
+            raise UserError(f"{text!r} is not of the form section.key=value.", code="bad-override", value=text)
         try:
             branch: Any = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(f"The value of {text!r} is not YAML: quote it.") from error
+            message = f"The value of {text!r} is not YAML: quote it."
+            raise UserError(message, code="bad-override", value=text) from error
         for part in reversed(path):
             branch = {part: branch}
         tree = merge(tree, branch)
@@ -243,7 +278,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries laid over each other; `above` wins."""
+    """Two trees as one: where both have a value, the one of `above` wins. Neither is changed."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -267,30 +302,41 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"The configuration file {path} cannot be read ({error.strerror}).") from error
+        raise _unreadable(path, f"cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The configuration file {path} is not YAML in UTF-8: {str(error).splitlines()[0]}.") from error
+        raise _unreadable(path, f"is not YAML in UTF-8: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, dict):
-        raise UserError(f"The configuration file {path} holds no sections (model, loss, data, optim, train).")
+        raise _unreadable(path, "holds no sections (model, loss, data, optim, train)")
     return tree
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def _unreadable(path: Path, why: str) -> UserError:
+    return UserError(f"The configuration file {path} {why}.", code="unreadable-config", field=str(path))
+
+
+def _refusal(error: ValidationError, where: str) -> UserError:
+    """What pydantic found first, in a sentence."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
+    field = ".".join(path)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(path[:-1])
-        return f"Unknown key {'.'.join(path)} in {where}{nearest(path[-1], known)}; known here: {', '.join(known)}."
+        message = f"Unknown key {field} in {where}{nearest(path[-1], known)}; known here: {', '.join(known)}."
+        return UserError(message, code="unknown-key", field=field)
+    value = (
+        first["input"] if isinstance(first["input"], bool | int | float | str) else None
+    )  # a section can be anything
     message = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(path)} in {where}: {message}." if path else f"In {where}: {message}."
+    message = f"{field} in {where}: {message}." if path else f"In {where}: {message}."
+    return UserError(message, code="impossible-value", field=field, value=value)
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:
+    """The keys of the section at a path; sections are pydantic models, or `brgsa.config`'s dataclasses."""
     node: Any = RunConfig
     for part in path:
         if is_dataclass(node):
-            default = next((f.default_factory for f in fields(node) if f.name == part), None)
-            node = default
+            node = next((field.default_factory for field in fields(node) if field.name == part), None)
         else:
             node = node.model_fields[part].annotation
-    return [f.name for f in fields(node)] if is_dataclass(node) else list(node.model_fields)
+    return [field.name for field in fields(node)] if is_dataclass(node) else list(node.model_fields)

@@ -1,9 +1,10 @@
-"""`brgsa demo`: the whole way on synthetic CT, ending in the plain CLIP baseline and BrgSA side by side."""
+"""`brgsa demo`: the whole way on synthetic CT, ending in three models side by side.
+
+Plain CLIP on reports, plain CLIP on summaries, and BrgSA on summaries: so the table tells which half of the method brings what.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 import sys
@@ -21,15 +22,19 @@ from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.evaluation.tables import EvaluationResult, gain
+from brgsa_platform.runtime.console import Row, print_table, table
+from brgsa_platform.runtime.files import write_json
 from brgsa_platform.runtime.plots import bars_figure, save
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.search.driver import SearchResult, tune
-from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.result import SearchResult
+from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.summaries.summarize import summarize
-from brgsa_platform.training.driver import train
+from brgsa_platform.training.driver import TrainOptions, train
+from brgsa_platform.training.volume_cache import decode_once
 
 # Six millimetres: what the phantom renders is some voxels large, and an epoch is seconds on two cores.
 GEOMETRY = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
@@ -49,8 +54,29 @@ class Size:
     resamples: int
 
 
-FULL = Size(scans=1400, epochs=10, trials=3, trial_epochs=2, resamples=5000)
-QUICK = Size(scans=600, epochs=8, trials=2, trial_epochs=1, resamples=1000)
+FULL = Size(scans=1400, epochs=7, trials=3, trial_epochs=2, resamples=5000)
+QUICK = Size(scans=600, epochs=7, trials=2, trial_epochs=1, resamples=1000)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the models side by side: a preset, and what it is in a word."""
+
+    preset: str
+    title: str
+
+
+# Each differs from the one before it in one thing: reports become summaries, then the bank is there.
+ARMS = {
+    "baseline": Arm("demo-clip", "CLIP on reports"),
+    "clip_summaries": Arm("demo-clip-summaries", "CLIP on summaries"),
+    "brgsa": Arm("demo", "BrgSA on summaries"),
+}
+GAINS = {
+    "gain_summaries": ("clip_summaries", "baseline", "summaries (CLIP on summaries − CLIP on reports)"),
+    "gain_bank": ("brgsa", "clip_summaries", "bank (BrgSA − CLIP on summaries)"),
+    "gain": ("brgsa", "baseline", "both (BrgSA − CLIP on reports)"),
+}
 
 
 def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
@@ -67,32 +93,29 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     started = time.monotonic()
     seconds: dict[str, float] = {}
     with ray_session():
-        title = "1/7 phantom: synthetic chest CT with reports, in CT-RATE's layout"
-        with _step(title, seconds), progress(size.scans, "render scans") as advance:
-            write_tree(out / "phantom", size.scans, seed, on_scan=advance)
-        with _step("2/7 prepare: HU, one grid, Parquet shards (Ray Data)", seconds):
-            _say(prepare(out / "phantom", "ct-rate", out / "store", PrepareOptions(GEOMETRY)).summary())
-        with _step("3/7 summarize: reports to plain statements (Ray Data)", seconds):
-            _say(summarize(out / "store", STYLES).summary())
-        _show_summary(out / "store")
-        settings = [f"train.epochs={size.epochs}", f"train.seed={seed}"]
-        with _step("4/7 train the plain CLIP baseline on reports as written (Ray Data, Ray Train)", seconds):
-            baseline = train(
-                out / "store",
-                load_config("demo-clip", overrides=settings),
-                out=out / "runs" / "baseline",
-                preset="demo-clip",
-            )
-        with _step("5/7 train BrgSA on summaries (Ray Data, Ray Train)", seconds):
-            brgsa = train(
-                out / "store", load_config("demo", overrides=settings), out=out / "runs" / "brgsa", preset="demo"
-            )
-        with _step("6/7 search: bank size, temperature, summary style (Tune, Optuna)", seconds):
+        _make_store(out, size, seed, seconds)
+        cache = decode_once(Store.open(out / "store"))
+        trained = {}
+        for number, (name, arm) in enumerate(ARMS.items(), start=4):
+            with _step(f"{number}/8 train {arm.title} (Ray Data, Ray Train)", seconds):
+                config = load_config(arm.preset, overrides=[f"train.epochs={size.epochs}", f"train.seed={seed}"])
+                options = TrainOptions(cache=cache)
+                trained[name] = train(
+                    out / "store", config, out=out / "runs" / name, preset=arm.preset, options=options
+                )
+        with _step("7/8 search: bank size, temperature, summary style (Tune, Optuna)", seconds):
             short = load_config("demo", overrides=[f"train.epochs={size.trial_epochs}", f"train.seed={seed}"])
-            options = SearchOptions(trials=size.trials)
-            found = tune(out / "store", short, [SPACE], options, out=out / "searches", seed=seed, preset="demo")
-            _say(found.summary())
-        with _step("7/7 evaluate both on the test split, which neither training nor search has seen", seconds):
+            searched = tune(
+                out / "store",
+                short,
+                [SPACE],
+                SearchOptions(trials=size.trials),
+                SearchMethod(seed=seed),
+                folder=out / "searches" / SPACE,
+                preset="demo",
+            )
+            _say(searched.summary())
+        with _step("8/8 evaluate all three on the test split, which neither training nor search has seen", seconds):
             results = {
                 name: evaluate(
                     run.checkpoint,
@@ -101,12 +124,28 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                     out=out / "evaluation" / name,
                     name=f"demo {name}",
                 )
-                for name, run in (("baseline", baseline), ("brgsa", brgsa))
+                for name, run in trained.items()
             }
-    report = _report(results, found, seconds, time.monotonic() - started, size, seed)
+    report = _report(results, searched, seconds, size, seed) | {"seconds": round(time.monotonic() - started, 1)}
     _write(out, results, report)
-    _print_table(results, report, out)
+    _print_table(results, report)
+    _say(
+        f"{report['seconds']:.0f} s in all.   Picture: {out / 'demo.png'}   Figures: {out / 'demo.json'}\n"
+        f"Open the runs in MLflow: {_command()} ui"
+    )
     return report
+
+
+def _make_store(out: Path, size: Size, seed: int, seconds: dict[str, float]) -> None:
+    """Synthetic scans, a store of them, and their summaries."""
+    title = "1/8 phantom: synthetic chest CT with reports, in CT-RATE's layout"
+    with _step(title, seconds), progress(size.scans, "render scans") as advance:
+        write_tree(out / "phantom", size.scans, seed, on_scan=advance)
+    with _step("2/8 prepare: HU, one grid, Parquet shards (Ray Data)", seconds):
+        _say(prepare(out / "phantom", "ct-rate", out / "store", PrepareOptions(GEOMETRY)).summary())
+    with _step("3/8 summarize: reports to plain statements (Ray Data)", seconds):
+        _say(summarize(out / "store", STYLES).summary())
+    _show_summary(out / "store")
 
 
 def _clear(out: Path) -> None:
@@ -145,17 +184,17 @@ def _show_summary(path: Path) -> None:
 
 
 def _report(
-    results: dict[str, EvaluationResult],
-    found: SearchResult,
-    seconds: dict[str, float],
-    total: float,
-    size: Size,
-    seed: int,
+    results: dict[str, EvaluationResult], searched: SearchResult, seconds: dict[str, float], size: Size, seed: int
 ) -> dict[str, Any]:
+    """What demo.json holds, but for the seconds in all."""
     report: dict[str, Any] = {name: _figures(result) for name, result in results.items()}
-    report["gain"] = _bounds(gain(results["brgsa"], results["baseline"]), "macro_auroc")
-    report["search"] = {"best": {k: v for k, v in found.best.items() if k != "reason"}, "trials": len(found.trials)}
-    report["seconds"] = round(total, 1)
+    for name, (better, worse, _) in GAINS.items():
+        report[name] = _bounds(gain(results[better], results[worse]), "macro_auroc")
+        report[name] |= _bounds(gain(results[better], results[worse], "rare"), "rare_auroc")
+    report["search"] = {
+        "best": {k: v for k, v in searched.best.items() if k != "reason"},
+        "trials": len(searched.trials),
+    }
     report["seconds_each"] = seconds
     report["scans"], report["epochs"], report["seed"] = size.scans, size.epochs, seed
     return report
@@ -180,42 +219,40 @@ def _bounds(interval: Interval, name: str) -> dict[str, Any]:
 
 def _write(out: Path, results: dict[str, EvaluationResult], report: dict[str, Any]) -> None:
     groups = {
-        title: {row.name: row.figures["auroc"] for row in results[name].abnormalities if row.measured}
-        for name, title in (("baseline", "CLIP on reports"), ("brgsa", "BrgSA on summaries"))
+        ARMS[name].title: {row.name: row.figures["auroc"] for row in result.abnormalities if row.measured}
+        for name, result in results.items()
     }
     save(bars_figure(groups, title="Zero-shot AUROC on the demo's test split, 95 % intervals"), out / "demo.png")
-    aside = out / f".demo.json.{os.getpid()}"
-    aside.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(aside, out / "demo.json")
+    write_json(out / "demo.json", report)
 
 
-def _print_table(results: dict[str, EvaluationResult], report: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Zero-shot diagnosis on the test split: AUROC (95 % interval)")
-    for column in ("abnormality", "scans with it", "CLIP on reports", "BrgSA on summaries"):
-        table.add_column(column, justify="left" if column == "abnormality" else "right")
-    both = list(zip(results["baseline"].abnormalities, results["brgsa"].abnormalities, strict=True))
-    for plain, bridged in sorted(both, key=lambda pair: pair[1].rare):
-        if bridged.measured:
-            name = f"{bridged.name} (rare)" if bridged.rare else bridged.name
-            shown = [_shown(row.figures["auroc"]) for row in (plain, bridged)]
-            table.add_row(name, str(bridged.positives), *shown)
-    table.add_section()
+def _print_table(results: dict[str, EvaluationResult], report: dict[str, Any]) -> None:
+    """Print a row an abnormality, the means, the modality gaps, and what each half of the method brings."""
+    rows: list[Row] = []
+    by_abnormality = zip(*(result.abnormalities for result in results.values()), strict=True)
+    for same in sorted(by_abnormality, key=lambda rows: rows[0].rare):
+        if same[0].measured:
+            name = f"{same[0].name} (rare)" if same[0].rare else same[0].name
+            rows.append(Row([name, str(same[0].positives), *(_shown(row.figures["auroc"]) for row in same)]))
+    rows[-1] = rows[-1]._replace(ends_section=True)
     for group in ("common", "rare"):
-        shown = [_shown(results[name].means[group]["auroc"]) for name in ("baseline", "brgsa")]
-        table.add_row(f"mean of the {group}", "", *shown, style="bold")
-    gaps = [f"{report[name]['modality_gap']:.2f}" for name in ("baseline", "brgsa")]
-    table.add_row("modality gap", "", *gaps)
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
-    low, high = report["gain"]["macro_auroc_interval"]
-    _say(
-        f"BrgSA − CLIP, common abnormalities: {report['gain']['macro_auroc']:+.3f} ({low:+.3f} to {high:+.3f}). "
-        f"{report['seconds']:.0f} s in all.\n"
-        f"Picture: {out / 'demo.png'}   Figures: {out / 'demo.json'}\n"
-        f"Open the runs in MLflow: {_command()} ui"
-    )
+        means = [_shown(result.means[group]["auroc"]) for result in results.values()]
+        rows.append(Row([f"mean of the {group}", "", *means], style="bold"))
+    rows.append(Row(["modality gap", "", *(f"{report[name]['modality_gap']:.2f}" for name in results)]))
+    heads = ["abnormality", "scans with it", *(ARMS[name].title for name in results)]
+    numbers = range(1, len(heads))
+    print_table(table(heads, rows, title="Zero-shot diagnosis on the test split: AUROC (95 % interval)", right=numbers))
+    gains = [
+        Row([title, *(_shown_gain(report[name], figure) for figure in ("macro_auroc", "rare_auroc"))])
+        for name, (_, _, title) in GAINS.items()
+    ]
+    title = "What each half brings: difference in mean AUROC (95 % interval, same resamples)"
+    print_table(table(["", "common abnormalities", "rare ones"], gains, title=title, right=(1, 2)))
+
+
+def _shown_gain(gained: dict[str, Any], figure: str) -> str:
+    low, high = gained[f"{figure}_interval"]
+    return f"{gained[figure]:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _command() -> str:

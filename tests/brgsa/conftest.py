@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,15 @@ from brgsa.text import train_tokenizer
 CORPUS = ["There is pleural effusion.", "There is cardiomegaly and no lymphadenopathy.", "Sequelae are seen."] * 3
 VISION = VisionConfig(volume=(8, 8, 4), patch=(4, 4, 2), width=12, depth=1, heads=2, mlp=16)
 TEXT = TextConfig(width=16, depth=2, heads=2, layers_summed=2, max_tokens=12, vocabulary=60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from threads, which wait for each other where tests share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

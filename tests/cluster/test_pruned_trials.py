@@ -12,11 +12,11 @@ from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.search.driver import tune
-from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.ray
 
 TRIALS = 12
 
@@ -36,7 +36,7 @@ def test_nothing_is_left_of_many_pruned_trials(tmp_path: Path, monkeypatch: pyte
         options = SearchOptions(trials=TRIALS, checkpoints="none")
         started = time.monotonic()
         found = tune(
-            tmp_path / "store", config, ["cmki-small"], options, name="many", out=tmp_path / "searches", pruner="asha"
+            tmp_path / "store", config, ["cmki-small"], options, SearchMethod(pruner="asha"), folder=tmp_path / "many"
         )  # fmt: skip
         states = [row["state"] for row in found.trials]
         print(

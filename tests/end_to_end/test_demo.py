@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brgsa_platform import demo
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -20,15 +20,21 @@ def test_the_demo_ends_in_a_table(
     monkeypatch.setattr(demo, "FULL", tiny)
     demo.demo(tmp_path / "demo")
     report = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    for name in ("baseline", "brgsa"):
+    for name in ("baseline", "clip_summaries", "brgsa"):
         for figure in ("macro_auroc", "rare_auroc"):
             low, high = report[name][f"{figure}_interval"]
             assert 0 <= low <= report[name][figure] <= high <= 1
         assert 0 <= report[name]["modality_gap"] <= 2
-        assert tracking.client().get_run(report[name]["mlflow_run"]).info.status == "FINISHED"
+        assert connection.client().get_run(report[name]["mlflow_run"]).info.status == "FINISHED"
     assert report["seconds"] > 0
-    low, high = report["gain"]["macro_auroc_interval"]
-    assert low <= report["gain"]["macro_auroc"] <= high
+    arms = [report[name]["macro_auroc"] for name in ("baseline", "clip_summaries", "brgsa")]
+    for name, gained in (
+        ("gain_summaries", arms[1] - arms[0]),
+        ("gain_bank", arms[2] - arms[1]),
+        ("gain", arms[2] - arms[0]),
+    ):
+        low, high = report[name]["macro_auroc_interval"]
+        assert low <= report[name]["macro_auroc"] == pytest.approx(gained, abs=1e-9) <= high
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
     printed = capsys.readouterr()
     assert "Cardiomegaly" in printed.out

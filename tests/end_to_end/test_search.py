@@ -24,7 +24,7 @@ from brgsa_platform.config import load_config
 from brgsa_platform.runtime import files
 from brgsa_platform.search.driver import SearchResult, resume, tune
 from brgsa_platform.search.spec import SearchOptions
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -35,8 +35,8 @@ def smoke(*settings: str) -> Any:
 
 
 def children(run_id: str) -> list[Any]:
-    api = tracking.client()
-    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    api = connection.client()
+    experiment = api.get_experiment_by_name(connection.experiment_name())
     return list(api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'"))
 
 
@@ -148,11 +148,11 @@ def test_what_the_search_tells_mlflow(tmp_path: Path, pruned: SearchResult) -> N
         assert run.data.tags["brgsa.state"] == row["state"]
         assert run.data.tags["brgsa.space"] == "cmki-small"
         assert run.data.params["model.bank.size"] == str(row["model.bank.size"])
-        points = tracking.client().get_metric_history(run.info.run_id, "val/auroc")
+        points = connection.client().get_metric_history(run.info.run_id, "val/auroc")
         assert len(points) == len({point.step for point in points}) == row["epochs"]
         run_folder = pruned.out / "trials" / f"trial-{row['number']:04d}"
         assert run.data.tags["brgsa.checkpoint"] == run_checkpoints.resolve(run_folder).name
-        copied = tracking.client().download_artifacts(run.info.run_id, "checkpoint", str(tmp_path))
+        copied = connection.client().download_artifacts(run.info.run_id, "checkpoint", str(tmp_path))
         assert load(copied).model.config == load(run_checkpoints.resolve(run_folder)).model.config
     best = pruned.out / "trials" / f"trial-{pruned.best['number']:04d}"
     assert run_checkpoints.resolve(best).is_dir()
@@ -213,8 +213,8 @@ def test_no_trial_completed(place: Path) -> None:
     config = smoke("optim.lr=1e30", "optim.warmup_steps=0")
     with pytest.raises(UserError, match=r"None of the 2 trials of broken completed; the first: The loss is"):
         tune(place / "store", config, ["cmki-small"], SearchOptions(trials=2), name="broken", out=place / "searches")
-    api = tracking.client()
-    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    api = connection.client()
+    experiment = api.get_experiment_by_name(connection.experiment_name())
     (run,) = api.search_runs([experiment.experiment_id], "attributes.run_name = 'broken'")
     assert run.info.status == "FAILED"
     assert {(child.info.status, child.data.tags["brgsa.state"]) for child in children(run.info.run_id)} == {
@@ -257,7 +257,7 @@ def test_a_killed_trial_and_a_killed_driver(place: Path) -> None:
     assert [entry["epoch"] for entry in history] == list(range(1, 31))
     parent = files.read_json(folder / "search.json")["parent_run"]
     assert sorted(run.info.status for run in children(parent)) == ["FAILED", "FINISHED", "FINISHED"]
-    assert tracking.client().get_run(parent).info.status == "FINISHED"
+    assert connection.client().get_run(parent).info.status == "FINISHED"
 
 
 def test_ctrl_c_ends_at_once_and_leaves_nothing(place: Path) -> None:
@@ -280,7 +280,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(place: Path) -> None:
     assert [p.pid for p in left] == []
     assert not psutil.pid_exists(trial)
     parent = files.read_json(folder / "search.json")["parent_run"]
-    assert tracking.client().get_run(parent).info.status == "KILLED"
+    assert connection.client().get_run(parent).info.status == "KILLED"
     assert [run.info.status for run in children(parent)] == ["KILLED"]
 
 
@@ -300,10 +300,10 @@ def test_mlflow_away_for_half_a_minute(place: Path, tmp_path: Path) -> None:
         opener.start()
         output = finish(process)
         assert "2 complete" in output
-        api = tracking.client(uri)
+        api = connection.client(uri)
         parent = files.read_json(folder / "search.json")["parent_run"]
         assert api.get_run(parent).info.status == "FINISHED"
-        experiment = api.get_experiment_by_name(tracking.experiment_name())
+        experiment = api.get_experiment_by_name(connection.experiment_name())
         runs = api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent}'")
         assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
         for run in runs:

@@ -1,18 +1,21 @@
-"""A search of four trials, a training and an evaluation in MLflow, logged as the platform logs them, without any training."""
+"""Searches without any training: a spec to build a study from, and one that MLflow holds as the platform logs it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
+import tune_spaces
 from brgsa_platform.config import RunConfig, load_config, merge, parse_overrides
 from brgsa_platform.search import report as search_report
-from brgsa_platform.search.spec import trial_name
+from brgsa_platform.search.spec import SearchMethod, SearchSpec, trial_name
 from brgsa_platform.tracking import client as tracking
 
 EPOCHS = 6
@@ -26,8 +29,26 @@ REACHED = (0.78, 0.84, 0.60, 0.70)
 ENDS = (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
+def make_spec(
+    parameters: Sequence[tune_spaces.Parameter], epochs: int = 9, data: str = "store-1", **method: Any
+) -> SearchSpec:
+    """A search over these parameters with the demo's preset as its base.
+
+    Args:
+        epochs: of a whole trial.
+        data: the store's fingerprint.
+        method: fields of `SearchMethod`.
+    """
+    base = load_config("demo", overrides=[f"train.epochs={epochs}"])
+    return SearchSpec(["space"], parameters, base, "store", data, "demo", SearchMethod(**method))
+
+
 def make_search(folder: Path) -> dict[str, str]:
-    """Log to MLFLOW_TRACKING_URI; run folders below `folder`. Returns run name → run id."""
+    """Log a search of four trials, a training and an evaluation to MLFLOW_TRACKING_URI; run folders below `folder`.
+
+    Returns:
+        run name → run id.
+    """
     base = load_config("demo")
     tags = search_report.search_tags("demo", "store-fingerprint", ["cmki"])
     ids = {}

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer
 from manifests import OVERLAYS, Manifest, job, jobs, named, quantity, services
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa_platform.cli.main import app
 from brgsa_platform.config import RunConfig, flatten, load_config
 
@@ -113,19 +113,20 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
     for group in small["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
         group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "500m"
     cluster(small)
-    with pytest.raises(UserError, match="CPUs"):
+    with refused("too-few-cpus", field="train.workers"):
         check_resources(config)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_search_has_room_for_its_trials(overlay: str) -> None:
+    from brgsa_platform.search.spec import SearchOptions
     from brgsa_platform.search.trials import TrialResources
 
     entry = job(overlay, "tune")
     _, given = parse(entry["spec"]["entrypoint"])
-    gpus = given["gpus_per_trial"] or 0.0
-    trial = TrialResources.of(config_of(entry), given["concurrent"], gpus, resources(entry))
-    assert trial.at_once == (2 if gpus else 1)
+    options = SearchOptions(concurrent=given["concurrent"], gpu_share=given["gpus_per_trial"])
+    trial = TrialResources.of(config_of(entry), options, resources(entry))
+    assert trial.at_once == (2 if given["gpus_per_trial"] else 1)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,4 +1,4 @@
-"""A model: trained, evaluated, asked about one CT."""
+"""Verbs of a model: train it, evaluate it, ask it about one CT."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from brgsa_platform.cli.options import ConfigFile, Overrides, Preset, StorePath
 
 
 class Protocol(StrEnum):
+    """Where the thresholds come from: the validation split, or (as in the paper) the labels under test."""
+
     VALIDATION = "validation"
     PAPER = "paper"
 
@@ -81,4 +83,5 @@ def predict(
 
 
 def _short(path: Path) -> Path:
+    """The path as it is written from the current folder, where it lies below that."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

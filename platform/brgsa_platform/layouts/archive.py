@@ -1,4 +1,4 @@
-"""From an archive and its layout to a sorted list of volumes that contradicts itself nowhere."""
+"""Read an archive by the name of its layout: a sorted list of volumes whose ids, patients and splits agree."""
 
 from __future__ import annotations
 
@@ -36,23 +36,21 @@ def read_layout(
     """The volumes of an archive, sorted by id.
 
     Args:
-        validation_fraction: share of the training patients that is set aside.
-        reports, labels: tables that are joined on volume or scan ids, and win over the archive's own; see
-            `tables.read_reports` and `tables.read_labels` for their columns. For DICOM the ids are SeriesInstanceUID,
-            StudyInstanceUID, AccessionNumber, or the name of the series's folder.
+        source: the archive's folder, or a manifest.
+        layout: a name of `LAYOUTS`.
+        validation_fraction: share of the training patients that becomes the validation split.
+        reports, labels: tables that are joined on volume or scan ids and override the archive's own; for their columns see
+            `tables.read_reports` and `tables.read_labels`. For DICOM the ids are SeriesInstanceUID, StudyInstanceUID,
+            AccessionNumber, or the name of the series's folder.
         key: for `dicom`, of the hashes that replace identifiers; see `identity_key`.
-        roots: for `manifest`, folders or URLs beside its own folder that its paths may lead to.
+        roots: for `manifest`, folders or URLs that its paths may lead to, besides its own folder.
 
     Raises:
-        UserError: the archive or its tables cannot be read, ids repeat, a patient stands in two splits, or a table that was
-            given belongs to other volumes.
+        UserError: an argument is wrong ("validation-fraction", "unknown-layout", "no-source"); the archive holds no volumes
+            ("no-volumes"); ids repeat ("repeated-ids"); a patient is in two splits or a scan belongs to two patients
+            ("conflicting-rows"); a table cannot be used (see `tables`) or belongs to other volumes ("unmatched-reports").
     """
-    if not 0 <= validation_fraction < 1:
-        raise UserError(f"--validation-fraction must be from 0 to below 1, not {validation_fraction}.")
-    if layout not in LAYOUTS:
-        raise UserError(f"There is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.")
-    if not source.exists():
-        raise UserError(f"The source {source} does not exist: correct the path.")
+    _check_arguments(source, layout, validation_fraction)
     archive = Archive(
         source,
         validation_fraction,
@@ -63,25 +61,66 @@ def read_layout(
     )
     items = sorted(LAYOUTS[layout](archive), key=lambda item: item.volume_id)
     if not items:
-        raise UserError(f"{source} holds no volumes in the layout {layout}: check the path and the layout.")
-    repeated = [name for name, count in Counter(item.volume_id for item in items).items() if count > 1]
-    if repeated:
-        shown = ", ".join(repeated[:3]) + (" …" if len(repeated) > 3 else "")
-        raise UserError(f"{source} names {len(repeated)} volume ids more than once ({shown}): make each id unique.")
-    _one_for_each(source, items, "patient_id", "split", "give all volumes of a patient one split")
-    _one_for_each(source, items, "scan_id", "patient_id", "give all reconstructions of a scan one patient")
+        raise UserError(
+            f"{source} holds no volumes in the layout {layout}: check the path and the layout.",
+            code="no-volumes",
+            field=str(source),
+            value=layout,
+        )
+    _check_ids(source, items)
+    _check_one_for_each(source, items, "patient_id", "split", "give all volumes of a patient one split")
+    _check_one_for_each(source, items, "scan_id", "patient_id", "give all reconstructions of a scan one patient")
     if reports and not any(item.report for item in items):
-        raise UserError(f"No id of the reports {reports} is that of a volume or scan of {source}: mend its ids.")
+        raise UserError(
+            f"No id of the reports {reports} is that of a volume or scan of {source}: mend its ids.",
+            code="unmatched-reports",
+            field=str(reports),
+            value=str(source),
+        )
     return items
 
 
-def _one_for_each(source: Path, items: Iterable[Item], owner: str, belonging: str, mend: str) -> None:
-    """Refuse an owner (a patient, say) with more than one of what belongs to it (splits), and name a volume of it."""
-    found: dict[str, str] = {}
+def _check_arguments(source: Path, layout: str, validation_fraction: float) -> None:
+    if not 0 <= validation_fraction < 1:
+        raise UserError(
+            f"--validation-fraction must be from 0 to below 1, not {validation_fraction}.",
+            code="validation-fraction",
+            field="--validation-fraction",
+            value=validation_fraction,
+        )
+    if layout not in LAYOUTS:
+        raise UserError(
+            f"There is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}.",
+            code="unknown-layout",
+            field="--layout",
+            value=layout,
+        )
+    if not source.exists():
+        raise UserError(f"The source {source} does not exist: correct the path.", code="no-source", field=str(source))
+
+
+def _check_ids(source: Path, items: Iterable[Item]) -> None:
+    """Refuse volume ids that repeat."""
+    repeated = [name for name, count in Counter(item.volume_id for item in items).items() if count > 1]
+    if repeated:
+        shown = ", ".join(repeated[:3]) + (" …" if len(repeated) > 3 else "")
+        raise UserError(
+            f"{source} names {len(repeated)} volume ids more than once ({shown}): make each id unique.",
+            code="repeated-ids",
+            field=str(source),
+            value=tuple(repeated),
+        )
+
+
+def _check_one_for_each(source: Path, items: Iterable[Item], owner: str, owned: str, mend: str) -> None:
+    """Refuse an owner (a patient, say) that has more than one of what it must have once (a split); names a volume of it."""
+    known: dict[str, str] = {}
     for item in items:
-        first = found.setdefault(getattr(item, owner), getattr(item, belonging))
-        if first != getattr(item, belonging):
+        first, now = known.setdefault(getattr(item, owner), getattr(item, owned)), getattr(item, owned)
+        if first != now:
             raise UserError(
-                f"{source} gives the {owner} of volume {item.volume_id} more than one {belonging} ({first} and "
-                f"{getattr(item, belonging)}): {mend}."
+                f"{source} gives the {owner} of volume {item.volume_id} more than one {owned} ({first} and {now}): {mend}.",
+                code="conflicting-rows",
+                field=owned,
+                value=item.volume_id,
             )

@@ -1,4 +1,4 @@
-"""CT-RATE's tree, in either release."""
+"""CT-RATE's folders and tables, in either release."""
 
 from __future__ import annotations
 
@@ -12,26 +12,33 @@ from brgsa_platform.layouts.tables import (
     FINDINGS,
     IMPRESSIONS,
     labels_of,
-    need,
-    need_labels,
     read_table,
     report_of,
+    require_columns,
+    require_labels,
     rows_of,
 )
 
-METADATA = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
+METADATA_COLUMNS = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
 
 
 def ct_rate(archive: Archive) -> Iterable[Item]:
-    """dataset/{train,valid}/PATIENT/SCAN/VOLUME.nii.gz, and tables of reports, metadata and labels.
+    """The volumes of dataset/{train,valid}/PATIENT/SCAN/VOLUME.nii.gz, with the tables of reports, metadata and labels.
 
-    `train_fixed` and `valid_fixed`, the later release's folders, are read too. "valid" is the published test set; the
-    validation split is cut from "train" by patient. A volume without its own row of the reports has that of another
+    `train_fixed` and `valid_fixed`, the folders of the later release, are read too. "valid" is the published test set; the
+    validation split is cut from "train" by patient. A volume that the reports do not name has the report of another
     reconstruction of its scan.
+
+    Raises:
+        UserError: there are no reports ("no-table"), or a table lacks a column that is needed.
     """
     root = archive.root / "dataset" if (archive.root / "dataset").is_dir() else archive.root
-    needed = archive.reports is None
-    reports = _merged(root / "radiology_text_reports", "*reports*.csv", (FINDINGS, IMPRESSIONS), required=needed)
+    reports = _merged(
+        root / "radiology_text_reports",
+        "*reports*.csv",
+        (FINDINGS, IMPRESSIONS),
+        required=archive.reports is None,
+    )
     metadata = _merged(root / "metadata", "*metadata*.csv")
     labels = _merged(root / "multi_abnormality_labels", "*labels*.csv", labels=True)
     by_scan = {_scan_of(name): report_of(row) for name, row in reports.items()}
@@ -51,12 +58,12 @@ def ct_rate(archive: Archive) -> Iterable[Item]:
                 source=path.relative_to(root).as_posix(),
                 report=archive.report_of(volume, scan) or own or by_scan.get(scan, ""),
                 labels={**labels_of(labels.get(name, {}), f"volume {name}"), **archive.labels_of(volume, scan)},
-                metadata={field: metadata.get(name, {}).get(field) for field in METADATA},
+                metadata={field: metadata.get(name, {}).get(field) for field in METADATA_COLUMNS},
             )
 
 
 def _scan_of(volume_name: str) -> str:
-    """train_1_a of train_1_a_2.nii.gz."""
+    """The scan of a volume's file name: train_1_a of train_1_a_2.nii.gz."""
     stem = volume_name.removesuffix(".nii.gz")
     return stem.rpartition("_")[0] or stem
 
@@ -64,16 +71,27 @@ def _scan_of(volume_name: str) -> str:
 def _merged(
     folder: Path, pattern: str, columns: tuple[str, ...] = (), *, required: bool = False, labels: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Rows of all tables of a kind, merged by VolumeName."""
+    """VolumeName → row, merged from all tables of a kind.
+
+    Args:
+        columns: that each table must have.
+        required: refuse a folder without such a table.
+        labels: the tables hold labels, so that each must have a published one.
+    """
     files = sorted(folder.glob(pattern))
     if required and not files:
-        raise UserError(f"{folder} holds no table {pattern}: put CT-RATE's there, or give --reports.")
+        raise UserError(
+            f"{folder} holds no table {pattern}: put CT-RATE's there, or give --reports.",
+            code="no-table",
+            field=str(folder),
+            value=pattern,
+        )
     rows: dict[str, dict[str, Any]] = {}
     for file in files:
         table = read_table(file)
-        need(file, table, ("VolumeName", *columns))
+        require_columns(file, table, ("VolumeName", *columns))
         if labels:
-            need_labels(file, table)
+            require_labels(file, table)
         for row in rows_of(table):
             rows.setdefault(str(row["VolumeName"]), {}).update(row)
     return rows

@@ -1,4 +1,4 @@
-"""A tree of DICOM folders: a volume a series, and keyed hashes in the place of everything that names a patient."""
+"""A tree of DICOM folders: one volume per series, with keyed hashes in place of everything that names a patient."""
 
 from __future__ import annotations
 
@@ -16,31 +16,45 @@ from brgsa_platform.layouts.identity import pseudonym
 from brgsa_platform.layouts.item import Archive, Item, split_of
 from brgsa_platform.runtime.progress import progress
 
-FOLDERS_A_WORKER = 32  # fewer do not repay a process's start
+FOLDERS_PER_WORKER = 32  # with fewer, starting the process takes longer than it saves
 
 
 def dicom(archive: Archive) -> Iterable[Item]:
-    """Every series below a folder, at any depth; several patients and series may share one.
+    """Every series below a folder, at any depth; one folder may hold several patients and series.
 
-    `volume_id`, `scan_id` and `patient_id` are hashes of SeriesInstanceUID, of AccessionNumber (else StudyInstanceUID) with
-    the patient, and of PatientID (else StudyInstanceUID). `source` is made of the first. No other tag that may identify a
-    patient is kept; `path` and `series` name the files for reading, and never enter the store. A series that is no CT
-    volume has the reason in `refused`. Splits as in a manifest: a tenth of the patients is the test set.
+    `volume_id` is a hash of SeriesInstanceUID, `patient_id` of PatientID (StudyInstanceUID where that is empty), `scan_id` of
+    PatientID with AccessionNumber (StudyInstanceUID where that is empty). `source` is made of `volume_id`. No other tag that
+    may identify a patient is kept; `path` and `series` name the files for reading and never enter the store. A series that
+    is no CT volume has the reason in `refused`. Splits are as in a manifest: a tenth of the patients is the test set.
+
+    Raises:
+        UserError: there is no key ("no-id-key"), a series lies in two folders ("split-series"), or a process that read headers
+            died ("reader-died").
     """
     if not archive.key:
-        raise UserError("The layout dicom replaces identifiers by keyed hashes: give it a key (--id-key).")
+        raise UserError(
+            "The layout dicom replaces identifiers by keyed hashes: give it a key (--id-key).",
+            code="no-id-key",
+            field="--id-key",
+        )
     seen: dict[str, tuple[Path, bool]] = {}
     for folder, series in _all_series(archive.root):
         relative = folder.relative_to(archive.root).as_posix()
         first, was_refused = seen.setdefault(series.uid or relative, (folder, bool(series.refused)))
         if first != folder:
             if was_refused and series.refused:
-                continue  # a second copy of what is no volume
-            raise UserError(f"A series of {folder} lies in {first} too: keep its slices in one folder, and one copy.")
+                continue  # a second copy of a series that is no volume
+            raise UserError(
+                f"A series of {folder} lies in {first} too: keep its slices in one folder, and one copy.",
+                code="split-series",
+                field=str(folder),
+                value=str(first),
+            )
         yield _item(archive, folder, relative, series)
 
 
 def _item(archive: Archive, folder: Path, relative: str, series: Series) -> Item:
+    """A series as a volume; `relative` is its folder's path in the archive, which serves as id where the header has none."""
     key = archive.key or b""
     volume = pseudonym(key, "series", series.uid or relative)
     study = series.study or series.uid or relative
@@ -65,36 +79,39 @@ def _item(archive: Archive, folder: Path, relative: str, series: Series) -> Item
 def _all_series(root: Path) -> Iterator[tuple[Path, Series]]:
     """The series of every folder below `root`, in an order that does not depend on timing."""
     folders = [path for path, below, files in _walk(root) if files]
-    workers = min(os.cpu_count() or 1, len(folders) // FOLDERS_A_WORKER)
+    workers = min(os.cpu_count() or 1, len(folders) // FOLDERS_PER_WORKER)
     with progress(len(folders), "read DICOM headers: folders") as advance:
-        for folder, found in zip(folders, _listed(folders, workers), strict=True):
+        for folder, listed in zip(folders, _listed(folders, workers), strict=True):
             advance()
-            for series in found:
+            for series in listed:
                 yield folder, series
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """`os.walk` in sorted order, without hidden folders."""
     for path, below, files in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield Path(path), below, files
 
 
 def _listed(folders: Sequence[Path], workers: int) -> Iterator[tuple[Series, ...]]:
+    """The series of each folder, in the order of the folders."""
     if workers <= 1:
         yield from map(_series_of, folders)
         return
-    # Processes, for headers are parsed in Python; spawned, for the caller may hold threads (Ray, torch).
+    # Processes, because headers are parsed in Python. Spawned, because the caller may have threads (Ray, torch).
     try:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             yield from pool.map(_series_of, folders, chunksize=4)
     except BrokenProcessPool as error:
         raise UserError(
-            "A process that was reading DICOM headers died, perhaps for want of memory: try again."
+            "A process that was reading DICOM headers died, perhaps for want of memory: try again.",
+            code="reader-died",
         ) from error
 
 
 def _series_of(folder: Path) -> tuple[Series, ...]:
-    """A folder's series without their slices."""
+    """A folder's series without their slices, which would be much to send between processes."""
     try:
         return tuple(replace(series, frames=()) for series in list_series(folder))
     except OSError as error:

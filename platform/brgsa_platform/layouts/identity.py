@@ -1,4 +1,4 @@
-"""Keyed hashes in the place of patients' identifiers."""
+"""Keyed hashes in place of patients' identifiers."""
 
 from __future__ import annotations
 
@@ -12,47 +12,51 @@ from brgsa.errors import UserError
 
 VARIABLE = "BRGSA_ID_KEY"
 DEFAULT_FILE = Path(".config") / "brgsa" / "id-key"  # below the home folder
-SHORTEST = 16  # bytes
+MIN_BYTES = 16  # of a key
 
 
 def pseudonym(key: bytes, kind: str, *identifiers: str) -> str:
-    """What stands for an identifier: HMAC-SHA256, the first 16 hexadecimal digits.
+    """The hash that replaces identifiers: the first 16 hexadecimal digits of their HMAC-SHA256.
 
-    Whoever has the key can tell which scan a hash belongs to, by hashing identifiers; nobody can read one out of it.
+    Who has the key and an identifier can tell which hash belongs to it; nobody can read the identifier out of the hash.
 
     Args:
-        kind: of identifier ("patient", say): one that serves as two kinds gives two hashes.
+        key: see `identity_key`.
+        kind: of identifier, such as "patient"; the same identifier gives another hash as another kind.
     """
     message = "\0".join((kind, *identifiers))
     return hmac.new(key, message.encode(), "sha256").hexdigest()[:16]
 
 
 def identity_key(file: Path | None) -> bytes:
-    """The key of `pseudonym`: from the environment variable BRGSA_ID_KEY, else from `file`, else from
-    ~/.config/brgsa/id-key, which is written with 32 random bytes when it is first needed, readable by its owner alone.
+    """The key of `pseudonym`.
 
-    With the same key a patient has the same hash in every store. Keep it as the identifiers themselves.
+    It comes from the environment variable BRGSA_ID_KEY, else from `file`, else from ~/.config/brgsa/id-key. The last is made
+    with 32 random bytes when it is first needed, and only its owner can read it. With the same key a patient has the same
+    hash in every store. Protect it as you protect the identifiers.
 
     Raises:
-        UserError: the file cannot be read or written, or the key is shorter than 16 bytes.
+        UserError: the file cannot be read or written ("id-key-unusable"), or the key is shorter than 16 bytes
+            ("id-key-short"; `value` is its length).
     """
-    told = os.environ.get(VARIABLE)
-    if told:
-        return _long_enough(told.encode(), f"The environment variable {VARIABLE}")
+    if given := os.environ.get(VARIABLE):
+        return _long_enough(given.encode(), f"The environment variable {VARIABLE}", VARIABLE)
     try:
         if file is None:
             file = Path.home() / DEFAULT_FILE
             if not file.exists():
                 _write(file)
-        return _long_enough(file.read_bytes(), f"The key file {file}")
+        return _long_enough(file.read_bytes(), f"The key file {file}", str(file))
     except OSError as error:
         raise UserError(
-            f"The key file {file} cannot be used ({error.strerror or error}): correct --id-key, or set {VARIABLE}."
+            f"The key file {file} cannot be used ({error.strerror or error}): correct --id-key, or set {VARIABLE}.",
+            code="id-key-unusable",
+            field=str(file),
         ) from error
 
 
 def _write(file: Path) -> None:
-    """A new key. Two runs that start at once end with one and the same: the first to link it."""
+    """Write a new key. Of two runs that start at once the first to link its file wins, and both use that key."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
     try:
@@ -64,7 +68,12 @@ def _write(file: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _long_enough(key: bytes, what: str) -> bytes:
-    if len(key) < SHORTEST:
-        raise UserError(f"{what} holds {len(key)} bytes: give a secret of at least {SHORTEST}.")
+def _long_enough(key: bytes, origin: str, field: str) -> bytes:
+    if len(key) < MIN_BYTES:
+        raise UserError(
+            f"{origin} holds {len(key)} bytes: give a secret of at least {MIN_BYTES}.",
+            code="id-key-short",
+            field=field,
+            value=len(key),
+        )
     return key

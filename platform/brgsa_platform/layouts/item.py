@@ -1,4 +1,4 @@
-"""One volume of an archive, and what a layout is given to find it."""
+"""One volume of an archive, and the archive as a layout takes it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ SPLITS = ("train", "validation", "test")
 class Item:
     """One volume to prepare.
 
-    `path` and `series` are for reading only and never enter the store: of a DICOM archive they may name the patient.
+    `path` and `series` are for reading only and never enter the store: in a DICOM archive they may name the patient.
 
     Attributes:
+        volume_id, scan_id, patient_id: a patient has scans, a scan has one or more volumes (reconstructions).
+        split: one of `SPLITS`.
         path: the file, or the folder of a DICOM series.
-        source: how the store names the file: where it lies below the archive's folder, or what stands for that.
+        source: the file's name in the store: its path below the archive's folder, or a replacement that names nobody.
         report: its text; empty where there is none.
-        labels: 1, 0, or None (unknown) per label name.
-        metadata: the volume's row of its archive's metadata table, as `brgsa.volumes.read_volume` takes it; None in
+        labels: abnormality → 1, 0, or None where it is unknown.
+        metadata: the volume's row in its archive's metadata table, as `brgsa.volumes.read_volume` takes it; None in
             layouts without one.
-        series: DICOM's SeriesInstanceUID, where the path is a folder of several.
-        unreported: whether the archive is published without reports, so that a missing one is no fault.
-        refused: why it cannot be used, found while listing; empty where nothing was.
+        series: DICOM's SeriesInstanceUID, where the path is a folder of several series.
+        unreported: the archive is published without reports, so that a missing report is no fault.
+        refused: why the volume cannot be used, as far as listing the archive shows; empty where nothing is wrong.
     """
 
     volume_id: str
@@ -43,19 +45,20 @@ class Item:
     refused: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """The attributes as a dict; `Item(**tree)` builds the volume again."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What a layout reads volumes from.
+    """An archive, with the tables and options that the user gives beside it.
 
     Attributes:
         root: the archive's folder, or a manifest.
-        validation_fraction: share of the training patients that is set aside.
-        reports, labels: of the tables given beside the archive, by volume or scan id; None where none was given.
+        validation_fraction: share of the training patients that becomes the validation split.
+        reports, labels: volume or scan id → report or labels, from tables beside the archive; None without a table.
         key: of the hashes that replace identifiers.
-        roots: absolute paths or URLs, beside its own folder, that a manifest may lead to.
+        roots: absolute paths or URLs that a manifest's paths may lead to, besides its own folder.
     """
 
     root: Path
@@ -66,16 +69,21 @@ class Archive:
     roots: Sequence[str] = ()
 
     def report_of(self, *ids: str) -> str:
-        """The given table's report by the first of `ids` that it has; empty where it has none."""
+        """The report of the first of `ids` that the table beside the archive has; empty where it has none of them."""
         return next((self.reports[i] for i in ids if i in self.reports), "") if self.reports else ""
 
     def labels_of(self, *ids: str) -> dict[str, int | None]:
-        """The given table's labels by the first of `ids` that it has; empty where it has none."""
+        """The labels of the first of `ids` that the table beside the archive has; empty where it has none of them."""
         return dict(next((self.labels[i] for i in ids if i in self.labels), {})) if self.labels else {}
 
 
 def split_of(patient: str, test: float, validation: float) -> str:
-    """A patient's split, from a hash of the id: the same in every run and for every order of the table."""
+    """A patient's split, from a hash of the id: the same in every run and for every order of the table.
+
+    Args:
+        patient: the id.
+        test, validation: shares of the patients in these splits, from 0 to 1.
+    """
     share = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
     if share < test:
         return "test"

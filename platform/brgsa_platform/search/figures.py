@@ -1,12 +1,12 @@
-"""A search's pictures: the objective over each searched field, all fields side by side, and its best over the epochs spent.
+"""A search's pictures: an objective over each searched field, all fields side by side, and its best over the epochs spent.
 
-They are drawn from a search's table (`report.trial_rows`), and know nothing of Optuna.
+They are drawn from a search's table (`report.trial_rows`) and know nothing of Optuna. An objective is maximised.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Field:
     choices: tuple[Any, ...] = ()
 
     def place(self, value: Any) -> float:
-        """Where a value stands between the axis's ends, from 0 to 1."""
+        """The place of a value between the axis's ends, from 0 to 1."""
         if self.choices:
             return self.choices.index(value) / max(1, len(self.choices) - 1)
         if self.high == self.low:
@@ -62,10 +62,10 @@ class Field:
         return [self.low, *(v for v in inner if 0.12 < self.place(v) < 0.88), self.high]
 
 
-def slice_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str, maximize: bool) -> Figure:
+def slice_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str) -> Figure:
     """A panel a field: the trials' objective over the field's value, the best complete trial ringed.
 
-    Complete and pruned trials have marks of their own; failed ones stand as crosses at the foot, as they have no value.
+    Complete and pruned trials have marks of their own; failed ones are crosses at the foot, because they have no value.
     """
     across = min(PANELS_ACROSS, len(fields))
     down = math.ceil(len(fields) / across)
@@ -78,7 +78,7 @@ def slice_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str, m
             shown = [row for row in drawn if row["state"] == state and row[objective] is not None]
             axes.plot([x(row[field.name]) for row in shown], [row[objective] for row in shown], **style)
         _plot_failed(axes, [x(row[field.name]) for row in drawn if row["state"] == "failed"])
-        best = best_row(rows, objective, maximize)
+        best = best_row(rows, objective)
         if best is not None and best[field.name] is not None:
             axes.plot(x(best[field.name]), best[objective], **RING)
         axes.set_xlabel(field.name)
@@ -94,7 +94,7 @@ def slice_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str, m
     return figure
 
 
-def parallel_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str, maximize: bool) -> Figure:
+def parallel_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str) -> Figure:
     """A line a trial over an axis a field, coloured by its objective, the best on top.
 
     Pruned trials are thin and dashed. A field that a trial did not draw is crossed below its axis, at "not set".
@@ -105,8 +105,8 @@ def parallel_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str
     axes_of = [*fields, last]
     figure = _figure(max(6.0, 1.9 * len(axes_of) + 1.2), 4.8)
     axes = figure.add_subplot()
-    scale = _colour_scale(values, maximize)
-    for row in sorted(shown, key=lambda row: row[objective], reverse=not maximize):
+    scale = _colour_scale(values)
+    for row in sorted(shown, key=lambda row: row[objective]):
         heights = [UNSET if row[f.name] is None else f.place(row[f.name]) for f in axes_of]
         line = COMPLETE_LINE if row["state"] == "complete" else PRUNED_LINE
         axes.plot(range(len(axes_of)), heights, color=COLOURS(scale(row[objective])), alpha=0.9, **line)
@@ -118,29 +118,26 @@ def parallel_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str
     axes.tick_params(axis="x", length=0, labelsize=9)
     axes.spines[:].set_visible(False)
     bar = ScalarMappable(scale, COLOURS)
-    figure.colorbar(bar, ax=axes, label=objective, pad=0.02, fraction=0.04, extend="min" if maximize else "max")
+    figure.colorbar(bar, ax=axes, label=objective, pad=0.02, fraction=0.04, extend="min")
     kinds = [Line2D([], [], color=GREY, label="complete", **COMPLETE_LINE)]
     kinds.append(Line2D([], [], color=GREY, label="pruned", **PRUNED_LINE))
     figure.legend(handles=kinds, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def history_figure(rows: Sequence[Row], objectives: Mapping[str, bool]) -> Figure:
+def history_figure(rows: Sequence[Row], objectives: Sequence[str]) -> Figure:
     """The best so far over the epochs spent, and each trial where it ended.
 
-    rows: in the order in which the trials ended.
+    Args:
+        rows: in the order in which the trials ended.
     """
     figure = _figure(max(6.4, 4.8 * len(objectives)), 4.0)
     spent = np.cumsum([row["epochs"] for row in rows]) if rows else np.zeros(0)
-    for number, (objective, maximize) in enumerate(objectives.items()):
+    for number, objective in enumerate(objectives):
         axes = figure.add_subplot(1, len(objectives), number + 1)
-        better = max if maximize else min
-        best: list[float] = []
-        for row in rows:
-            counts = row["state"] == "complete" and row[objective] is not None
-            now = [row[objective]] if counts else []
-            best.append(better([*best[-1:], *now], default=math.nan))
-        axes.step(spent, [*best], where="post", color=GREY, linewidth=1.6, label="best so far")
+        reached = [row[objective] if row["state"] == "complete" else math.nan for row in rows]
+        best = np.fmax.accumulate(np.array(reached, dtype=np.float64))  # NaN until a trial is complete
+        axes.step(spent, best, where="post", color=GREY, linewidth=1.6, label="best so far")
         for state, style in MARKS.items():
             at = [i for i, row in enumerate(rows) if row["state"] == state and row[objective] is not None]
             axes.plot(spent[at], [rows[i][objective] for i in at], **style)
@@ -151,12 +148,10 @@ def history_figure(rows: Sequence[Row], objectives: Mapping[str, bool]) -> Figur
     return figure
 
 
-def best_row(rows: Sequence[Row], objective: str, maximize: bool) -> Row | None:
+def best_row(rows: Sequence[Row], objective: str) -> Row | None:
     """The complete trial with the best objective, the earliest of equal ones."""
     complete = [row for row in rows if row["state"] == "complete" and row[objective] is not None]
-    if not complete:
-        return None
-    return (max if maximize else min)(complete, key=lambda row: row[objective])
+    return max(complete, key=lambda row: row[objective], default=None)
 
 
 MARKS: dict[str, dict[str, Any]] = {
@@ -181,15 +176,14 @@ def _plot_failed(axes: Axes, x: Sequence[float]) -> None:
     crosses.set_in_layout(False)  # unclipped and empty, they would pull the panel to the figure's corner
 
 
-def _colour_scale(values: Sequence[float], maximize: bool) -> Normalize:
+def _colour_scale(values: Sequence[float]) -> Normalize:
     """The colours tell the good trials apart: the worst fifth, often far off, shares the last one."""
     if not values:
         return Normalize(0.0, 1.0)
-    low, high = (20.0, 100.0) if maximize else (0.0, 80.0)
-    return Normalize(float(np.percentile(values, low)), float(np.percentile(values, high)), clip=True)
+    return Normalize(float(np.percentile(values, 20.0)), max(values), clip=True)
 
 
-def _slice_axis(axes: Axes, field: Field) -> Any:
+def _slice_axis(axes: Axes, field: Field) -> Callable[[Any], Any]:
     """Give the panel the field's axis; return what maps a value onto it."""
     if field.choices:
         axes.set_xticks(range(len(field.choices)), [_shown(c) for c in field.choices])
@@ -229,8 +223,8 @@ def _shown(value: Any) -> str:
 
 def _in_two_lines(field: str) -> str:
     mark = "." if "." in field else "/"
-    section, found, rest = field.partition(mark)
-    return f"{section}{found}\n{rest}"
+    section, mark, rest = field.partition(mark)
+    return f"{section}{mark}\n{rest}"
 
 
 def _figure(width: float, height: float) -> Figure:

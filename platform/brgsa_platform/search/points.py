@@ -11,21 +11,26 @@ from brgsa.errors import UserError
 
 
 def parse_points(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """`["loss.temperature=0.1,data.style=findings"]` to one mapping of field to value a text; values are YAML.
+    """`["loss.temperature=0.1,data.style=findings"]` to a mapping of field to value for each text; values are YAML.
 
     Raises:
-        UserError: a part is not of the form field=value.
+        UserError: point-form where a part is not field=value.
     """
-    points = []
-    for text in texts:
-        point: dict[str, Any] = {}
-        for part in text.split(","):
-            field, equals, value = part.partition("=")
-            if not equals or not field.strip():
-                raise UserError(f"{part!r} in --point {text!r} is not of the form field=value.")
-            try:
-                point[field.strip()] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise UserError(f"The value of {part!r} in --point is not YAML: quote it.") from error
-        points.append(point)
-    return points
+    return [_point(text) for text in texts]
+
+
+def _point(text: str) -> dict[str, Any]:
+    point: dict[str, Any] = {}
+    for part in text.split(","):
+        field, equals, value = part.partition("=")
+        if not equals or not field.strip():
+            raise _refused(text, f"{part!r} in --point {text!r} is not of the form field=value.")
+        try:
+            point[field.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise _refused(text, f"The value of {part!r} in --point is not YAML: quote it.") from error
+    return point
+
+
+def _refused(text: str, sentence: str) -> UserError:
+    return UserError(sentence, code="point-form", field="--point", value=text)

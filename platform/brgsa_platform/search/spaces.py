@@ -18,11 +18,11 @@ def field_names() -> list[str]:
 
 
 def drawn_config(base: RunConfig, drawn: Mapping[str, Any], where: str = "the search space") -> RunConfig:
-    """The base configuration with a trial's values in it.
+    """The base configuration with a trial's values in it: the one place where drawn values are parsed.
 
     Args:
         drawn: value by field (`section.key`); a list or mapping as the JSON text that `tune_spaces.scalar` makes of it.
-        where: the values come from, for messages.
+        where: names the source of the values in messages.
 
     Raises:
         UserError: unknown field or impossible value.
@@ -43,17 +43,20 @@ def check_space(parameters: Sequence[tune_spaces.Parameter], base: RunConfig) ->
         parameters: as `tune_spaces.load` gives them.
 
     Raises:
-        UserError: names field and space, and the fewest values that do not go together.
+        UserError: unknown-field, or the configuration's own refusal; names field and space, and the fewest values that
+            do not go together.
     """
     known = field_names()
     for parameter in parameters:
         if parameter.field not in known:
             raise UserError(
-                f"{parameter.where} is no field of the configuration{nearest(parameter.field, known)}: correct its name."
+                f"{parameter.where} is no field of the configuration{nearest(parameter.field, known)}: correct its name.",
+                code="unknown-field",
+                field=parameter.field,
             )
     for drawn in tune_spaces.corners(parameters):
         if _refusal(base, drawn) is not None:
-            wrong = _fewest(base, drawn)
+            wrong = _fewest_refused(base, drawn)
             spaces = " + ".join(dict.fromkeys(p.space for p in parameters if p.field in wrong))
             values = ", ".join(f"{field}={value}" for field, value in wrong.items())
             drawn_config(base, wrong, f"search space {spaces} at {values}")
@@ -64,11 +67,11 @@ def _structure(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
     except ValueError:
-        return value  # a text that only begins like one: the configuration says what it thinks of it
+        return value  # a text that only begins like JSON; the configuration accepts or refuses it
 
 
 def _refusal(base: RunConfig, drawn: Mapping[str, Any]) -> str | None:
-    """Why the configuration does not take a draw; None when it does."""
+    """Why the configuration refuses a draw; None where it accepts it."""
     try:
         drawn_config(base, drawn)
     except UserError as error:
@@ -76,8 +79,8 @@ def _refusal(base: RunConfig, drawn: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _fewest(base: RunConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """A refused draw without the values that it is refused without, for the same reason."""
+def _fewest_refused(base: RunConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The fewest values of a refused draw that are refused for the same reason."""
     reason, wrong = _refusal(base, drawn), dict(drawn)
     for field in drawn:
         fewer = {other: value for other, value in wrong.items() if other != field}

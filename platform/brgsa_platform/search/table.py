@@ -1,33 +1,35 @@
-"""A running search on standard error: one quiet table on a terminal, a line every few seconds elsewhere."""
+"""A running search on standard error: one table on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brgsa_platform.runtime.progress import SECONDS_BETWEEN_LINES
+from brgsa_platform.search.spec import Limits
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 LINES = 10  # trials shown at a time
+STATE_WIDTH = 40  # characters
 ENDED = ("complete", "pruned", "failed")
 STYLES = {"running": "bold", "pruned": "dim", "failed": "red"}
 
 
 @dataclass(frozen=True)
 class TrialLine:
-    """What a trial is and how far it came.
+    """A trial and how far it is.
 
     Attributes:
         params: searched field by its full name → value.
         epoch, epochs: finished, and at most to run.
-        value, best: objective now and at its best epoch so far; None before the first epoch.
+        value, best: AUROC (or the first goal) now and at the best epoch so far; None before the first epoch.
         state: running, complete, pruned or failed.
         reason: why it was pruned or failed.
     """
@@ -44,74 +46,46 @@ class TrialLine:
 
 @contextmanager
 def search_table(
-    trials: int,
-    epochs: int,
-    *,
-    objective: str = "AUROC",
-    maximize: bool = True,
-    before: Iterable[TrialLine] = (),
-    limit_epochs: int | None = None,
-    limit_seconds: float | None = None,
-    console: Console | None = None,
+    limits: Limits, epochs: int, *, before: Iterable[TrialLine] = (), console: Console | None = None
 ) -> Iterator[SearchTable]:
     """Show a search while it runs; yields the table to `update`.
 
     Args:
-        trials: in all; 0 where something else ends the search.
+        limits: what ends the search; its seconds count from now.
         epochs: that a trial runs at most.
-        before: trials of an earlier start of this search; they count, but tell nothing of today's speed.
-        limit_epochs, limit_seconds: of all trials together, and of wall clock from now; what else ends the search.
+        before: trials of an earlier start of this search; they count, but say nothing about today's speed.
         console: where to draw; default standard error.
     """
     from rich.console import Console
     from rich.live import Live
 
     console = console or Console(file=sys.stderr)
-    table = SearchTable(
-        trials,
-        epochs,
-        objective=objective,
-        maximize=maximize,
-        before=before,
-        limit_epochs=limit_epochs,
-        limit_seconds=limit_seconds,
-    )
+    table = SearchTable(limits, epochs, before)
     if console.is_terminal:
         with Live(table, console=console, refresh_per_second=2, vertical_overflow="crop"):
             yield table
         return
 
-    def tell() -> None:
+    def print_headline() -> None:
         console.print(table.headline(), highlight=False, markup=False, soft_wrap=True)
 
-    table.every_few_seconds = _Seldom(tell)
+    table.every_few_seconds = _AtMostEvery(SECONDS_BETWEEN_LINES, print_headline)
     yield table
-    tell()
+    print_headline()
 
 
 class SearchTable:
     """The search's trials as they are known now; rendered anew each time that the terminal asks."""
 
-    def __init__(
-        self,
-        trials: int,
-        epochs: int,
-        *,
-        objective: str,
-        maximize: bool,
-        before: Iterable[TrialLine] = (),
-        limit_epochs: int | None = None,
-        limit_seconds: float | None = None,
-    ) -> None:
-        self.trials, self.epochs, self.objective, self.maximize = trials, epochs, objective, maximize
-        self.limit_epochs, self.limit_seconds = limit_epochs, limit_seconds
-        self.lines = {line.number: line for line in before}  # in the order in which they were last heard of
+    def __init__(self, limits: Limits, epochs: int, before: Iterable[TrialLine] = ()) -> None:
+        self.limits, self.epochs = limits, epochs
+        self.lines = {line.number: line for line in before}  # in the order of their last updates
         self.spent_before = self._spent()
         self.started = time.monotonic()
-        self.every_few_seconds: _Seldom | None = None
+        self.every_few_seconds: Callable[[], None] | None = None
 
     def update(self, line: TrialLine) -> None:
-        """Tell what a trial does now."""
+        """Take the state of a trial."""
         # A renderer in another thread sees the old or the new trials, never a dictionary that changes under it.
         self.lines = {**{number: old for number, old in self.lines.items() if number != line.number}, line.number: line}
         if self.every_few_seconds is not None:
@@ -122,11 +96,12 @@ class SearchTable:
         count = Counter(line.state for line in self.lines.values())
         ended = sum(count[state] for state in ENDED)
         states = [f"{count[state]} {state}" for state in ("running", "pruned", "failed") if count[state]]
-        text = f"search: {ended} of {self.trials} trials done" if self.trials else f"search: {ended} trials done"
+        trials = self.limits.trials
+        text = f"search: {ended} of {trials} trials done" if trials else f"search: {ended} trials done"
         text += f" ({', '.join(states)})" if states else ""
         best = self.best()
         if best is not None:
-            text += f", best {self.objective} {best.best:.3f} in trial {best.number}"
+            text += f", best AUROC {best.best:.3f} in trial {best.number}"
         return f"{text}, {self._spent()} epochs"
 
     def headline(self) -> str:
@@ -135,59 +110,58 @@ class SearchTable:
         return self.summary() + (f", {_duration(left)} left" if left else "")
 
     def best(self) -> TrialLine | None:
-        """The complete trial with the best objective; while none is complete, the best of those that run."""
-        for states in (("complete",), ("running",)):
-            found = [line for line in self.lines.values() if line.state in states and line.best is not None]
-            if found:
-                return (max if self.maximize else min)(found, key=lambda line: line.best or 0.0)
+        """The best complete trial; while none is complete, the best of those that run."""
+        for state in ("complete", "running"):
+            scored = [line for line in self.lines.values() if line.state == state and line.best is not None]
+            if scored:
+                return max(scored, key=lambda line: line.best or 0.0)
         return None
 
     def seconds_left(self) -> float | None:
-        """From today's epochs a second and the epochs that remain; None before the first epoch, or where no limit tells.
+        """From today's epochs a second and the epochs that remain; None before the first epoch, or where no limit says.
 
-        A trial to come is taken to run as many epochs as those that ended did: pruning makes them fewer.
+        A trial to come is expected to run as many epochs as those that ended did: pruning makes them fewer.
         """
+        limits = self.limits
         done, passed = self._spent() - self.spent_before, time.monotonic() - self.started
-        ends = [] if self.limit_seconds is None else [self.limit_seconds - passed]
+        ends = [] if limits.seconds is None else [limits.seconds - passed]
         if done <= 0:
             return None
-        if self.limit_epochs is not None:
-            ends.append((self.limit_epochs - self._spent()) * passed / done)
-        if self.trials:
+        if limits.epochs is not None:
+            ends.append((limits.epochs - self._spent()) * passed / done)
+        if limits.trials:
             lines = self.lines.values()
             ended = [line.epoch for line in lines if line.state in ("complete", "pruned")]
             usual = sum(ended) / len(ended) if ended else self.epochs
             running = sum(max(0.0, usual - line.epoch) for line in lines if line.state == "running")
-            ends.append((running + max(0, self.trials - len(self.lines)) * usual) * passed / done)
+            ends.append((running + max(0, limits.trials - len(self.lines)) * usual) * passed / done)
         return max(0.0, min(ends)) if ends else None
 
     def __rich__(self) -> RenderableType:
-        from rich import box
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
+
+        from brgsa_platform.runtime.console import Row, table
 
         best, lines = self.best(), self._shown()
         names = short_names({field for line in self.lines.values() for field in line.params})
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("trial", justify="right", no_wrap=True)
-        table.add_column("parameters")  # this and the state give way where the terminal is narrow, the figures do not
-        for column in ("epoch", "now", "best"):
-            table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("state", max_width=40)
+        rows = []
         for line in lines:
             drawn = " ".join(f"{names[field]}={_value(value)}" for field, value in line.params.items())
             state = f"{line.state}: {line.reason}" if line.reason else line.state
             star = "*" if line is best else ""
             cells = [f"{star}{line.number}", drawn, f"{line.epoch}/{line.epochs or self.epochs}"]
             cells += ["" if value is None else f"{value:.3f}" for value in (line.value, line.best)]
-            # Text: what stands in a parameter or a reason is no markup.
-            shown = (Text(cell, no_wrap=True, overflow="ellipsis") for cell in [*cells, state])
-            table.add_row(*shown, style=STYLES.get(line.state, ""))
-        return Group(Text(self.headline()), table) if lines else Text(self.headline())
+            # On a narrow terminal the parameters and the state are cut, the figures are not.
+            shown = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in [*cells, state]]
+            rows.append(Row(shown, STYLES.get(line.state, "")))
+        heads = ("trial", "parameters", "epoch", "now", "best", "state")
+        figures = (0, 2, 3, 4)
+        made = table(heads, rows, right=figures, unbroken=figures, widest={5: STATE_WIDTH})
+        return Group(Text(self.headline()), made) if lines else Text(self.headline())
 
     def _shown(self) -> list[TrialLine]:
-        """Those that run first, then what ended last, and the best one in any case; in the order of their numbers."""
+        """The trials that run, then those that ended last, and the best one in any case; in the order of their numbers."""
         latest = list(reversed(self.lines.values()))
         chosen = sorted(latest, key=lambda line: line.state != "running")[:LINES]
         best = self.best()
@@ -207,15 +181,15 @@ def short_names(fields: Iterable[str]) -> dict[str, str]:
     return {field: name if often[name] == 1 else field for field, name in short.items()}
 
 
-class _Seldom:
-    """Calls a function at most every few seconds."""
+class _AtMostEvery:
+    """Calls a function at most every so many seconds, and not at once."""
 
-    def __init__(self, call: Any) -> None:
-        self.call, self.called = call, time.monotonic()
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self.seconds, self.call, self.called = seconds, call, time.monotonic()
 
     def __call__(self) -> None:
         now = time.monotonic()
-        if now - self.called >= SECONDS_BETWEEN_LINES:
+        if now - self.called >= self.seconds:
             self.called = now
             self.call()
 

@@ -1,7 +1,8 @@
-"""What a search knows before it draws: points that were given, its own base, and what earlier trainings came to."""
+"""What a search knows before it draws: points that were given, its own base, and the results of earlier trainings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import flatten
-from brgsa_platform.search import study
+from brgsa_platform.search import study as studies
 from brgsa_platform.search.spec import SearchSpec, read_spec
-from brgsa_platform.tracking import client as tracking
-from brgsa_platform.tracking import runs
-from brgsa_platform.tracking.client import Record, quoted
+from brgsa_platform.tracking import query, runs
+from brgsa_platform.tracking.query import Record, quoted
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -23,10 +23,16 @@ EVERYTHING = "mlflow"  # the name that stands for all finished trainings that ar
 
 
 @dataclass(frozen=True)
-class Known:
-    """An earlier training: whence it is known, the values of its fields, and what it reached in each goal."""
+class EarlierTraining:
+    """A training from before the search.
 
-    whence: str
+    Attributes:
+        source: the search or run that it was found by, as `--warm-from` names it.
+        values: value by field.
+        reached: its value in each objective, at its best epoch in the first.
+    """
+
+    source: str
     values: Mapping[str, Any]
     reached: Sequence[float]
 
@@ -37,106 +43,126 @@ def given_points(
     """The points that were given, as the study takes them.
 
     Raises:
-        UserError: one lies outside the space.
+        UserError: point-outside the space, or without one of its fields.
     """
     points = []
     for wanted in given:
-        point = study.point_in(parameters, wanted)
+        point = studies.point_in(parameters, wanted)
         if point is None:
             shown = ", ".join(f"{key}={value}" for key, value in wanted.items())
-            raise UserError(f"The point {shown} lies outside the space, or lacks one of its fields: correct --point.")
+            raise UserError(
+                f"The point {shown} lies outside the space, or lacks one of its fields: correct --point.",
+                code="point-outside",
+                field="--point",
+                value=shown,
+            )
         points.append(point)
     return points
 
 
-def learn(names: Sequence[str], searches: Path, spec: SearchSpec) -> list[Known]:
-    """What earlier trainings came to, as points of this search's space.
+def learn(names: Sequence[str], searches: Path, spec: SearchSpec) -> list[EarlierTraining]:
+    """The results of earlier trainings, as points of this search's space.
 
     Args:
         names: of searches in the folder `searches`, of runs in MLflow (a search or a training), or "mlflow" for all there.
 
     Raises:
-        UserError: a name is unknown, or none of its trainings tells anything here.
+        UserError: a name is unknown; other-data or other-goals; nothing-learnt where none of its trainings lies in the
+            space and measured the goals.
     """
-    parameters = spec.space()
-    return [known for name in names for known in _points_of(name, searches, spec, parameters)]
+    return [training for name in names for training in _trainings_of(name, searches, spec)]
 
 
-def begin(found: Study, spec: SearchSpec, points: Sequence[Mapping[str, Any]], learnt: Sequence[Known]) -> None:
-    """Put the given points and the base itself first in line, and let the sampler know earlier trainings."""
-    parameters = spec.space()
-    for point in given_points(parameters, points):
-        found.enqueue_trial(point, skip_if_exists=True)
-    base = study.point_in(parameters, flatten(spec.base))
-    if base is not None and spec.sampler not in ("grid", "qmc"):
-        found.enqueue_trial(base, skip_if_exists=True)  # what is found is then no worse than the base
-    for known in learnt:
-        _add(found, known, parameters)
+def begin(
+    study: Study, spec: SearchSpec, points: Sequence[Mapping[str, Any]], earlier: Sequence[EarlierTraining]
+) -> None:
+    """Put the given points and the base itself first in line, and tell the sampler of earlier trainings."""
+    for point in given_points(spec.parameters, points):
+        study.enqueue_trial(point, skip_if_exists=True)
+    base = studies.point_in(spec.parameters, flatten(spec.base.to_dict()))
+    if base is not None and spec.method.sampler not in ("grid", "qmc"):
+        study.enqueue_trial(base, skip_if_exists=True)  # so that the best trial is no worse than the base
+    for training in earlier:
+        add(study, training, spec.parameters)
 
 
-def _points_of(name: str, searches: Path, spec: SearchSpec, parameters: Sequence[tune_spaces.Parameter]) -> list[Known]:
+def add(study: Study, training: EarlierTraining, parameters: Sequence[tune_spaces.Parameter]) -> None:
+    """Tell the study's sampler of a training that is not a trial of its search."""
+    import optuna
+
+    study.add_trial(
+        optuna.create_trial(
+            params=dict(training.values),
+            distributions=studies.distributions(parameters, training.values),
+            values=list(training.reached),
+            user_attrs={studies.WARM_START_SOURCE: training.source},
+        )
+    )
+
+
+def _trainings_of(name: str, searches: Path, spec: SearchSpec) -> list[EarlierTraining]:
     other = read_spec(searches / name)
-    trainings = _of_search(name, searches, other, spec) if other is not None else _of_mlflow(name, spec, parameters)
-    seen, usable = 0, []
+    trainings = list(_of_search(name, searches, other, spec) if other is not None else _of_mlflow(name, spec))
+    usable = []
     for training in trainings:
-        seen += 1
-        point = study.point_in(parameters, training.values)
+        point = studies.point_in(spec.parameters, training.values)
         if point is not None:
-            usable.append(Known(name, point, training.reached))
+            usable.append(EarlierTraining(name, point, training.reached))
     if not usable and name != EVERYTHING:
-        raise UserError(
-            f"None of the {seen} finished trainings of {name} lies in this space and has its goals, so they tell nothing "
-            "here: leave --warm-from out, or choose another one."
+        raise _useless(
+            "nothing-learnt",
+            name,
+            f"None of the {len(trainings)} finished trainings of {name} lies in this space and has its goals, so they tell "
+            "nothing here: leave --warm-from out, or choose another one.",
         )
     return usable
 
 
-def _of_search(name: str, searches: Path, other: SearchSpec, spec: SearchSpec) -> Iterator[Known]:
+def _of_search(name: str, searches: Path, other: SearchSpec, spec: SearchSpec) -> Iterator[EarlierTraining]:
     """A search's completed trials, from its study."""
-    import optuna
-
-    if other.data != spec.data or other.goals != spec.goals:
-        raise UserError(f"The search {name} has other data or other goals, so its trials tell nothing here.")
-    past = study.open_study(
-        name,
-        searches / name,
-        storage=other.storage,
-        goals=[tracking.short(goal) for goal in other.goals],
-        sampler=study.make_sampler("random", 0, other.space()),
-        pruner="none",
-        epochs=1,
-    )
-    base = flatten(other.base)
-    for trial in past.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        if study.WARM_START_SOURCE not in trial.user_attrs:
-            yield Known(name, {**base, **trial.params}, trial.values)
+    if other.data != spec.data:
+        raise _useless("other-data", name, f"The search {name} has other data, so its trials tell nothing here.")
+    if other.method.objectives != spec.method.objectives:
+        raise _useless("other-goals", name, f"The search {name} has other goals, so its trials tell nothing here.")
+    past = studies.open_study(name, other, studies.open_storage(searches / name, other))
+    base = flatten(other.base.to_dict())
+    for trial in studies.own_trials(past):
+        if trial.state.name == "COMPLETE":
+            yield EarlierTraining(name, {**base, **studies.values_of(trial, other.parameters)}, trial.values)
 
 
-def _of_mlflow(name: str, spec: SearchSpec, parameters: Sequence[tune_spaces.Parameter]) -> Iterator[Known]:
+def _of_mlflow(name: str, spec: SearchSpec) -> Iterator[EarlierTraining]:
     """Finished trainings that MLflow holds: all on this data, or those of one run."""
     on_data = f"tags.\"brgsa.data\" = {quoted(spec.data)} AND attributes.status = 'FINISHED'"
     if name == EVERYTHING:
-        records = tracking.find(on_data)
+        records = query.find(on_data)
     else:
         run = runs.one_run(name)
         if run.tags.get("brgsa.data") != spec.data:
-            raise UserError(f"The run {name} was not on this data, so it tells nothing here: correct --warm-from.")
-        searched = f'{on_data} AND tags."mlflow.parentRunId" = {quoted(run.run_id)}'
-        records = tracking.find(searched) if run.verb == "tune" else [run]
+            raise _useless(
+                "other-data",
+                name,
+                f"The run {name} was not on this data, so it tells nothing here: correct --warm-from.",
+            )
+        children = f'{on_data} AND tags."mlflow.parentRunId" = {quoted(run.run_id)}'
+        records = query.find(children) if run.verb == "tune" else [run]
     for record in reversed(records):
-        reached = _reached(record, spec.goals) if record.verb in ("train", "trial") else None
+        reached = _reached(record, spec.method.objectives) if record.verb in ("train", "trial") else None
         if reached is not None:
-            yield Known(name, _values(record, parameters), reached)
+            yield EarlierTraining(name, _values(record, spec.parameters), reached)
 
 
-def _reached(record: Record, goals: Sequence[str]) -> list[float] | None:
-    """What a run reached in each goal at its best epoch in the first, as a trial counts; None where it measured no such."""
-    if any(goal not in record.metrics for goal in goals):
+def _reached(record: Record, objectives: Sequence[str]) -> list[float] | None:
+    """A run's value in each objective at its best epoch in the first, as a trial counts; None where it measured no such."""
+    if any(objective not in record.metrics for objective in objectives):
         return None
-    curves = [dict(tracking.metric_history(record.run_id, goal)) for goal in goals]
-    best = max(curves[0], key=lambda step: (curves[0][step], step))
-    reached = [curve.get(best, float("nan")) for curve in curves]
-    return None if any(value != value for value in reached) else reached
+    curves = [dict(query.metric_history(record.run_id, objective)) for objective in objectives]
+    finite = {step: value for step, value in curves[0].items() if math.isfinite(value)}
+    if not finite:
+        return None
+    best = max(finite, key=lambda step: (finite[step], step))
+    reached = [curve.get(best, math.nan) for curve in curves]
+    return reached if all(math.isfinite(value) for value in reached) else None
 
 
 def _values(record: Record, parameters: Sequence[tune_spaces.Parameter]) -> dict[str, Any]:
@@ -157,14 +183,5 @@ def _values(record: Record, parameters: Sequence[tune_spaces.Parameter]) -> dict
     return values
 
 
-def _add(found: Study, known: Known, parameters: Sequence[tune_spaces.Parameter]) -> None:
-    import optuna
-
-    found.add_trial(
-        optuna.create_trial(
-            params=dict(known.values),
-            distributions=study.distributions(parameters, known.values),
-            values=list(known.reached),
-            user_attrs={study.WARM_START_SOURCE: known.whence, "epochs": 0, "reason": f"known from {known.whence}"},
-        )
-    )
+def _useless(code: str, name: str, sentence: str) -> UserError:
+    return UserError(sentence, code=code, field="--warm-from", value=name)

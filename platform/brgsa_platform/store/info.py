@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from brgsa.errors import UserError
 from brgsa.volumes import decode
+from brgsa_platform.layouts import SPLITS
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
 
-SPLITS = ("train", "validation", "test")
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 BODY = -500  # HU from which a voxel counts as body: with the air, the percentiles would say little about the patient
 

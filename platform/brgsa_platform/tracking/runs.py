@@ -13,8 +13,8 @@ from typing import Any
 from brgsa.errors import UserError
 from brgsa_platform.config import flatten, load_config
 from brgsa_platform.runtime import files
-from brgsa_platform.tracking import client as tracking
-from brgsa_platform.tracking.client import Record, quoted
+from brgsa_platform.tracking import connection, query
+from brgsa_platform.tracking.query import Record, quoted
 
 METRIC = "best/auroc"
 # How a trial's run ends, in the words of a search.
@@ -36,7 +36,7 @@ def list_runs(search: str | None = None, verb: str | None = None, limit: int = 2
         where = f'tags."brgsa.verb" = {quoted(verb)}'
     else:
         where = "tags.\"brgsa.verb\" != 'trial'"
-    return [_line(record) for record in tracking.find(where, limit=limit)]
+    return [_line(record) for record in query.find(where, limit=limit)]
 
 
 def show_run(text: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def show_run(text: str) -> dict[str, Any]:
         "params": {key: value for key, value in sorted(record.params.items()) if key not in changed},
         "metrics": {key: _metric(record, key) for key in sorted(record.metrics)},
         "tags": {key: value for key, value in sorted(record.tags.items()) if not key.startswith("mlflow.")},
-        "artifacts": tracking.artifacts(record.run_id),
+        "artifacts": query.artifacts(record.run_id),
     }
 
 
@@ -87,7 +87,7 @@ def best_run(metric: str = METRIC, search: str | None = None) -> dict[str, Any]:
     found = [
         record
         for verb in ("train", "trial")
-        for record in tracking.find(f"tags.\"brgsa.verb\" = '{verb}' AND {ended}{within}", order=order, limit=1)
+        for record in query.find(f"tags.\"brgsa.verb\" = '{verb}' AND {ended}{within}", order=order, limit=1)
         if not math.isnan(record.metrics.get(metric, math.nan))
     ]
     if not found:
@@ -114,11 +114,11 @@ def one_run(text: str, verb: str | None = None) -> Record:
     """
     only = f' AND tags."brgsa.verb" = {quoted(verb)}' if verb else ""
     kind = {"tune": "search"}.get(verb or "", "run")
-    alike = tracking.find(f"attributes.run_name LIKE {quoted(text)}{only}")
+    alike = query.find(f"attributes.run_name LIKE {quoted(text)}{only}")
     found = [record for record in alike if record.name == text]
     if text.isalnum():
         named = {record.run_id for record in found}
-        by_id = tracking.find(f"attributes.run_id LIKE {quoted(text + '%')}{only}")
+        by_id = query.find(f"attributes.run_id LIKE {quoted(text + '%')}{only}")
         found += [record for record in by_id if record.run_id not in named]
     if not found:
         raise UserError(f"There is no {kind} {text!r} in {experiment_and_store()}: `brgsa runs list` names them.")
@@ -131,7 +131,7 @@ def one_run(text: str, verb: str | None = None) -> Record:
 
 def experiment_and_store() -> str:
     """Where the runs are looked for, without a password."""
-    return f"experiment {tracking.experiment_name()} of {tracking.shown_uri()}"
+    return f"experiment {connection.experiment_name()} of {connection.shown_uri()}"
 
 
 def age(since: float) -> str:
@@ -153,7 +153,7 @@ def _line(record: Record) -> dict[str, Any]:
         "started": datetime.fromtimestamp(record.started).astimezone().isoformat(timespec="seconds"),
     }
     if record.verb == "tune":
-        states = Counter(TRIAL_STATES.get(r.status, r.status.lower()) for r in tracking.find(_children_of(record)))
+        states = Counter(TRIAL_STATES.get(r.status, r.status.lower()) for r in query.find(_children_of(record)))
         line["trials"] = {state: states[state] for state in TRIAL_STATES.values() if states[state]}
     return line
 
@@ -167,7 +167,7 @@ def _children_of(search: Record) -> str:
 
 
 def _parent(record: Record) -> Record | None:
-    found = tracking.find(f"attributes.run_id = '{record.parent}'") if record.parent else []
+    found = query.find(f"attributes.run_id = '{record.parent}'") if record.parent else []
     return found[0] if found else None
 
 
@@ -189,7 +189,7 @@ def _base(record: Record, search: Record | None) -> tuple[dict[str, str], str]:
 
 def _metric(record: Record, key: str) -> dict[str, Any]:
     """A metric's last value and, where it has several, its best one with the step."""
-    points = [(step, value) for step, value in tracking.metric_history(record.run_id, key) if math.isfinite(value)]
+    points = [(step, value) for step, value in query.metric_history(record.run_id, key) if math.isfinite(value)]
     told: dict[str, Any] = {"last": _finite(record.metrics[key])}
     if len(points) > 1:
         best = (min if "loss" in key else max)(points, key=lambda point: point[1])

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from brgsa.errors import UserError
 from brgsa.volumes.augment import Augmentation, Shape
 from brgsa_platform.config import DataSection
-from brgsa_platform.training.loaders import Batch, BatchSlice, VolumeReader, load_batches
+from brgsa_platform.training.loaders import Batch, Batches, BatchSlice, VolumeReader, load_batches
 from brgsa_platform.training.order import Ints, epoch_batches
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ class BatchSource:
         return VolumeReader(index.shards, index.shard, index.row_group, self.crop, augmentation, self.cache)
 
 
-def training_batches(
-    source: BatchSource, *, batch_size: int, epochs: range, seed: int, skip: int = 0
-) -> Iterator[Batch]:
+def training_batches(source: BatchSource, *, batch_size: int, epochs: range, seed: int, skip: int = 0) -> Batches:
     """This worker's batches of the given epochs, one after the other; each epoch has `order.steps_per_epoch` of them.
 
     Args:

@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import pickle
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -70,6 +70,9 @@ class Batch:
     def ct(self) -> Volume16:
         """All volumes (b, x, y, z) in one array; a copy where there are several blocks."""
         return self.blocks[0] if len(self.blocks) == 1 else np.concatenate(self.blocks)
+
+
+Batches = Generator[Batch, None, None]  # closed, a stream ends what it has begun to read
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class VolumeReader:
             return {"refusal": np.array([pickle.dumps(error)], dtype=object)}
 
 
-def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Iterator[Batch]:
+def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Batches:
     """The batches of the slices, in their order, a few of them read ahead.
 
     Args:
@@ -146,7 +149,7 @@ def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     return _through_ray(reader, slices, data, world)
 
 
-def _from_cache(reader: VolumeReader, slices: Iterable[BatchSlice]) -> Iterator[Batch]:
+def _from_cache(reader: VolumeReader, slices: Iterable[BatchSlice]) -> Batches:
     """Cut out in this process, each batch while the one before it is at work."""
 
     def read(batch: BatchSlice) -> Batch:
@@ -171,7 +174,7 @@ class _Pieces:
         return self.reader.read_block(piece)
 
 
-def _through_torch(reader: VolumeReader, slices: Iterable[BatchSlice], processes: int) -> Iterator[Batch]:
+def _through_torch(reader: VolumeReader, slices: Iterable[BatchSlice], processes: int) -> Batches:
     """By a torch DataLoader on this node; its blocks come in shared memory, in the order in which it is given slices."""
     import torch
 
@@ -220,7 +223,7 @@ def loader_processes(data: DataSection, world: int) -> int:
     return max(1, share)
 
 
-def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Iterator[Batch]:
+def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Batches:
     """By Ray Data tasks, one stream after the other, each of so many tasks that it is planned in half a second."""
     source = iter(slices)
     while batches := list(_up_to(TASKS_A_STREAM, source, reader)):

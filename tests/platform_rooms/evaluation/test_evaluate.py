@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,9 @@ from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
-from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = pytest.mark.ray
 
@@ -47,7 +45,7 @@ class Archive:
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Archive:
     folder = tmp_path_factory.mktemp("archive")
     rng = np.random.default_rng(0)
     rows, scans, labels = [], {}, {}
@@ -64,13 +62,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
             rows.append([path.name, report, f"s{scan}", f"p{scan}", split, *found])
     with (folder / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["volume", "report", "scan_id", "patient_id", "split", *LABELS], *rows])
-    with pytest.MonkeyPatch.context() as patch, ray_session(num_cpus=2):
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow' / 'mlflow.db'}")
-        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-        prepare(folder / "manifest.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
-        index = Store.open(folder / "store").index(["volume_id", "scan_id", "labels"]).to_pylist()
-        labels = {row["volume_id"]: [row["labels"][name] for name in LABELS] for row in index}
-        yield Archive(folder / "store", scans, labels, save_model(folder / "run" / "epoch-0001"))
+    prepare(folder / "manifest.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
+    index = Store.open(folder / "store").index(["volume_id", "scan_id", "labels"]).to_pylist()
+    labels = {row["volume_id"]: [row["labels"][name] for name in LABELS] for row in index}
+    return Archive(folder / "store", scans, labels, save_model(folder / "run" / "epoch-0001"))
 
 
 def save_model(folder: Path, bank: bool = True, geometry: Geometry = GEOMETRY, style: str = "report") -> Path:
@@ -130,7 +125,7 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
         "scores-test.parquet",
     ]
     tree = json.loads(Path(result.files["json"]).read_text(encoding="utf-8"))
-    api = tracking.client()
+    api = connection.client()
     run = api.get_run(result.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["brgsa.verb"] == "evaluate"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import stat
-import subprocess
-import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa.volumes import read_volume
 from brgsa_platform.layouts import Item, identity_key, pseudonym, read_layout
 from scans import chest, save_dicom
@@ -23,10 +22,13 @@ KEY = b"a key of thirty-two bytes, or so"
 LOCALIZER = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """Two patients in one folder, one of them with two kernels and a localizer; a third one's missing slice elsewhere."""
-    root = tmp_path / "archive"
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two patients in one folder, one with two kernels and a localizer; a third patient elsewhere, with a slice missing.
+
+    It is read only: tests that change an archive take `tree`.
+    """
+    root = tmp_path_factory.mktemp("dicom") / "archive"
     mixed = root / "mixed"
     doe = {"PatientID": "doe", "StudyInstanceUID": "1.1", "AccessionNumber": "acc1"}
     save_dicom(mixed, chest(), series="1.1.1", **doe)
@@ -39,13 +41,19 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def tree(archive: Path, tmp_path: Path) -> Path:
+    """A copy of `archive`."""
+    return Path(shutil.copytree(archive, tmp_path / "archive"))
+
+
 def listed(root: Path, **tables: Path) -> dict[str, Item]:
     items = {item.series or item.volume_id: item for item in read_layout(root, "dicom", 0.1, key=KEY, **tables)}
     return dict(sorted(items.items()))
 
 
-def test_each_series_is_a_volume_or_refused_with_a_reason(tree: Path) -> None:
-    items = listed(tree)
+def test_each_series_is_a_volume_or_refused_with_a_reason(archive: Path) -> None:
+    items = listed(archive)
     assert list(items) == ["1.1.1", "1.1.2", "1.1.3", "1.2.1", "1.3.1"]
     assert {uid: item.refused.partition(":")[0].partition(",")[0] for uid, item in items.items() if item.refused} == {
         "1.1.3": "it is a localizer (scout)",
@@ -58,8 +66,8 @@ def test_each_series_is_a_volume_or_refused_with_a_reason(tree: Path) -> None:
     assert len({item.scan_id for item in items.values()}) == len({item.patient_id for item in items.values()}) == 3
 
 
-def test_identifiers_are_hashed_and_nothing_else_is_kept(tree: Path) -> None:
-    items = listed(tree)
+def test_identifiers_are_hashed_and_nothing_else_is_kept(archive: Path) -> None:
+    items = listed(archive)
     assert items["1.1.1"].volume_id == pseudonym(KEY, "series", "1.1.1")
     assert items["1.1.1"].patient_id == pseudonym(KEY, "patient", "doe")
     assert items["1.1.1"].scan_id == pseudonym(KEY, "scan", "doe", "acc1")
@@ -71,7 +79,7 @@ def test_identifiers_are_hashed_and_nothing_else_is_kept(tree: Path) -> None:
             word for word in ("doe", "roe", "poe", "acc", "1.1", "1.3.", "secret", "mixed", "study") if word in told
         ]
         assert item.source == f"dicom/{item.volume_id}"
-    again = {item.volume_id for item in read_layout(tree, "dicom", 0.1, key=b"another key of many bytes")}
+    again = {item.volume_id for item in read_layout(archive, "dicom", 0.1, key=b"another key of many bytes")}
     assert not again & {item.volume_id for item in items.values()}
 
 
@@ -86,10 +94,12 @@ def test_identifiers_are_hashed_and_nothing_else_is_kept(tree: Path) -> None:
         ("scan_id", {"b/study3": "C"}),
     ],
 )
-def test_reports_join_on_what_stands_in_the_header(column: str, ids: dict[str, str], tree: Path) -> None:
-    table = tree.parent / "reports.csv"
+def test_reports_join_on_what_stands_in_the_header(
+    column: str, ids: dict[str, str], archive: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "reports.csv"
     pd.DataFrame({column: list(ids), "report": list(ids.values())}).to_csv(table, index=False)
-    found = {uid: item.report for uid, item in listed(tree, reports=table).items() if item.report}
+    found = {uid: item.report for uid, item in listed(archive, reports=table).items() if item.report}
     expected = {
         "1.1.1": {"1.1.1": "A"},
         "1.1": {"1.1.1": "A", "1.1.2": "A", "1.1.3": "A"},
@@ -103,10 +113,10 @@ def test_reports_join_on_what_stands_in_the_header(column: str, ids: dict[str, s
     assert found == {uid: text for name in ids for uid, text in expected[name].items()}
 
 
-def test_labels_join_too(tree: Path) -> None:
-    table = tree.parent / "labels.csv"
+def test_labels_join_too(archive: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
     pd.DataFrame({"AccessionNumber": ["acc1"], "Lung nodule": [1], "Empyema": [""]}).to_csv(table, index=False)
-    items = listed(tree, labels=table)
+    items = listed(archive, labels=table)
     assert items["1.1.2"].labels == {"Lung nodule": 1, "Empyema": None}
     assert items["1.2.1"].labels == {}
 
@@ -118,7 +128,7 @@ def test_one_series_in_two_folders_is_refused(tree: Path) -> None:
     half.mkdir()
     for file in sorted((tree / "mixed").glob("1.1.1-*"))[10:]:
         file.rename(half / file.name)
-    with pytest.raises(UserError, match=r"A series of .*mixed lies in .*half too: keep its slices in one folder"):
+    with refused("split-series", field=str(tree / "mixed"), value=str(half)):
         listed(tree)
 
 
@@ -129,16 +139,16 @@ def test_folders_that_cannot_be_read_do_not_vanish(tree: Path) -> None:
     (item,) = [item for item in listed(tree).values() if not item.series]
     assert "no DICOM header" in item.refused
     (tree / "none").mkdir()
-    with pytest.raises(UserError, match="holds no volumes"):
+    with refused("no-volumes", field=str(tree / "none")):
         read_layout(tree / "none", "dicom", 0.1, key=KEY)
-    with pytest.raises(UserError, match="give it a key"):
+    with refused("no-id-key", field="--id-key"):
         read_layout(tree, "dicom", 0.1)
 
 
-def test_several_processes_give_what_one_gives(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = read_layout(tree, "dicom", 0.1, key=KEY)
-    monkeypatch.setattr("brgsa_platform.layouts.dicom.FOLDERS_A_WORKER", 1)
-    assert read_layout(tree, "dicom", 0.1, key=KEY) == one
+def test_several_processes_give_what_one_gives(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = read_layout(archive, "dicom", 0.1, key=KEY)
+    monkeypatch.setattr("brgsa_platform.layouts.dicom.FOLDERS_PER_WORKER", 1)
+    assert read_layout(archive, "dicom", 0.1, key=KEY) == one
 
 
 # --- the key ----------------------------------------------------------------------------------------------------------
@@ -159,26 +169,28 @@ def test_the_key_is_made_once_and_is_the_owner_s(tmp_path: Path, monkeypatch: py
     assert identity_key(tmp_path / "mine") == b"from the environment"
 
 
-def test_two_runs_that_start_at_once_have_one_key(tmp_path: Path) -> None:
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    environment.pop("BRGSA_ID_KEY", None)
-    code = "from brgsa_platform.layouts import identity_key; print(identity_key(None).hex())"
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    assert len({run.communicate(timeout=60)[0] for run in runs}) == 1
+def test_runs_that_start_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BRGSA_ID_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    start = threading.Barrier(8)
+
+    def run(_: int) -> bytes:
+        start.wait()
+        return identity_key(None)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(run, range(8)))) == 1
 
 
 def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BRGSA_ID_KEY", raising=False)
-    with pytest.raises(UserError, match=r"key file .*absent cannot be used \(No such file"):
+    with refused("id-key-unusable", field=str(tmp_path / "absent")):
         identity_key(tmp_path / "absent")
     (tmp_path / "short").write_bytes(b"1234")
-    with pytest.raises(UserError, match=r"short holds 4 bytes: give a secret of at least 16"):
+    with refused("id-key-short", field=str(tmp_path / "short"), value=4):
         identity_key(tmp_path / "short")
     monkeypatch.setenv("BRGSA_ID_KEY", "1234")
-    with pytest.raises(UserError, match="BRGSA_ID_KEY holds 4 bytes"):
+    with refused("id-key-short", field="BRGSA_ID_KEY", value=4):
         identity_key(None)
 
 

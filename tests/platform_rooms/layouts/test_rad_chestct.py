@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa.labels import RAD_CHESTCT
 from brgsa.volumes import read_volume
 from brgsa_platform.layouts import Item, read_layout
@@ -84,24 +84,22 @@ def test_a_volume_without_a_row_is_refused(archive: Path) -> None:
 def test_two_files_of_one_id(archive: Path) -> None:
     (archive / "more").mkdir()
     (archive / "images" / "trn00002.npz").rename(archive / "more" / "trn00001.npz")
-    with pytest.raises(UserError, match=r"more than once \(trn00001\)"):
+    with refused("repeated-ids", value=("trn00001",)):
         listed(archive)
 
 
 def test_tables_of_other_columns(archive: Path) -> None:
     labels = archive / "rad_chestct_labels.csv"
     pd.DataFrame({"NoteAcc_DEID": ["trn00001"], "nodule": [1]}).to_csv(labels, index=False)
-    with pytest.raises(
-        UserError, match=r"labels\.csv has no column of a known abnormality.* it has: NoteAcc_DEID, nodule"
-    ):
+    with refused("no-labels", field=str(labels)):
         listed(archive)
     pd.DataFrame({"number": ["trn00001"], "Lung nodule": [1]}).to_csv(labels, index=False)
-    with pytest.raises(UserError, match=r"no column of ids .*it has: number, Lung nodule"):
+    with refused("no-ids", field=str(labels)):
         listed(archive)
     labels.unlink()
     pd.read_csv(archive / METADATA).drop(columns="MRN_DEID").to_csv(archive / METADATA, index=False)
-    with pytest.raises(UserError, match="no column 'MRN_DEID'"):
+    with refused("missing-column", field="MRN_DEID", value=str(archive / METADATA)):
         listed(archive)
     (archive / METADATA).unlink()
-    with pytest.raises(UserError, match=r"holds no table \*metadata\*\.csv"):
+    with refused("no-table", field=str(archive), value="*metadata*.csv"):
         listed(archive)

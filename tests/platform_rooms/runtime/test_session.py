@@ -10,8 +10,6 @@ import pytest
 
 from brgsa_platform.runtime import session
 
-pytestmark = pytest.mark.ray
-
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 JOINED = f"""
 import os
@@ -23,6 +21,8 @@ with ray_session():
 """
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_of_its_own")
 def test_only_a_cluster_watches_for_preemption(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WATCHER, raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -33,11 +33,9 @@ def test_only_a_cluster_watches_for_preemption(monkeypatch: pytest.MonkeyPatch) 
         with session.ray_session():  # verbs nest
             pass
         assert ray.is_initialized()
-        cluster = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-        given = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        done = subprocess.run(
-            [sys.executable, "-c", JOINED], env=given | cluster, capture_output=True, text=True, timeout=300
-        )
+        outside = {key: value for key, value in os.environ.items() if key != WATCHER}
+        outside["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        done = subprocess.run([sys.executable, "-c", JOINED], env=outside, capture_output=True, text=True, timeout=300)
         assert done.stdout == "3.0 Ray's own choice\n", done.stderr
     assert WATCHER not in os.environ
     assert not ray.is_initialized()
@@ -45,7 +43,6 @@ def test_only_a_cluster_watches_for_preemption(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_users_own_choice_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WATCHER, "1")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with session.ray_session(num_cpus=1):
+    with session._environment(session.LOCAL_ENVIRONMENT):
         assert os.environ[WATCHER] == "1"
     assert os.environ[WATCHER] == "1"

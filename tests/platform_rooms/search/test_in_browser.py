@@ -15,7 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection, query, ui
 
 SECONDS = 60  # that a page may take on a busy machine
 SIZE = (1400, 900)
@@ -77,7 +77,7 @@ def store(programs: tuple[str, str], searched: Any, monkeypatch: pytest.MonkeyPa
 
 
 def compare_path(ids: dict[str, str], *names: str) -> str:
-    experiment = tracking.client().get_run(ids[names[0]]).info.experiment_id
+    experiment = connection.client().get_run(ids[names[0]]).info.experiment_id
     runs = quote(json.dumps([ids[name] for name in names]))
     return f"/#/compare-runs?runs={runs}&experiments={quote(json.dumps([experiment]))}&workflowType=machine_learning"
 
@@ -126,7 +126,7 @@ def test_a_metric_s_link_leads_to_both_trials_curves_over_the_epochs(page: Page,
     curves = {name: (list(x), list(y)) for name, x, y in lines}
     assert set(curves) == {"trial-0000", "trial-0001"}
     for name, (epochs, values) in curves.items():
-        history = tracking.metric_history(searched.ids[name], "val/auroc")
+        history = query.metric_history(searched.ids[name], "val/auroc")
         assert epochs == [step for step, _ in history] == [1, 2, 3, 4, 5, 6]
         assert values == pytest.approx([value for _, value in history])
     drawn = "return document.querySelectorAll('.js-plotly-plot .scatterlayer path.js-line').length"
@@ -136,14 +136,14 @@ def test_a_metric_s_link_leads_to_both_trials_curves_over_the_epochs(page: Page,
 def test_the_runs_page_sorts_trials_by_a_metric_s_column(page: Page, searched: Any) -> None:
     where = quote("tags.\"brgsa.space\" = 'cmki' and tags.\"brgsa.verb\" = 'trial'")
     by = quote("metrics.`best/auroc`")
-    page.open(f"{tracking.runs_page()}&searchFilter={where}&orderByKey={by}&orderByAsc=false&startTime=ALL")
+    page.open(f"{ui.runs_page()}&searchFilter={where}&orderByKey={by}&orderByAsc=false&startTime=ALL")
     names = "return [...document.querySelectorAll('[role=gridcell] a')].map(a => a.innerText).filter(t => /^trial-/.test(t))"
     found = page.wait(lambda: len(page.script(names)) == 4 and page.script(names), "the trials")
     assert found[:2] == ["trial-0001", "trial-0000"]  # those without the metric come last
 
 
 def test_the_search_s_run_shows_its_table_with_values(page: Page, searched: Any) -> None:
-    experiment = tracking.client().get_run(searched.ids["cmki"]).info.experiment_id
+    experiment = connection.client().get_run(searched.ids["cmki"]).info.experiment_id
     page.open(f"/#/experiments/{experiment}/runs/{searched.ids['cmki']}/artifacts/trials.json")
     page.wait(lambda: "model/bank/size" in page.text(), "the table")
     page.wait(lambda: "4096" in page.text() and "out of memory" in page.text(), "its values")

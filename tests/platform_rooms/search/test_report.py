@@ -7,6 +7,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -17,8 +18,9 @@ from optuna.trial import TrialState
 from brgsa_platform.search import figures as search_figures
 from brgsa_platform.search import report as search_report
 from brgsa_platform.search.figures import Field
-from brgsa_platform.search.spec import trial_name
+from brgsa_platform.search.study import WARM_START_SOURCE
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -30,10 +32,9 @@ FIELDS = ["loss.temperature", "data.style", "optim.name", "optim.weight_decay", 
 
 def make_study(trials: int = 40, two: bool = False) -> optuna.Study:
     """Temperature decides, flip does nothing, weight_decay is drawn for adamw only; some are pruned, some fail."""
-    study = optuna.create_study(
-        directions=["maximize", "minimize"] if two else ["maximize"], sampler=optuna.samplers.RandomSampler(seed=1)
-    )
-    study.set_metric_names(["val/auroc", "val/loss"] if two else ["val/auroc"])
+    names = ["val/auroc", "val/auroc_rare"] if two else ["val/auroc"]
+    study = optuna.create_study(directions=["maximize"] * len(names), sampler=optuna.samplers.RandomSampler(seed=1))
+    study.set_metric_names(names)
     noise = random.Random(0)
     for number in range(trials):
         trial = study.ask()
@@ -49,7 +50,7 @@ def make_study(trials: int = 40, two: bool = False) -> optuna.Study:
         elif two:
             trial.set_user_attr("epochs", 6)
             trial.set_user_attr("best_epoch", 4)
-            study.tell(trial, [auroc, 1.0 - flip])
+            study.tell(trial, [auroc, flip])
         elif number % 5 == 3:
             for epoch, value in ((1, 0.6), (2, math.nan), (3, 0.55)):
                 trial.report(value, epoch)
@@ -114,7 +115,9 @@ def test_pareto_set_of_two_objectives_and_of_one() -> None:
         row
         for row in complete
         if any(
-            other["val/auroc"] >= row["val/auroc"] and other["val/loss"] <= row["val/loss"] and other is not row
+            other["val/auroc"] >= row["val/auroc"]
+            and other["val/auroc_rare"] >= row["val/auroc_rare"]
+            and other is not row
             for other in complete
         )
     ]
@@ -131,7 +134,7 @@ def test_files_are_whole_and_nothing_is_left_beside_them(tmp_path: Path, two: bo
     study = make_study(20, two)
     written = search_report.write_report(tmp_path, study)
     assert sorted(tmp_path.iterdir()) == sorted(written)
-    each = ["slices-val-auroc", "parallel-val-auroc", "slices-val-loss", "parallel-val-loss"]
+    each = [f"{kind}-val-auroc{goal}" for kind in ("slices", "parallel") for goal in ("", "_rare")]
     pictures = ["history", *(each if two else ["slices", "parallel"])]
     assert {path.name for path in written} == {
         "trials.csv", "importance.csv", "pareto.csv", *(f"{name}.png" for name in pictures),
@@ -167,7 +170,7 @@ def test_an_axis_places_values_by_its_scale() -> None:
 def test_pictures_have_the_scales_of_the_space_and_tell_states_apart() -> None:
     study = make_study(40)
     rows, fields = search_report.trial_rows(study), search_report.searched_fields(study)
-    figure = search_figures.slice_figure(rows, fields, "val/auroc", True)
+    figure = search_figures.slice_figure(rows, fields, "val/auroc")
     panels = {axes.get_xlabel(): axes for axes in figure.axes}
     assert {field for field, axes in panels.items() if axes.get_xscale() == "log"} == {FIELDS[0], "optim.weight_decay"}
     assert set(panels) == set(FIELDS)
@@ -177,18 +180,68 @@ def test_pictures_have_the_scales_of_the_space_and_tell_states_apart() -> None:
         assert len(drawn[state].get_xdata()) == sum(row["state"] == state for row in rows)
     assert drawn["best"].get_ydata()[0] == study.best_value
 
-    parallel = search_figures.parallel_figure(rows, fields, "val/auroc", True)
+    parallel = search_figures.parallel_figure(rows, fields, "val/auroc")
     lines = [line for line in parallel.axes[0].lines if len(line.get_xdata()) == len(FIELDS) + 1]
     assert len(lines) == sum(row["state"] in ("complete", "pruned") for row in rows)
     assert lines[-1].get_ydata()[-1] == 1.0  # the best, drawn last, at the top of the objective's axis
     unset = sum(line.get_ydata()[list(panels).index("optim.weight_decay")] < 0 for line in lines)
     assert unset == sum(row["optim.weight_decay"] is None and row["state"] != "failed" for row in rows)
 
-    history = search_figures.history_figure(rows, {"val/auroc": True})
+    history = search_figures.history_figure(rows, ["val/auroc"])
     steps = history.axes[0].lines[0]
     assert steps.get_xdata()[-1] == sum(row["epochs"] for row in rows)
     assert steps.get_ydata()[-1] == study.best_value
     assert np.all(np.diff(steps.get_ydata()) >= 0)
+
+
+def add_warm_start(study: optuna.Study, reached: list[float]) -> None:
+    """Three trainings from before the search, better in everything than any trial."""
+    like = study.trials[0]
+    for _ in range(3):
+        study.add_trial(
+            optuna.create_trial(
+                params=like.params,
+                distributions=like.distributions,
+                values=reached,
+                user_attrs={WARM_START_SOURCE: "earlier"},
+            )
+        )
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_a_warm_start_s_trainings_are_told_of_nowhere(two: bool) -> None:
+    """Neither in the table, the importance and the Pareto set, nor in the counts."""
+    study = make_study(30, two)
+    objectives = search_report.objective_names(study)
+
+    def told() -> list[Any]:
+        rows = search_report.trial_rows(study)
+        return [
+            rows, search_report.searched_fields(study), search_report.importance(study), search_report.pareto(study),
+            search_report.counts(rows, objectives),
+        ]  # fmt: skip
+
+    before = told()
+    assert before[-1]["best/auroc"] < 0.99
+    add_warm_start(study, [0.99] * len(objectives))
+    assert told() == before
+
+
+def test_a_warm_start_s_trainings_are_in_no_picture(tmp_path: Path) -> None:
+    study = make_study(6)
+    search_report.write_report(tmp_path, study)
+    pictures = {name: imread(tmp_path / name) for name in ("history.png", "slices.png", "parallel.png")}
+    add_warm_start(study, [0.99])
+    search_report.write_report(tmp_path, study)
+    for name, picture in pictures.items():
+        np.testing.assert_array_equal(imread(tmp_path / name), picture)
+
+
+def test_eight_trainings_of_a_warm_start_make_no_importance() -> None:
+    study = make_study(8)
+    for _ in range(3):
+        add_warm_start(study, [0.99])
+    assert search_report.importance(study) == {}
 
 
 def test_the_search_s_run_holds_tables_pictures_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +253,7 @@ def test_the_search_s_run_holds_tables_pictures_and_counts(tmp_path: Path, monke
     with tracking.run("tune", name="cmki", tags=tags) as run:
         search_report.log_search(run, study, folder)
         search_report.log_search(run, study, folder)  # as a search does that goes on
-    api = tracking.client()
+    api = connection.client()
     found = api.get_run(run.run_id)
     assert found.data.metrics == {
         "trials": 20.0, "trials/complete": 14.0, "trials/pruned": 4.0, "trials/failed": 2.0, "epochs": 54.0,
@@ -222,9 +275,3 @@ def test_the_search_s_run_holds_tables_pictures_and_counts(tmp_path: Path, monke
     assert (failed["state"], failed["val/auroc"], failed["reason"]) == ("failed", None, "out of memory")
     picture = imread(api.download_artifacts(run.run_id, "parallel.png", str(tmp_path)))
     assert picture.shape[1] > picture.shape[0] > 300
-
-
-def test_trial_names_sort_as_they_were_started() -> None:
-    assert trial_name(7) == "trial-0007"
-    names = [trial_name(n) for n in (2, 10, 100)]
-    assert sorted(names) == names

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from searches import make_spec
 
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.search import study as studies
-from brgsa_platform.search.points import parse_points
-from brgsa_platform.search.searcher import Limits, Search
+from brgsa_platform.search import warm_start
+from brgsa_platform.search.searcher import Search
+from brgsa_platform.search.spec import SAMPLERS, Limits
+from brgsa_platform.search.warm_start import EarlierTraining
 
 SPACE = """
 model.bank.size: {kind: int, low: 64, high: 8192, log: true, why: a}
@@ -24,33 +28,37 @@ optim.schedule: {kind: categorical, choices: [constant, cosine], why: a}
 optim.warmup_steps: {kind: int, low: 1, high: 50, why: a, when: {optim.schedule: [cosine]}}
 optim.clip: {value: 0.5, why: a}
 """
+EPOCHS = 9
+Space = list[tune_spaces.Parameter]
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> list[tune_spaces.Parameter]:
+def space(tmp_path: Path) -> Space:
     (tmp_path / "space.yaml").write_text(SPACE)
     return tune_spaces.load([str(tmp_path / "space.yaml")])
 
 
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[Path]:
+    """A new folder for each search of a test."""
+
+    def made(number: int) -> Path:
+        (tmp_path / str(number)).mkdir()
+        return tmp_path / str(number)
+
+    return map(made, itertools.count())
+
+
 def make(
-    folder: Path,
-    space: list[tune_spaces.Parameter],
-    limits: Limits,
-    sampler: str = "random",
-    pruner: str = "none",
-    seed: int = 3,
-    goals: tuple[str, ...] = ("auroc",),
+    folder: Path, space: Space, limits: Limits, *, earlier: Sequence[EarlierTraining] = (), **method: Any
 ) -> Search:
-    study = studies.open_study(
-        "s",
-        folder,
-        storage=None,
-        goals=goals,
-        sampler=studies.make_sampler(sampler, seed, space),
-        pruner=pruner,
-        epochs=9,
-    )
-    return Search(study, space, goals, limits, lambda n: studies.make_sampler(sampler, seed, space, n), 9)
+    """A search as the driver opens it, drawn at random where nothing else is given."""
+    spec = make_spec(space, EPOCHS, **{"sampler": "random", "seed": 3, **method})
+    storage = studies.open_storage(folder, spec)
+    study = studies.open_study("s", spec, storage)
+    for training in earlier:
+        warm_start.add(study, training, space)
+    return Search(spec, study, storage, limits)
 
 
 def objective(values: dict[str, Any]) -> float:
@@ -66,32 +74,60 @@ def run(search: Search, score: Callable[[dict[str, Any], int], float], epochs: i
         name = f"t{len(drawn)}"
         drawn.append(trial)
         for epoch in range(1, epochs + 1):
-            found = {goal: score(trial["values"], epoch) for goal in search.goals}
-            if search.epoch(name, {"epoch": epoch, **found}):
+            if search.epoch(name, report(search, epoch, score(trial["values"], epoch))):
                 break
         search.finished(name)
     return drawn
 
 
-@pytest.mark.parametrize("sampler", [name for name in studies.SAMPLERS if name != "grid"])
+def report(search: Search, epoch: int, score: float) -> dict[str, float]:
+    return {"epoch": epoch, **dict.fromkeys(search.objectives, score)}
+
+
+def all_alike(values: dict[str, Any], epoch: int) -> float:
+    return 0.5
+
+
+def by_objective(values: dict[str, Any], epoch: int) -> float:
+    return objective(values)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "grid"])
 def test_every_sampler_draws_valid_points_and_the_same_ones_for_a_seed(
-    tmp_path: Path, space: list[tune_spaces.Parameter], sampler: str
+    folders: Iterator[Path], space: Space, sampler: str
 ) -> None:
-    found = []
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        found.append(
-            run(make(tmp_path / folder, space, Limits(trials=13), sampler), lambda values, epoch: objective(values))
-        )
-    assert found[0] == found[1]
-    assert len(found[0]) == 13
-    for trial in found[0]:
+    first, again = (
+        run(make(next(folders), space, Limits(trials=11), sampler=sampler), by_objective, epochs=1) for _ in range(2)
+    )
+    assert first == again
+    assert len(first) == 11
+    for trial in first:
         values = trial["values"]
         assert 64 <= values["model.bank.size"] <= 8192
         assert 0.01 <= values["loss.temperature"] <= 0.5
         assert values["optim.clip"] == 0.5
         assert ("optim.warmup_steps" in values) == (values["optim.schedule"] == "cosine")
-    assert len({trial["values"]["loss.temperature"] for trial in found[0]}) > 8
+    assert len({trial["values"]["loss.temperature"] for trial in first}) > 8
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_any_seed_draws(tmp_path: Path, sampler: str) -> None:
+    """NumPy's generators take seeds below 2**32, which the seed of search 4295's first trial is not."""
+    (tmp_path / "space.yaml").write_text("loss.temperature: {kind: float, low: 0.01, high: 0.5, why: a}")
+    space = tune_spaces.load([str(tmp_path / "space.yaml")])
+    for seed in (4295, 2**32, 10**18):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        drawn = run(make(folder, space, Limits(trials=2), sampler=sampler, seed=seed), all_alike, epochs=1)
+        assert len({trial["values"]["loss.temperature"] for trial in drawn}) == 2
+
+
+def test_a_seed_draws_what_it_always_has(tmp_path: Path, space: Space) -> None:
+    """Searches that have begun go on with the draws of their seed: trial n's is 1000003 times the search's, and n."""
+    drawn = run(make(tmp_path, space, Limits(trials=4), seed=3), by_objective, epochs=1)
+    for number, trial in enumerate(drawn):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3 * 1_000_003 + number))
+        assert studies.draw(study.ask(), space) == trial["values"]
 
 
 def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
@@ -103,34 +139,42 @@ def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
     space = tune_spaces.load([str(tmp_path / "g.yaml")])
     assert studies.grid_values(space[0]) == pytest.approx([0.01, 0.02, 0.04, 0.08, 0.16])
     assert studies.grid_values(space[1]) == [1, 2, 3]
-    drawn = run(make(tmp_path, space, Limits(trials=30), "grid"), lambda values, epoch: 0.5, epochs=1)
+    drawn = run(make(tmp_path, space, Limits(trials=31), sampler="grid"), all_alike, epochs=1)
     assert len({tuple(t["values"].values()) for t in drawn}) == len(drawn) == 5 * 3 * 2
 
 
-def test_a_resumed_search_draws_what_an_undisturbed_one_does(
-    tmp_path: Path, space: list[tune_spaces.Parameter]
-) -> None:
-    for folder in ("cut", "whole"):
-        (tmp_path / folder).mkdir()
-    whole = run(make(tmp_path / "whole", space, Limits(trials=14), "tpe"), lambda values, epoch: objective(values))
-    cut = make(tmp_path / "cut", space, Limits(trials=14), "tpe")
+def test_a_resumed_search_draws_what_an_undisturbed_one_does(folders: Iterator[Path], space: Space) -> None:
+    whole = run(make(next(folders), space, Limits(trials=14), sampler="tpe"), by_objective)
+    folder = next(folders)
+    cut = make(folder, space, Limits(trials=14), sampler="tpe")
     first = []
     for i in range(6):
         trial = cut.next(f"t{i}")
         assert trial is not None
         first.append(trial)
-        cut.epoch(f"t{i}", {"epoch": 1, "auroc": objective(trial["values"])})
+        cut.epoch(f"t{i}", report(cut, 1, objective(trial["values"])))
         if i < 5:
             cut.finished(f"t{i}")
     # The driver dies here: number 5 was running. Another process opens the same journal.
-    again = make(tmp_path / "cut", space, Limits(trials=14), "tpe")
-    rest = run(again, lambda values, epoch: objective(values))
+    again = make(folder, space, Limits(trials=14), sampler="tpe")
+    rest = run(again, by_objective)
     assert rest[0] == first[5], "the trial that was running is run again under its number"
     assert [*first[:5], *rest] == whole
     assert {t.state for t in again.study.get_trials()} == {TrialState.COMPLETE}
 
 
-def test_a_trial_counts_by_its_best_epoch(tmp_path: Path, space: list[tune_spaces.Parameter]) -> None:
+def test_an_epoch_that_a_resumed_training_reports_again_counts_once(tmp_path: Path, space: Space) -> None:
+    cut = make(tmp_path, space, Limits(trials=1))
+    assert cut.next("t") is not None
+    for epoch, score in ((1, 0.7), (2, 0.6)):
+        cut.epoch("t", report(cut, epoch, score))
+    again = make(tmp_path, space, Limits(trials=1))
+    run(again, lambda values, epoch: [0.7, 0.6, 0.8][epoch - 1])
+    (trial,) = again.study.trials
+    assert (trial.user_attrs["scores"], trial.user_attrs["epochs"], trial.value) == ([0.7, 0.6, 0.8], 3, 0.8)
+
+
+def test_a_trial_counts_by_its_best_epoch(tmp_path: Path, space: Space) -> None:
     search = make(tmp_path, space, Limits(trials=1))
     run(search, lambda values, epoch: [0.5, 0.8, 0.6][epoch - 1])
     trial = search.study.trials[0]
@@ -140,105 +184,87 @@ def test_a_trial_counts_by_its_best_epoch(tmp_path: Path, space: list[tune_space
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
-def test_pruners_stop_the_bad_and_keep_the_good(
-    tmp_path: Path, space: list[tune_spaces.Parameter], pruner: str
-) -> None:
+def test_pruners_stop_the_bad_and_keep_the_good(tmp_path: Path, space: Space, pruner: str) -> None:
     search = make(tmp_path, space, Limits(trials=30), pruner=pruner)
-    run(search, lambda values, epoch: objective(values) + 0.001 * epoch, epochs=9)
+    run(search, lambda values, epoch: objective(values) + 0.001 * epoch, epochs=EPOCHS)
     trials = search.study.get_trials()
     pruned = [t for t in trials if t.state == TrialState.PRUNED]
     assert len(pruned) >= 8
-    words = {
-        "asha": "not in the best third at epoch",
-        "median": "below the median at epoch",
-        "hyperband": "its bracket at",
-    }
-    assert all(words[pruner] in t.user_attrs["reason"] and t.user_attrs["epochs"] < 9 for t in pruned)
+    assert all(t.user_attrs["reason"].endswith(f" at epoch {t.user_attrs['epochs']}") for t in pruned)
+    assert all(t.user_attrs["epochs"] < EPOCHS for t in pruned)
     best = max(trials, key=lambda t: objective({**t.params}))
     assert best.state == TrialState.COMPLETE
-    assert search.epochs_spent() < 30 * 9 * 0.8
+    assert search.epochs_spent() < 30 * EPOCHS * 0.8
 
 
-def test_the_ends_of_a_search(tmp_path: Path, space: list[tune_spaces.Parameter]) -> None:
-    folders = iter(range(10))
-
-    def search(limits: Limits) -> Search:
-        folder = tmp_path / str(next(folders))
-        folder.mkdir()
-        return make(folder, space, limits)
-
-    assert len(run(search(Limits(trials=4)), lambda values, epoch: 0.5)) == 4
-    by_epochs = search(Limits(epochs=7))
-    assert len(run(by_epochs, lambda values, epoch: 0.5)) == 3
+def test_the_ends_of_a_search(folders: Iterator[Path], space: Space) -> None:
+    assert len(run(make(next(folders), space, Limits(trials=4)), all_alike)) == 4
+    by_epochs = make(next(folders), space, Limits(epochs=7))
+    assert len(run(by_epochs, all_alike)) == 3
     assert by_epochs.epochs_spent() == 7
-    assert by_epochs.over() == "the epochs are spent"
-    assert by_epochs.study.trials[-1].user_attrs["reason"] == "the epochs are spent"
+    assert by_epochs.ended_because() == by_epochs.study.trials[-1].user_attrs["reason"] == "the epochs are spent"
     scores = iter([0.5, 0.9, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6])
-    stuck = search(Limits(trials=8, patience=3))
+    stuck = make(next(folders), space, Limits(trials=8, patience=3))
     assert len(run(stuck, lambda values, epoch: next(scores), epochs=1)) == 5
-    assert stuck.over() == "the best has not moved for 3 trials"
-    timed = search(Limits(trials=8, seconds=0.0))
-    assert run(timed, lambda values, epoch: 0.5) == []
+    assert stuck.ended_because() == "the best has not moved for 3 trials"
+    assert run(make(next(folders), space, Limits(trials=8, seconds=0.0)), all_alike) == []
 
 
-def test_failures_are_recorded_with_their_reason(tmp_path: Path, space: list[tune_spaces.Parameter]) -> None:
-    search = make(tmp_path, space, Limits(trials=4))
-    assert search.next("a") is not None
-    search.epoch("a", {"epoch": 1, "auroc": 0.7})
-    search.failed("a", "out of memory")
-    assert search.next("b") is not None
-    search.finished("b")
-    assert search.next("c") is not None
-    search.epoch("c", {"epoch": 1, "auroc": math.nan})
-    search.finished("c")
-    assert search.next("d") is not None
-    search.epoch("d", {"epoch": 1, "auroc": 0.6})
-    search.finished("d")
-    assert [t.state.name for t in search.study.trials] == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
-    assert search.study.trials[0].user_attrs["reason"] == "out of memory"
-    assert "without an epoch" in search.study.trials[1].user_attrs["reason"]
+EARLIER = [
+    EarlierTraining("before", {"model.bank.size": size, "loss.temperature": 0.1, "optim.schedule": "constant"}, [0.99])
+    for size in (64, 128, 256, 512, 1024)
+]
+
+
+def test_a_warm_start_counts_for_no_end(tmp_path: Path, space: Space) -> None:
+    """Its trainings reached more than any trial here, so they would be the best for ever."""
+    scores = iter([0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.7])
+    search = make(tmp_path, space, Limits(trials=7, patience=2), earlier=EARLIER)
+    assert len(run(search, lambda values, epoch: next(scores), epochs=1)) == 6
+    assert search.ended_because() == "the best has not moved for 2 trials"
+    assert search.epochs_spent() == 6
+    own = studies.own_trials(search.study)
+    assert [trial.number for trial in own] == list(range(5, 11))
+    best = studies.best_trial(own)
+    assert best is not None
+    assert best.value == 0.8
+
+
+def test_the_median_waits_for_four_trials_of_this_search(tmp_path: Path, space: Space) -> None:
+    search = make(tmp_path, space, Limits(trials=5), earlier=EARLIER, pruner="median")
+    run(
+        search, lambda values, epoch: 0.9 - 0.05 * len(studies.own_trials(search.study))
+    )  # each worse than those before
+    assert [trial.state.name for trial in studies.own_trials(search.study)] == ["COMPLETE"] * 4 + ["PRUNED"]
+
+
+def test_failures_are_recorded_with_their_reason(tmp_path: Path, space: Space) -> None:
+    search = make(tmp_path, space, Limits(trials=5))
+    for name, score in (("memory", 0.7), ("no epoch", None), ("nan", math.nan), ("inf", math.inf), ("good", 0.6)):
+        assert search.next(name) is not None
+        if score is not None:
+            search.epoch(name, report(search, 1, score))
+        if name == "memory":
+            search.failed(name, "out of memory")
+        else:
+            search.finished(name)
+    assert [t.state.name for t in search.study.trials] == ["FAIL"] * 4 + ["COMPLETE"]
+    reasons = [t.user_attrs.get("reason", "") for t in search.study.trials]
+    assert reasons[0] == "out of memory"
+    assert all(reasons[:4])
     assert search.study.best_value == 0.6
 
 
-def test_two_goals_make_a_pareto_set(tmp_path: Path, space: list[tune_spaces.Parameter]) -> None:
-    search = make(tmp_path, space, Limits(trials=12), "nsga2", goals=("common", "rare"))
+def test_two_goals_make_a_pareto_set(tmp_path: Path, space: Space) -> None:
+    search = make(tmp_path, space, Limits(trials=12), sampler="nsga2", goals=("common", "rare"))
     while (trial := search.next("t")) is not None:
         share = math.log(trial["values"]["loss.temperature"] / 0.01) / math.log(50)
-        search.epoch("t", {"epoch": 1, "common": share, "rare": 1 - share})
+        search.epoch("t", {"epoch": 1, "val/auroc_common": share, "val/auroc_rare": 1 - share})
         search.finished("t")
     assert len(search.study.best_trials) == 12, "each is better than each other in one goal"
 
 
-def test_choices_that_do_not_go_together() -> None:
-    for choice, words in (
-        (("tpee", "none", 1), "no sampler 'tpee': choose one of tpe"),
-        (("tpe", "ashes", 1), "no pruner 'ashes'"),
-        (("tpe", "asha", 2), "cannot prune trials of two goals"),
-        (("cmaes", "none", 2), "one goal only"),
-    ):
-        with pytest.raises(UserError, match=words):
-            studies.check_choice(*choice)
-
-
-def test_points_lie_in_the_space_or_are_refused(space: list[tune_spaces.Parameter]) -> None:
-    (inside,) = parse_points(["model.bank.size=128,loss.temperature=0.1,optim.schedule=constant"])
-    point = studies.point_in(space, inside)
-    assert point == {"model.bank.size": 128, "loss.temperature": 0.1, "optim.schedule": "constant"}
-    assert studies.point_in(space, {**inside, "loss.temperature": 0.9}) is None
-    assert studies.point_in(space, {**inside, "optim.schedule": "cosine"}) is None, "it lacks the warm-up"
-    for wrong in ("a", "=1", "a=[1"):
-        with pytest.raises(UserError, match=r"--point|form field=value"):
-            parse_points([wrong])
-
-
-def test_a_storage_that_cannot_be_opened(tmp_path: Path, space: list[tune_spaces.Parameter]) -> None:
-    with pytest.raises(UserError, match=r"storage of the search s cannot be opened .*correct --storage"):
-        studies.open_study(
-            "s",
-            tmp_path,
-            storage=f"sqlite:///{tmp_path}/absent/x.db",
-            goals=("auroc",),
-            sampler=optuna.samplers.RandomSampler(),
-            pruner="none",
-            epochs=1,
-        )
+def test_a_storage_that_cannot_be_opened(tmp_path: Path, space: Space) -> None:
+    with pytest.raises(UserError) as error:
+        make(tmp_path, space, Limits(), storage=f"sqlite:///{tmp_path}/absent/x.db")
+    assert (error.value.code, error.value.field) == ("study-storage", "--storage")

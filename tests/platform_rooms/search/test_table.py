@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from brgsa_platform.search import table as module
+from brgsa_platform.search.spec import Limits
 from brgsa_platform.search.table import TrialLine, search_table, short_names
 
 PARAMS = {"model.bank.size": 512, "loss.temperature": 0.0712345, "data.style": "positives[0]"}
@@ -31,7 +32,7 @@ def rendered(table: module.SearchTable, width: int = 140) -> list[str]:
 
 def test_a_terminal_shows_the_running_the_ended_and_the_best() -> None:
     console = terminal()
-    with search_table(24, 8, console=console) as table:
+    with search_table(Limits(24), 8, console=console) as table:
         table.update(TrialLine(0, PARAMS, 8, 8, 0.80, 0.93, "complete"))
         for number in range(1, 13):
             table.update(TrialLine(number, PARAMS, 8, 8, 0.7, 0.71, "complete"))
@@ -54,7 +55,7 @@ def test_a_terminal_shows_the_running_the_ended_and_the_best() -> None:
 
 
 def test_a_narrow_terminal_cuts_parameters_and_keeps_the_figures() -> None:
-    with search_table(2, 8, console=terminal(60)) as table:
+    with search_table(Limits(2), 8, console=terminal(60)) as table:
         table.update(TrialLine(0, {**PARAMS, "optim.lr": 1e-4}, 8, 8, 0.80, 0.93, "complete"))
         lines = rendered(table, 60)
     (row,) = (line for line in lines if line.startswith("   *0") or line.strip().startswith("*0"))
@@ -64,27 +65,29 @@ def test_a_narrow_terminal_cuts_parameters_and_keeps_the_figures() -> None:
 
 
 def test_elsewhere_it_says_a_line_now_and_then_and_one_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     console = Console(file=io.StringIO(), width=80)
-    with search_table(3, 4, console=console, objective="loss", maximize=False) as table:
+    with search_table(Limits(3), 4, console=console) as table:
         for epoch in range(1, 5):
-            table.update(TrialLine(0, PARAMS, epoch, 4, 1.0 / epoch, 1.0 / epoch))
+            table.update(TrialLine(0, PARAMS, epoch, 4, 0.1 * epoch, 0.1 * epoch))
         assert text(console) == ""
-        monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.0)
-        table.update(TrialLine(1, PARAMS, 1, 4, 0.2, 0.2))
+        now += 6.0
+        table.update(TrialLine(1, PARAMS, 1, 4, 0.6, 0.6))
         assert text(console).count("\n") == 1
-        assert "best loss 0.200 in trial 1" in text(console)
-        table.update(TrialLine(0, PARAMS, 4, 4, 0.3, 0.25, "complete"))
+        assert "best AUROC 0.600 in trial 1" in text(console)
+        table.update(TrialLine(0, PARAMS, 4, 4, 0.3, 0.4, "complete"))
         said = text(console).count("\n")
     last = text(console).splitlines()[-1]
     assert text(console).count("\n") == said + 1
-    assert last.startswith("search: 1 of 3 trials done (1 running), best loss 0.250 in trial 0, 5 epochs, ")
+    assert last.startswith("search: 1 of 3 trials done (1 running), best AUROC 0.400 in trial 0, 5 epochs")
 
 
 def test_time_left_follows_today_s_speed_and_what_pruning_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     earlier = [TrialLine(0, PARAMS, 10, 10, 0.8, 0.8, "complete"), TrialLine(1, PARAMS, 2, 10, 0.5, 0.5, "pruned")]
-    with search_table(6, 10, before=earlier, console=Console(file=io.StringIO(), width=80)) as table:
+    with search_table(Limits(6), 10, before=earlier, console=Console(file=io.StringIO(), width=80)) as table:
         assert table.seconds_left() is None  # nothing is known of today's speed
         assert "left" not in table.headline()
         now += 30
@@ -102,7 +105,7 @@ def test_time_left_follows_the_limit_that_comes_first(monkeypatch: pytest.Monkey
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     quiet = Console(file=io.StringIO(), width=80)
-    with search_table(0, 10, limit_epochs=20, limit_seconds=500.0, console=quiet) as table:
+    with search_table(Limits(epochs=20, seconds=500.0), 10, console=quiet) as table:
         now += 30
         table.update(TrialLine(0, PARAMS, 3, 10, 0.7, 0.7))
         assert table.seconds_left() == pytest.approx(10 * 17)  # not the 470 s to the end of the time
@@ -110,7 +113,9 @@ def test_time_left_follows_the_limit_that_comes_first(monkeypatch: pytest.Monkey
         now += 465
         assert table.seconds_left() == pytest.approx(5)
         assert table.headline().startswith("search: 1 trials done, best AUROC 0.700")
-    with search_table(0, 10, console=quiet) as table:  # ends when the best has not moved: nobody knows when
+    with search_table(
+        Limits(patience=3), 10, console=quiet
+    ) as table:  # ends when the best has not moved: nobody knows when
         now += 30
         table.update(TrialLine(0, PARAMS, 3, 10, 0.7, 0.7))
         assert table.seconds_left() is None

@@ -1,32 +1,28 @@
-"""What a search takes over from trainings that MLflow holds."""
+"""What a search takes over from earlier searches and from trainings that MLflow holds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from optuna.trial import TrialState
+from searches import make_spec
 
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import load_config
-from brgsa_platform.search import study, warm_start
-from brgsa_platform.search.spec import SearchSpec
+from brgsa_platform.search import study as studies
+from brgsa_platform.search import warm_start
+from brgsa_platform.search.spec import SearchMethod, SearchSpec, write_spec
 from brgsa_platform.tracking import client as tracking
 
-GOALS = ["val/auroc_common", "val/auroc_rare"]
+TWO = ("common", "rare")
 
 
-def spec(*spaces: str, goals: list[str] = GOALS, data: str = "store-1") -> SearchSpec:
-    parameters = tune_spaces.load(spaces)
-    return SearchSpec(
-        spaces=list(spaces), parameters=[json.loads(json.dumps(asdict(p))) for p in parameters],
-        base=load_config("demo").to_dict(), store="store", data=data, preset="demo", goals=goals, sampler="tpe",
-        pruner="none", seed=0,
-    )  # fmt: skip
+def spec(*spaces: str, goals: tuple[str, ...] = TWO, data: str = "store-1") -> SearchSpec:
+    return make_spec(tune_spaces.load(spaces), goals=goals, data=data)
 
 
 def training(name: str, *settings: str, data: str = "store-1", verb: str = "train", parent: str | None = None) -> str:
@@ -45,23 +41,16 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def begun(found: SearchSpec, folder: Path, learnt: list[warm_start.Known]) -> Any:
-    made = study.open_study(
-        "new", folder, storage=None, goals=["common", "rare"][: len(found.goals)],
-        sampler=study.make_sampler("random", 0, found.space()), pruner="none", epochs=3,
-    )  # fmt: skip
-    warm_start.begin(made, found, [], learnt)
-    return made
-
-
 def test_a_training_counts_by_its_best_epoch_in_the_first_goal(tmp_path: Path) -> None:
     training("first", "model.bank.size=200", "loss.temperature=0.07", "data.style=findings", "optim.betas=[0.5,0.999]")
     inside = spec("cmki")
     (known,) = warm_start.learn(["first"], tmp_path, inside)
     assert known.values == {"model.bank.size": 200, "loss.temperature": 0.07, "data.style": "findings"}
     assert known.reached == [0.8, 0.6]
-    (trial, base) = begun(inside, tmp_path, [known]).get_trials()[::-1]
-    assert (trial.values, trial.user_attrs["from"], trial.state.name) == ([0.8, 0.6], "first", "COMPLETE")
+    study = studies.open_study("new", inside, studies.open_storage(tmp_path, inside))
+    warm_start.begin(study, inside, [], [known])
+    base, trial = study.get_trials()
+    assert (trial.values, trial.user_attrs, trial.state.name) == ([0.8, 0.6], {"from": "first"}, "COMPLETE")
     assert base.state.name == "WAITING"
 
 
@@ -87,19 +76,46 @@ def test_all_that_is_tracked_on_this_data(tmp_path: Path) -> None:
     new = spec("cmki", data=here)
     sizes = [known.values["model.bank.size"] for known in warm_start.learn(["mlflow"], tmp_path, new)]
     assert sizes == [128, 64]
-    assert [known.whence for known in warm_start.learn(["search"], tmp_path, new)] == ["search"]
+    assert [known.source for known in warm_start.learn(["search"], tmp_path, new)] == ["search"]
     assert warm_start.learn(["mlflow"], tmp_path, replace(new, data="store-3")) == []
-    one_goal = replace(new, goals=["val/auroc"])
+    one_goal = replace(new, method=SearchMethod())
     assert warm_start.learn(["mlflow"], tmp_path, one_goal) == []  # they did not measure it
+
+
+def test_another_search_s_complete_trials_with_what_its_space_fixes(tmp_path: Path) -> None:
+    fixed = tmp_path / "fixed.yaml"
+    fixed.write_text("data.style: {value: findings, why: a test}\n")
+    other = spec("cmki-small", goals=("auroc",))
+    wide = [p for p in other.parameters if p.field != "data.style"]
+    other = replace(other, parameters=[*wide, *tune_spaces.load([str(fixed)])])
+    folder = tmp_path / "searches" / "other"
+    folder.mkdir(parents=True)
+    write_spec(folder, other)
+    study = studies.open_study("other", other, studies.open_storage(folder, other))
+    for state, value in ((TrialState.COMPLETE, 0.8), (TrialState.FAIL, None)):
+        trial = study.ask()
+        drawn = studies.draw(trial, other.parameters)
+        study.tell(trial, value, state=state)
+        if value is not None:
+            values = drawn
+    point = {"model.bank.size": 64, "loss.temperature": 0.2}
+    warm_start.add(study, warm_start.EarlierTraining("earlier still", point, [0.9]), other.parameters)
+    new = spec("cmki-small", goals=("auroc",))
+    (known,) = warm_start.learn(["other"], folder.parent, new)
+    assert (known.source, known.values, known.reached) == ("other", values, [0.8])
+    assert known.values["data.style"] == "findings"
+    for changed, code in (({"data": "store-2"}, "other-data"), ({"method": SearchMethod(goals=TWO)}, "other-goals")):
+        with pytest.raises(UserError) as error:
+            warm_start.learn(["other"], folder.parent, replace(new, **changed))
+        assert (error.value.code, error.value.field, error.value.value) == (code, "--warm-from", "other")
 
 
 def test_what_tells_nothing_is_refused_by_name(tmp_path: Path) -> None:
     training("abroad", data="store-2")
     training("hot", "loss.temperature=0.9")
-    for name, words in (
-        ("hot", "None of the 1 finished trainings of hot lies in this space"),
-        ("abroad", "The run abroad was not on this data"),
-        ("nothing", "There is no run 'nothing' in experiment brgsa"),
-    ):
-        with pytest.raises(UserError, match=words):
+    for name, code in (("hot", "nothing-learnt"), ("abroad", "other-data")):
+        with pytest.raises(UserError) as error:
             warm_start.learn([name], tmp_path, spec("cmki"))
+        assert (error.value.code, error.value.field, error.value.value) == (code, "--warm-from", name)
+    with pytest.raises(UserError, match="'nothing'"):
+        warm_start.learn(["nothing"], tmp_path, spec("cmki"))

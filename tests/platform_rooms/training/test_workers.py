@@ -1,0 +1,208 @@
+"""Two training workers in two processes: what one refuses all refuse at once, and what they measure is what one would."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from brgsa.errors import UserError
+from brgsa.model import BrgSA
+from brgsa.volumes import decode
+from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.store.reader import encoded_volume
+from brgsa_platform.store.store import Store
+from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
+from brgsa_platform.training.batches import BatchSource, evaluation_batches, split_index
+from brgsa_platform.training.driver import checkpoint_record
+from brgsa_platform.training.encoding import encode_split
+from brgsa_platform.training.loop import TrainingTask, run_training
+from brgsa_platform.training.run_folder import TOKENIZER, make_tokenizer, write_run
+from brgsa_platform.training.state import TrainingState
+from brgsa_platform.training.validation import Validation
+from brgsa_platform.training.volume_cache import VolumeCache
+from brgsa_platform.training.workers import ALONE, WorkerContext
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+SETTINGS = [
+    "data={style: report, shuffle_buffer: 20}",
+    "model.vision={name: cnn3d, volume: [16, 16, 8], width: 4, norm: batch}",
+    "train={epochs: 1, batch_size: 4, threads: 1, workers: 0}",
+]
+
+
+@dataclass(frozen=True)
+class OnDemand(VolumeCache):
+    """Volumes decoded when they are asked for, in the process that asks: no Ray in the workers.
+
+    Attributes:
+        shards: by rank, the shard files that it reads.
+    """
+
+    shards: tuple[tuple[str, ...], ...] = ()
+
+    def volume(self, shard: int, row_group: int) -> npt.NDArray[np.int16]:
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        return decode(encoded_volume(self.shards[rank][shard], row_group))
+
+
+def config(*more: str) -> RunConfig:
+    return load_config("paper-smoke", overrides=[*SETTINGS, *more])
+
+
+def task(store: Path, out: Path, settings: RunConfig, damaged: bool = False) -> TrainingTask:
+    """A training in a new folder; `damaged` cuts the shards that rank 1 reads."""
+    opened = Store.open(store)
+    shards = cut = tuple(opened.shards())
+    if damaged:
+        (out / "cut").mkdir(parents=True)
+        cut = tuple(str(out / "cut" / Path(shard).name) for shard in shards)
+        for whole, path in zip(shards, cut, strict=True):
+            Path(path).write_bytes(Path(whole).read_bytes()[:300])
+    with tracking.run("train", name="two workers") as run:
+        write_run(out, opened, settings, run.run_id)
+    make_tokenizer(out, opened, settings)
+    record = checkpoint_record(opened, settings)
+    cache = OnDemand((), {}, (shards, cut))
+    return TrainingTask(settings.to_dict(), opened.path, str(out), record, connection.tracking_uri(), run.run_id, cache)
+
+
+def untrained(given: TrainingTask) -> BrgSA:
+    """The task's model before its first step, with running statistics as of another worker on any rank but 0."""
+    torch.manual_seed(0)
+    model = TrainingState.new(RunConfig.from_tree(given.config), Path(given.out), 1, torch.device("cpu")).model
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += 0.1 + rank
+    return model
+
+
+def validated(given: TrainingTask, workers: WorkerContext) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+    """Metrics of the untrained model on the validation split, and its embeddings there."""
+    settings, store = RunConfig.from_tree(given.config), Store.open(given.store)
+    validation = Validation.of(store, "report", split_index(store, "train"))
+    assert validation is not None
+    model = untrained(given)
+    source = BatchSource(
+        validation.rows,
+        settings.model.vision.volume,
+        rank=workers.rank,
+        world=workers.world,
+        cache=given.cache,
+    )
+    batches = evaluation_batches(source, batch_size=3)
+    volumes = encode_split(model, validation.rows, batches, workers=workers).embeddings
+    return validation.measure(model, volumes, settings.loss, 3).metrics, volumes.plain.numpy()
+
+
+def outcome(work: Callable[[], Any]) -> Any:
+    """What work gives or refuses, and the seconds that it takes."""
+    started = time.monotonic()
+    try:
+        result = work()
+    except UserError as error:
+        result = error
+    return result, time.monotonic() - started
+
+
+def one_refuses(workers: WorkerContext) -> str:
+    if workers.rank == 1:
+        raise UserError("Rank 1 cannot go on.", code="rank-1", field="f", value=(1, "a"))
+    return "done"
+
+
+def worker(rank: int, port: int, folder: str, tasks: dict[str, TrainingTask]) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    workers = WorkerContext(rank, 2)
+    results = {
+        "refused": outcome(lambda: workers.together(lambda: one_refuses(workers))),
+        "agreed": outcome(lambda: workers.together(lambda: 10 + rank)),
+        "validated": outcome(lambda: validated(tasks["whole"], workers)),
+        **{name: outcome(lambda given=given: run_training(given, workers)) for name, given in tasks.items()},
+    }
+    Path(f"{folder}/{rank}").write_bytes(pickle.dumps(results))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def tasks(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainingTask]:
+    folder = tmp_path_factory.mktemp("runs")
+    too_large = config("model.bank={init: kmeans, size: 97}")  # 48 volumes and their texts are 96 embeddings
+    return {
+        "whole": task(pairs, folder / "whole", config("model.bank={init: kmeans, size: 8}")),
+        "damaged": task(pairs, folder / "damaged", config(), damaged=True),
+        "too large": task(pairs, folder / "too-large", too_large),
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tasks: dict[str, TrainingTask], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What became of each task on each of two gloo workers."""
+    folder = tmp_path_factory.mktemp("results")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(worker, args=(port, str(folder), tasks), nprocs=2)
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
+
+
+def test_what_one_refuses_all_refuse(results: list[dict[str, Any]]) -> None:
+    for found in results:
+        error, _ = found["refused"]
+        assert (error.code, error.field, error.value) == ("rank-1", "f", (1, "a"))
+    assert [found["agreed"][0] for found in results] == [10, 11]
+
+
+def test_a_shard_that_one_cannot_read_stops_all(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
+    errors = [found["damaged"][0] for found in results]
+    assert all(isinstance(error, UserError) for error in errors)
+    assert str(errors[0]) == str(errors[1])
+    assert str(Path(tasks["damaged"].out) / "cut") in str(errors[0])
+    assert "\n" not in str(errors[0])
+
+
+def test_a_bank_that_the_split_cannot_fill_stops_all(results: list[dict[str, Any]]) -> None:
+    assert [found["too large"][0].code for found in results] == ["too-few-embeddings"] * 2
+
+
+def test_a_refusal_takes_seconds(results: list[dict[str, Any]]) -> None:
+    """Torch's own limit is half an hour; the limit here is for a busy machine."""
+    assert max(found[name][1] for found in results for name in ("refused", "damaged", "too large")) < 300
+
+
+def test_two_workers_measure_what_one_does(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
+    """Their rows come back in the split's order, and both use the statistics of rank 0, which a checkpoint holds."""
+    metrics, embeddings = validated(tasks["whole"], ALONE)
+    for found in results:
+        (theirs, their_embeddings), _ = found["validated"]
+        np.testing.assert_allclose(their_embeddings, embeddings, atol=1e-5)
+        assert theirs == pytest.approx(metrics, abs=1e-5)
+
+
+def test_two_workers_train_and_agree(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
+    (history, _), (other, _) = (found["whole"] for found in results)
+    assert [entry["epoch"] for entry in history] == [1]
+    rates = {"train/volumes_per_s"}
+    assert {k: v for k, v in history[0].items() if k not in rates} == {
+        k: v for k, v in other[0].items() if k not in rates
+    }
+    assert np.isfinite(history[0]["val/loss"])
+    assert (Path(tasks["whole"].out) / "checkpoints" / "best.json").is_file()
+    assert (Path(tasks["whole"].out) / TOKENIZER).is_dir()
