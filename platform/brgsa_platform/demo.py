@@ -20,7 +20,7 @@ from brgsa.metrics import Interval
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
-from brgsa_platform.evaluation.evaluate import evaluate
+from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.evaluation.tables import EvaluationResult, gain
 from brgsa_platform.runtime.console import Row, print_table, table
 from brgsa_platform.runtime.files import write_json
@@ -120,7 +120,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                 name: evaluate(
                     run.checkpoint,
                     out / "store",
-                    resamples=size.resamples,
+                    options=EvaluateOptions(resamples=size.resamples),
                     out=out / "evaluation" / name,
                     name=f"demo {name}",
                 )

@@ -13,7 +13,7 @@ import torch
 from brgsa import checkpoint, zeroshot
 from brgsa.phantom import ABNORMALITIES, RARE
 from brgsa_platform.config import load_config
-from brgsa_platform.evaluation.evaluate import evaluate
+from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.search.driver import tune
 from brgsa_platform.search.result import SearchResult
 from brgsa_platform.search.spec import SearchMethod, SearchOptions
@@ -103,7 +103,7 @@ def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
 
 
 def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult) -> None:
-    result = evaluate(trained.out, place / "store", resamples=200, out=place / "evaluation")
+    result = evaluate(trained.out, place / "store", options=EvaluateOptions(resamples=200), out=place / "evaluation")
     table = json.loads((place / "evaluation" / "evaluation-test.json").read_text())
     assert (place / "evaluation" / "evaluation-test.csv").is_file()
     assert table

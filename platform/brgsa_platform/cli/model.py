@@ -47,16 +47,15 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for tables; default the checkpoint's.")] = None,
 ) -> None:
     """Score a split zero-shot: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
+    from brgsa_platform.evaluation.evaluate import EvaluateOptions
     from brgsa_platform.evaluation.evaluate import evaluate as run
     from brgsa_platform.training import run_checkpoints
 
     done = run(
         run_checkpoints.resolve(checkpoint),
         data,
-        split=split,
-        pairing=pairing,
-        protocol=protocol.value,
-        resamples=resamples,
+        split,
+        EvaluateOptions(pairing=pairing, protocol=protocol.value, resamples=resamples),
         out=out,
     )
     done.print()

@@ -203,12 +203,12 @@ def _through_torch(reader: VolumeReader, slices: Iterable[BatchSlice], processes
     try:
         for first in blocks:
             yield _joined([first, *islice(blocks, begun.popleft() - 1)])
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        if str(error).startswith("Caught "):
+            raise  # by a process that lives, as torch says of an exception in it
         raise RuntimeError(
-            f"A process that reads volumes died ({error}). Where memory or /dev/shm is short, lower data.cpus or set "
-            "data.loader=ray."
+            f"A process that reads volumes died ({str(error) or type(error).__name__}). Where memory or /dev/shm is short, "
+            "lower data.cpus or set data.loader=ray."
         ) from error
 
 
