@@ -10,6 +10,7 @@ comes as its blocks, which are views of shared memory. Volumes stay int16 until 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import pickle
@@ -227,9 +228,11 @@ def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     """By Ray Data tasks, one stream after the other, each of so many tasks that it is planned in half a second."""
     source = iter(slices)
     while batches := list(_up_to(TASKS_A_STREAM, source, reader)):
-        blocks = _ray_blocks(_Tasks(reader, [piece for cut in batches for piece in cut]), data, world)
-        for cut in batches:
-            yield _joined(list(islice(blocks, len(cut))))
+        tasks = _Tasks(reader, [piece for cut in batches for piece in cut])
+        # Closed also where a refusal ends it: its traceback would else keep the stream alive until Ray is gone.
+        with contextlib.closing(_ray_blocks(tasks, data, world)) as blocks:
+            for cut in batches:
+                yield _joined(list(islice(blocks, len(cut))))
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ class _Tasks:
             yield self.reader.read_block(self.pieces[task])
 
 
-def _ray_blocks(tasks: _Tasks, data: DataSection, world: int) -> Iterator[Block]:
+def _ray_blocks(tasks: _Tasks, data: DataSection, world: int) -> Generator[Block, None, None]:
     import ray
 
     from brgsa_platform.runtime.session import set_data_context
