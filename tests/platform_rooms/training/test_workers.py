@@ -82,13 +82,17 @@ def task(store: Path, out: Path, settings: RunConfig, damaged: bool = False) -> 
 
 
 def untrained(given: TrainingTask) -> BrgSA:
-    """The task's model before its first step, with running statistics as of another worker on any rank but 0."""
+    """A model that tells volumes apart, on rank 1 with the running statistics of a worker that saw other volumes."""
     torch.manual_seed(0)
-    model = TrainingState.new(RunConfig.from_tree(given.config), Path(given.out), 1, torch.device("cpu")).model
+    settings = RunConfig.from_tree(given.config)
+    model = TrainingState.new(settings, Path(given.out), 1, torch.device("cpu")).model
     rank = dist.get_rank() if dist.is_initialized() else 0
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer += 0.1 + rank
+    model.train()
+    volumes = torch.rand(8, 1, *settings.model.vision.volume, generator=torch.Generator().manual_seed(rank)) - rank
+    for _ in range(20):
+        model.embed_volumes(volumes)
+    with torch.no_grad():
+        model.project_volume.weight *= 10
     return model
 
 
@@ -190,6 +194,8 @@ def test_a_refusal_takes_seconds(results: list[dict[str, Any]]) -> None:
 def test_two_workers_measure_what_one_does(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
     """Their rows come back in the split's order, and both use the statistics of rank 0, which a checkpoint holds."""
     metrics, embeddings = validated(tasks["whole"], ALONE)
+    distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=-1)
+    assert distances[~np.eye(len(embeddings), dtype=bool)].min() > 0.01  # or their order made no difference
     for found in results:
         (theirs, their_embeddings), _ = found["validated"]
         np.testing.assert_allclose(their_embeddings, embeddings, atol=1e-5)
