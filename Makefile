@@ -1,5 +1,6 @@
 # make demo   the whole way on synthetic CT: phantom, prepare, summarize, train, tune, evaluate
 # make test   lint, types, floors, secrets and tests
+# make test-fast  the unit tests alone, within a minute and a half
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
 # make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server
 # All set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
@@ -9,17 +10,22 @@ VENV ?= .venv
 JOBS ?= 2
 INVENTED := (?i)secret|sekret|password|p%40ss# passwords of tests and examples, which say that they are
 READY := $(VENV)/.ready
+PYTEST := PYTHONUTF8=1 $(VENV)/bin/python -m pytest
+PARALLEL := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-cluster lint audit setup debian clean
+.PHONY: demo test test-fast test-cluster lint audit setup debian clean
 
 demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
 
 test: lint debian
-	PYTHONUTF8=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(PARALLEL) $(ARGS)
+
+test-fast: $(READY)
+	$(PYTEST) $(PARALLEL) -m 'not ray and not slow' $(ARGS)
 
 test-cluster: $(READY) debian
-	PYTHONUTF8=1 $(VENV)/bin/python -m pytest tests/cluster $(ARGS)
+	$(PYTEST) tests/cluster $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,17 +1,19 @@
-"""How fast volumes get from disk into torch batches, beside MONAI, the machine's floor, and the same path without Ray.
+"""How fast volumes get from disk into torch batches, beside MONAI, the machine's floor, and pyarrow's own way to a value.
 
     python benchmarks/data_path.py [--volumes N] [--repeats R] [--seconds S] [--json]
 
 CT-like volumes of 256×256×128 (the phantom's, regridded, with scanner noise) are cut to a random 224×224×112 and flipped by
 chance; where a batch ends as float in [-1, 1], intensities are also scaled and shifted. Everything is read from warm caches.
 
-One core: each way makes batches of BATCH volumes in this process, pinned to one core. Two workers: two processes read for a
-third that only receives. Their start, and Ray Data's planning of a stream, do not count: the time runs from the fifth batch.
+One core: each way makes batches of BATCH volumes in this process, pinned to one core; what counts is the core's time that the
+process used, not what it waited for a busy machine. Two workers: two processes read for a third that only receives, by either
+`data.loader`. Their start, and Ray Data's planning of a stream, do not count: the time runs from the fifth batch.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -21,16 +23,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from brgsa.volumes import encode
+from brgsa.volumes import decode, encode
 from brgsa.volumes.augment import Augmentation
 from brgsa.volumes.intensity import Intensity, unit_intensities
 from brgsa_platform.config import DataSection
-from brgsa_platform.training.batches import Rows, VolumeReader, encoded_volume, training_batches
+from brgsa_platform.store.reader import encoded_volume
+from brgsa_platform.training.batches import BatchSource, SplitIndex, training_batches
+from brgsa_platform.training.loaders import VolumeReader
 from brgsa_platform.training.order import epoch_batches
 
 FULL = ((256, 256, 128), (224, 224, 112))
@@ -47,14 +51,37 @@ class Data:
     """The same volumes three times: as NIfTI files, as a shard, and where MONAI may cache."""
 
     niftis: list[Path]
-    rows: Rows
+    index: SplitIndex
     cache: Path
     shape: tuple[int, int, int]
     crop: tuple[int, int, int]
 
     @property
+    def shard(self) -> str:
+        return self.index.shards[0]
+
+    @property
     def reader(self) -> VolumeReader:
-        return VolumeReader.of(self.rows, self.crop, AUGMENTATION)
+        return BatchSource(self.index, self.crop).reader(AUGMENTATION)
+
+    @property
+    def buffer_reader(self) -> VolumeReader:
+        return BufferReader(self.index.shards, self.index.shard, self.index.row_group, self.crop, AUGMENTATION)
+
+
+class BufferReader(VolumeReader):
+    """Takes a stored volume as pyarrow gives it, a copy, instead of finding it in the mapped file."""
+
+    def volume(self, row: int, memory: Any = None) -> Any:
+        column = _opened(self.shards[self.shard[row]]).read_row_group(int(self.row_group[row]), columns=["ct"])["ct"]
+        return decode(column[0].as_buffer(), memory)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(shard: str) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(shard, memory_map=True)
 
 
 def make(folder: Path, volumes: int, shape: tuple[int, int, int], crop: tuple[int, int, int]) -> Data:
@@ -88,24 +115,24 @@ def make(folder: Path, volumes: int, shape: tuple[int, int, int], crop: tuple[in
     numbers = np.arange(volumes)
     names = [path.name for path in niftis]
     nothing = np.zeros((volumes, 0), np.float32)
-    rows = Rows(names, numbers, numbers, nothing, [str(shard)], np.zeros_like(numbers), numbers)
-    return Data(niftis, rows, folder / "cache", shape, crop)
+    index = SplitIndex(names, numbers, numbers, nothing, [str(shard)], np.zeros_like(numbers), numbers)
+    return Data(niftis, index, folder / "cache", shape, crop)
 
 
 # One core.
 
 
-def ours_int16(data: Data, epoch: int) -> Batches:
+def int16_batches(data: Data, reader: VolumeReader, epoch: int) -> Batches:
     """As a training device gets it."""
     for rows in _batches(data, epoch):
-        yield torch.from_numpy(data.reader.read(rows, epoch)).unsqueeze(1)
+        yield torch.from_numpy(reader.read(rows, epoch)).unsqueeze(1)
 
 
-def ours_float(data: Data, out: torch.Tensor, epoch: int, noise: float = 0.0) -> Batches:
+def float_batches(data: Data, reader: VolumeReader, out: torch.Tensor, epoch: int, noise: float = 0.0) -> Batches:
     """After the fused step, on the CPU, volume by volume; `out` is the same for all batches, as in the training loop."""
     for rows in _batches(data, epoch):
         drawn = Intensity.draw(BATCH, out.device, scale=SCALE, shift=SHIFT, noise=noise)
-        blocks = (torch.from_numpy(data.reader.read(rows[i : i + 1], epoch)) for i in range(BATCH))
+        blocks = (torch.from_numpy(reader.read(rows[i : i + 1], epoch)) for i in range(BATCH))
         yield unit_intensities(blocks, drawn, out=out)
 
 
@@ -162,7 +189,8 @@ def one_core(data: Data, repeats: int) -> dict[str, list[float]]:
     set_track_meta(False)  # MONAI is faster without
     items = [{"image": str(path)} for path in data.niftis]
     out = torch.empty((BATCH, *data.crop))
-    frames = [bytes(encoded_volume(data.rows.shards[0], group)) for group in range(len(items))]
+    frames = [bytes(encoded_volume(data.shard, row_group)) for row_group in range(len(items))]
+    ours, buffered = data.reader, data.buffer_reader
 
     def nifti(noise: float) -> Any:
         return monai_batches(Dataset(items, monai_transforms(data, False, noise)))
@@ -171,36 +199,38 @@ def one_core(data: Data, repeats: int) -> dict[str, list[float]]:
         return monai_batches(PersistentDataset(items, monai_transforms(data, True, noise), cache_dir=data.cache))
 
     ways: dict[str, Callable[[Data, int], Batches]] = {
-        "ours, int16": ours_int16,
-        "ours, float": lambda data, epoch: ours_float(data, out, epoch),
-        "ours, float and noise": lambda data, epoch: ours_float(data, out, epoch, NOISE),
+        "ours, int16": lambda data, epoch: int16_batches(data, ours, epoch),
+        "by as_buffer, int16": lambda data, epoch: int16_batches(data, buffered, epoch),
+        "ours, float": lambda data, epoch: float_batches(data, ours, out, epoch),
+        "by as_buffer, float": lambda data, epoch: float_batches(data, buffered, out, epoch),
+        "ours, float and noise": lambda data, epoch: float_batches(data, ours, out, epoch, NOISE),
         "floor": lambda data, epoch: floor(data, frames, epoch),
         "MONAI NIfTI": nifti(0.0),
         "MONAI persistent": persistent(0.0),
         "MONAI NIfTI and noise": nifti(NOISE),
         "MONAI persistent and noise": persistent(NOISE),
     }
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
     with one_thread():
         for way in ways.values():
             _rate(way, data)  # fills caches, MONAI's among them
         for _ in range(repeats):
             for name, way in ways.items():
-                found[name].append(_rate(way, data))
-    return found
+                rates[name].append(_rate(way, data))
+    return rates
 
 
 def _rate(way: Callable[[Data, int], Batches], data: Data) -> float:
-    """Whole epochs, for a second at least: a shorter pass measures what else the machine does."""
-    started, volumes, epoch = time.perf_counter(), 0, 0
-    while (passed := time.perf_counter() - started) < 1.0:
+    """Volumes in a second of this core's time, over whole epochs and a second at least."""
+    started, volumes, epoch = time.process_time(), 0, 0
+    while (passed := time.process_time() - started) < 1.0:
         volumes += sum(len(batch) for batch in way(data, epoch))
         epoch += 1
     return volumes / passed
 
 
 def _batches(data: Data, epoch: int) -> np.ndarray:
-    return epoch_batches(data.rows.shard, data.rows.scans, BATCH, 0, epoch, 4096)
+    return epoch_batches(data.index.shard, data.index.scans, BATCH, 0, epoch, 4096)
 
 
 @contextmanager
@@ -219,35 +249,15 @@ def one_thread() -> Iterator[None]:
 # Two workers.
 
 
-class Direct(torch.utils.data.Dataset[torch.Tensor]):
-    """Batches by number, for a DataLoader whose workers hand them over in shared memory."""
-
-    def __init__(self, data: Data) -> None:
-        self.data, self.reader = data, data.reader
-        self.steps = len(_batches(data, 0))
-
-    def __len__(self) -> int:
-        return self.steps * ENDLESS
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        epoch, step = divmod(number, self.steps)
-        return torch.from_numpy(self.reader.read(_batches(self.data, epoch)[step], epoch))
-
-
-def direct(data: Data, seconds: float) -> float:
-    """A torch DataLoader of two worker processes on the same reader."""
-    loader = torch.utils.data.DataLoader(Direct(data), batch_size=None, num_workers=WORKERS, prefetch_factor=2)
-    return _steady_rate((len(batch) for batch in loader), seconds)
-
-
-def through_ray(data: Data, seconds: float) -> float:
-    """Ray Data with two CPUs for its tasks, to an actor that stands where a training worker stands."""
+def loaded(data: Data, loader: Literal["ray", "torch"], seconds: float) -> float:
+    """Volumes a second from two CPUs of Ray Data's, or two processes of torch's, to an actor in a training worker's place."""
     import ray
+
+    source = BatchSource(data.index, data.crop, DataSection(flip=AUGMENTATION.flip, loader=loader, cpus=WORKERS))
 
     @ray.remote(num_cpus=1)
     def worker() -> float:
-        settings = DataSection(flip=AUGMENTATION.flip, cpus=WORKERS)
-        batches = training_batches(data.rows, data.crop, settings, batch_size=BATCH, epochs=range(ENDLESS), seed=0)
+        batches = training_batches(source, batch_size=BATCH, epochs=range(ENDLESS), seed=0)
         return _steady_rate((sum(len(torch.from_numpy(block)) for block in b.blocks) for b in batches), seconds)
 
     return float(ray.get(worker.remote()))
@@ -263,16 +273,16 @@ def _steady_rate(sizes: Iterator[int], seconds: float) -> float:
 
 
 def two_workers(data: Data, repeats: int, seconds: float) -> dict[str, list[float]]:
-    """Volumes a second of both in each repeat, in turns."""
+    """Volumes a second of both loaders in each repeat, in turns."""
     from brgsa_platform.runtime.session import ray_session
 
-    found: dict[str, list[float]] = {"direct": [], "through Ray Data": []}
+    rates: dict[str, list[float]] = {"torch": [], "ray": []}
     with ray_session(num_cpus=WORKERS + 1):
-        through_ray(data, min(seconds, 1.0))  # starts Ray's processes
+        loaded(data, "ray", min(seconds, 1.0))  # starts Ray's processes
         for _ in range(repeats):
-            found["direct"].append(direct(data, seconds))
-            found["through Ray Data"].append(through_ray(data, seconds))
-    return found
+            rates["torch"].append(loaded(data, "torch", seconds))
+            rates["ray"].append(loaded(data, "ray", seconds))
+    return {f"loader {name}": values for name, values in rates.items()}
 
 
 def run(
@@ -282,7 +292,7 @@ def run(
     loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         data = make(Path(folder), volumes, shape, crop)
-        stored = np.mean([len(encoded_volume(data.rows.shards[0], row)) for row in range(volumes)])
+        stored = np.mean([len(encoded_volume(data.shard, row)) for row in range(volumes)])
         pairs = two_workers(data, repeats, seconds)
         alone = one_core(data, repeats)
     loads.append(os.getloadavg()[0])
@@ -299,7 +309,8 @@ def run(
         "vs_monai_nifti": median["ours, float"] / median["MONAI NIfTI"],
         "vs_monai_persistent": median["ours, float"] / median["MONAI persistent"],
         "vs_floor": median["ours, int16"] / median["floor"],
-        "ray_vs_direct": median["through Ray Data"] / median["direct"],
+        "as_buffer_vs_ours": median["by as_buffer, float"] / median["ours, float"],
+        "ray_vs_direct": median["loader ray"] / median["loader torch"],
     }
     print("\n" + "\n".join(f"{name:32}{ratio:9.2f}" for name, ratio in ratios.items()))
     figures = {

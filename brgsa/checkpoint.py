@@ -11,10 +11,7 @@ optimizer.pt        optimiser state  /   can be resumed
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import torch
 
 from brgsa.config import ModelConfig
 from brgsa.errors import UserError
+from brgsa.files import written_aside
 from brgsa.model import BrgSA
 from brgsa.text import saved_tower
 
@@ -61,10 +59,8 @@ def save(
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    replaced = aside.with_name(f"{aside.name}.replaced")
-    aside.mkdir()
-    try:
+    with written_aside(folder) as aside:
+        aside.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, str(aside / "model.safetensors"))
         _write_json(aside / "model.json", {"format": FORMAT, **model.config.to_dict()})
@@ -74,16 +70,6 @@ def save(
             _write_json(aside / "training.json", training)
         if optimizer is not None:
             torch.save(optimizer.state_dict(), aside / "optimizer.pt")
-        if folder.exists():
-            # A rename takes an instant; a deletion goes file by file, and a kill would leave it half done.
-            os.replace(folder, replaced)
-        os.replace(aside, folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        if replaced.exists() and not folder.exists():
-            os.replace(replaced, folder)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 

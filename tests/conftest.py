@@ -9,8 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sharedray import SharedRay
+
+# Two test processes share the machine's cores, each with its Ray's; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses this process's Ray bears Ray's mark. What needs a Ray of its own comes last, so that none starts again."""
+    for item in items:
+        if "shared_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+    items.sort(key=lambda item: "ray_of_its_own" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +31,20 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real data not found at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[SharedRay]:
+    """What starts this process's Ray; `ray_session` and `place` use it."""
+    shared = SharedRay()
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="module")
+def ray_of_its_own(shared_ray: SharedRay) -> None:
+    """No Ray runs in this process when the module begins: it starts one, whose workers get the module's environment."""
+    shared_ray.stop()
 
 
 @pytest.fixture

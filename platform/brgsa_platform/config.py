@@ -50,7 +50,10 @@ class DataSection(Section):
         shift: the number from ±shift that is added to a volume's HU.
         noise: the standard deviation of Gaussian noise, in HU.
         shuffle_buffer: the number of volumes that are shuffled together; a smaller split is permuted as a whole.
-        cpus: CPUs of the data tasks of all training workers together; empty: all that training leaves free.
+        loader: what reads, crops and augments volumes: "ray", tasks of Ray Data on the nodes for data; or "torch", processes
+            of a DataLoader on each training worker's own node. The batches are the same.
+        cpus: CPUs of the data tasks, or processes of the DataLoaders, of all training workers together; empty: all that
+            training leaves free, or a worker's threads less one.
         object_store_share: the share of Ray's object store that the batches of all training workers may fill.
     """
 
@@ -64,6 +67,7 @@ class DataSection(Section):
     shift: float = Field(0.0, ge=0)
     noise: float = Field(0.0, ge=0)
     shuffle_buffer: int = Field(4096, ge=1)
+    loader: Literal["ray", "torch"] = "ray"
     cpus: float | None = Field(None, gt=0)
     object_store_share: float = Field(0.5, gt=0, le=1)
 

@@ -20,7 +20,7 @@ from brgsa.metrics import Interval
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
-from brgsa_platform.evaluation.evaluate import evaluate
+from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.evaluation.tables import EvaluationResult, gain
 from brgsa_platform.runtime.console import Row, print_table, table
 from brgsa_platform.runtime.files import write_json
@@ -94,12 +94,12 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with ray_session():
         _make_store(out, size, seed, seconds)
-        decoded = decode_once(Store.open(out / "store"))
+        cache = decode_once(Store.open(out / "store"))
         trained = {}
         for number, (name, arm) in enumerate(ARMS.items(), start=4):
             with _step(f"{number}/8 train {arm.title} (Ray Data, Ray Train)", seconds):
                 config = load_config(arm.preset, overrides=[f"train.epochs={size.epochs}", f"train.seed={seed}"])
-                options = TrainOptions(decoded=decoded)
+                options = TrainOptions(cache=cache)
                 trained[name] = train(
                     out / "store", config, out=out / "runs" / name, preset=arm.preset, options=options
                 )
@@ -120,7 +120,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                 name: evaluate(
                     run.checkpoint,
                     out / "store",
-                    resamples=size.resamples,
+                    options=EvaluateOptions(resamples=size.resamples),
                     out=out / "evaluation" / name,
                     name=f"demo {name}",
                 )

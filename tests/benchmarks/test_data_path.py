@@ -25,7 +25,9 @@ def test_it_runs_and_reports() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["benchmark"] == "data_path"
-    assert set(found["ratios"]) == {"vs_monai_nifti", "vs_monai_persistent", "vs_floor", "ray_vs_direct"}
+    assert set(found["ratios"]) == {
+        "vs_monai_nifti", "vs_monai_persistent", "vs_floor", "as_buffer_vs_ours", "ray_vs_direct",
+    }  # fmt: skip
     assert all(ratio > 0 for ratio in found["ratios"].values())
     for name, figures in found["figures"].items():
         if isinstance(figures, dict):

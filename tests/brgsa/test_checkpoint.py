@@ -162,7 +162,7 @@ def test_a_rename_that_fails_puts_the_old_one_back(
             raise OSError("the disk went away")
         rename(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", fails_second)
+    monkeypatch.setattr(os, "replace", fails_second)
     with pytest.raises(OSError, match="went away"):
         checkpoint.save(folder, build(), {"labels": ["new"]})
     assert checkpoint.load(folder).run == {"labels": ["old"]}
@@ -178,7 +178,7 @@ def test_an_end_while_the_old_one_is_removed_leaves_the_new_one(
         (Path(path) / "model.json").unlink()  # half removed
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", ends)
+    monkeypatch.setattr(shutil, "rmtree", ends)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(folder, build(), {"labels": ["new"]})
     assert checkpoint.load(folder).run == {"labels": ["new"]}
@@ -312,3 +312,25 @@ def test_no_text_tower_runs_code(copy: Path, tmp_path: Path, capsys: pytest.Capt
         checkpoint.load(copy)
     assert not (tmp_path / "ran").exists()
     assert "[y/N]" not in "".join(capsys.readouterr())  # nor is it asked whether it may
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        done.append(f"rename to {Path(new).name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    checkpoint.save(tmp_path / "epoch-0001", build(), {}, training={"epoch": 1})
+    renamed = done.index("rename to epoch-0001")
+    assert {"model.safetensors", "model.json", "run.json", "training.json"} <= set(done[:renamed])
+    assert done[renamed + 1 :] == [tmp_path.name]

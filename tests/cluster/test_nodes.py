@@ -19,7 +19,6 @@ from brgsa_platform.training import run_checkpoints
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(1200),
     pytest.mark.skipif(os.getuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and `ip`"),
 ]
 

@@ -16,7 +16,7 @@ from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.summaries.summarize import summarize
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.ray
 
 TRIALS = 12
 

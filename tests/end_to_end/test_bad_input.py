@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from commandline import Done, brgsa
 
 from brgsa.volumes import Geometry
 from brgsa_platform.store.prepare import PrepareOptions, prepare
@@ -23,23 +21,17 @@ pytestmark = pytest.mark.ray
 REPORT = "There is pleural effusion on the right."
 
 
-def brgsa(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "brgsa_platform.cli", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "RAY_ADDRESS": "", "HF_HUB_OFFLINE": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's current folder, empty at first."""
+    monkeypatch.chdir(tmp_path)
 
 
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    sentences = [line for line in done.stderr.splitlines() if line.startswith("brgsa: ")]
-    assert len(sentences) == 1, done.stderr
+def refused(done: Done, *words: str) -> None:
+    assert done.status == 2, done.err
+    assert "Traceback" not in done.err
+    sentences = [line for line in done.err.splitlines() if line.startswith("brgsa: ")]
+    assert len(sentences) == 1, done.err
     for word in words:
         assert word in sentences[0]
 
@@ -98,65 +90,67 @@ def write_manifest(path: Path, rows: list[list[str]], header: tuple[str, ...] = 
 def test_manifests(tmp_path: Path) -> None:
     write_scan(tmp_path / "a.nii.gz")
     twice = write_manifest(tmp_path / "twice.csv", [["a.nii.gz", REPORT]] * 2)
-    refused(brgsa("prepare", twice, "--layout", "manifest", "--out", "s", cwd=tmp_path), "more than once", "a")
+    refused(brgsa("prepare", twice, "--layout", "manifest", "--out", "s"), "more than once", "a")
     short = write_manifest(tmp_path / "short.csv", [["a.nii.gz"]], ("volume",))
-    refused(brgsa("prepare", short, "--layout", "manifest", "--out", "s", cwd=tmp_path), "'report'", "short.csv")
+    refused(brgsa("prepare", short, "--layout", "manifest", "--out", "s"), "'report'", "short.csv")
     (tmp_path / "nothing.csv").write_text("")
-    refused(brgsa("prepare", "nothing.csv", "--layout", "manifest", "--out", "s", cwd=tmp_path), "nothing.csv")
-    refused(brgsa("prepare", "absent.csv", "--layout", "manifest", "--out", "s", cwd=tmp_path), "absent.csv")
+    refused(brgsa("prepare", "nothing.csv", "--layout", "manifest", "--out", "s"), "nothing.csv")
+    refused(brgsa("prepare", "absent.csv", "--layout", "manifest", "--out", "s"), "absent.csv")
     assert not (tmp_path / "s").exists()
 
 
 def test_configurations(place: Path, tmp_path: Path) -> None:
     train = ["train", "--data", place / "store", "--preset", "demo-smoke"]
-    refused(brgsa(*train, "model.bank.sise=3", cwd=tmp_path), "model.bank.sise", "did you mean size")
-    refused(brgsa(*train, "model.bank.size=0", cwd=tmp_path), "at least 1", "bank.enabled=false")
-    refused(brgsa(*train, "train.batch_size=5000", cwd=tmp_path), "train.batch_size=5000")
-    refused(brgsa(*train, "model.vision.volume=[128,128,64]", cwd=tmp_path), "model.vision.volume", "larger")
-    refused(brgsa(*train, "data.style=findings+", cwd=tmp_path), "brgsa summarize")
+    refused(brgsa(*train, "model.bank.sise=3"), "model.bank.sise", "did you mean size")
+    refused(brgsa(*train, "model.bank.size=0"), "at least 1", "bank.enabled=false")
+    refused(brgsa(*train, "train.batch_size=5000"), "train.batch_size=5000")
+    refused(brgsa(*train, "model.vision.volume=[128,128,64]"), "model.vision.volume", "larger")
+    refused(brgsa(*train, "data.style=findings+"), "brgsa summarize")
     (tmp_path / "mine.yaml").write_text("optim: {rate: 1}")
-    refused(brgsa("train", "--data", place / "store", "--preset", "mine.yaml", cwd=tmp_path), "optim.rate", "mine.yaml")
-    refused(brgsa("train", "--data", tmp_path, "--preset", "demo-smoke", cwd=tmp_path), "not a store")
+    refused(brgsa("train", "--data", place / "store", "--preset", "mine.yaml"), "optim.rate", "mine.yaml")
+    refused(brgsa("train", "--data", tmp_path, "--preset", "demo-smoke"), "not a store")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
 
 def test_output_folders(place: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     train = ["train", "--data", place / "store", "--preset", "demo-smoke"]
-    refused(brgsa(*train, "--out", "file/run", cwd=tmp_path), "file/run", "another --out")
+    refused(brgsa(*train, "--out", "file/run"), "file/run", "another --out")
     prepare_it = ["prepare", place / "phantom", "--layout", "ct-rate"]
-    refused(brgsa(*prepare_it, "--out", "file/store", cwd=tmp_path), "file/store", "another --out")
+    refused(brgsa(*prepare_it, "--out", "file/store"), "file/store", "another --out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    refused(brgsa(*prepare_it, "--out", "mine", cwd=tmp_path), "mine", "another --out")
-    refused(brgsa(*prepare_it, "--out", place / "store", cwd=tmp_path), "other settings", "geometry")
-    refused(brgsa("phantom", "mine", "--scans", 3, cwd=tmp_path), "mine")
-    refused(brgsa("demo", "--out", "mine", cwd=tmp_path), "thesis.txt")
+    refused(brgsa(*prepare_it, "--out", "mine"), "mine", "another --out")
+    refused(brgsa(*prepare_it, "--out", place / "store"), "other settings", "geometry")
+    refused(brgsa("phantom", "mine", "--scans", 3), "mine")
+    refused(brgsa("demo", "--out", "mine"), "thesis.txt")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_tracking_server_that_does_not_answer(place: Path, tmp_path: Path) -> None:
-    dead = {"MLFLOW_TRACKING_URI": "http://user:secret@127.0.0.1:9"}
+def test_a_tracking_server_that_does_not_answer(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     for verb in (
         ["train", "--data", place / "store", "--preset", "demo-smoke", "--out", tmp_path / "run"],
         ["summarize", place / "store", "--style", "findings"],
         ["prepare", place / "phantom", "--layout", "ct-rate", "--out", tmp_path / "store"],
     ):
-        done = brgsa(*verb, cwd=tmp_path, **dead)
+        done = brgsa(
+            *verb,
+        )
         refused(done, "127.0.0.1:9", "does not answer")
-        assert "secret" not in done.stderr + done.stdout
+        assert "secret" not in done.err + done.out
     assert not (tmp_path / "run").exists()
 
 
 def test_checkpoints_and_scans(place: Path, tmp_path: Path) -> None:
-    refused(brgsa("evaluate", tmp_path, "--data", place / "store", cwd=tmp_path), "neither a checkpoint nor a run")
-    refused(brgsa("predict", tmp_path / "absent", "scan.nii.gz", cwd=tmp_path), "neither a checkpoint nor a run")
+    refused(brgsa("evaluate", tmp_path, "--data", place / "store"), "neither a checkpoint nor a run")
+    refused(brgsa("predict", tmp_path / "absent", "scan.nii.gz"), "neither a checkpoint nor a run")
 
 
 def test_searches(place: Path, tmp_path: Path) -> None:
     tune = ["tune", "--data", place / "store", "--preset", "demo-smoke"]
-    refused(brgsa(*tune, "--space", "cmk", cwd=tmp_path), "did you mean cmki")
-    refused(brgsa(*tune, "--space", "cmki", "--trials", 0, cwd=tmp_path), "--trials")
+    refused(brgsa(*tune, "--space", "cmk"), "did you mean cmki")
+    refused(brgsa(*tune, "--space", "cmki", "--trials", 0), "--trials")
     for name in "abcd":
         write_scan(tmp_path / f"{name}.nii.gz")
     rows = [
@@ -169,6 +163,6 @@ def test_searches(place: Path, tmp_path: Path) -> None:
         tmp_path / "unlabelled",
         PrepareOptions(Geometry((8.0, 8.0, 8.0), (16, 16, 16))),
     )
-    refused(brgsa("tune", "--data", "unlabelled", "--space", "cmki", cwd=tmp_path), "validation split", "labels")
+    refused(brgsa("tune", "--data", "unlabelled", "--space", "cmki"), "validation split", "labels")
     (tmp_path / "mine.yaml").write_text("loss.temprature: {kind: float, low: 0.1, high: 1, why: x}")
-    refused(brgsa(*tune, "--space", "mine.yaml", cwd=tmp_path), "loss.temprature", "temperature")
+    refused(brgsa(*tune, "--space", "mine.yaml"), "loss.temprature", "temperature")

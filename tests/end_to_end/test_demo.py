@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brgsa_platform import demo
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -25,7 +25,7 @@ def test_the_demo_ends_in_a_table(
             low, high = report[name][f"{figure}_interval"]
             assert 0 <= low <= report[name][figure] <= high <= 1
         assert 0 <= report[name]["modality_gap"] <= 2
-        assert tracking.client().get_run(report[name]["mlflow_run"]).info.status == "FINISHED"
+        assert connection.client().get_run(report[name]["mlflow_run"]).info.status == "FINISHED"
     assert report["seconds"] > 0
     arms = [report[name]["macro_auroc"] for name in ("baseline", "clip_summaries", "brgsa")]
     for name, gained in (

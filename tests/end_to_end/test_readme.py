@@ -16,11 +16,12 @@ import nibabel
 import numpy as np
 import pytest
 import typer
+from sharedray import SharedRay
 
 from brgsa.checkpoint import load
 from brgsa_platform.training import run_checkpoints
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "platform_rooms/tracking/test_ui.py"}
@@ -93,21 +94,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_the_commands_run_one_after_the_other(folder: Path) -> None:
+def test_the_commands_run_one_after_the_other(folder: Path, shared_ray: SharedRay) -> None:
+    shared_ray.start(num_cpus=5)
     scripts = Path(sys.executable).parent
     environment = {
         **os.environ,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlruns-brgsa' / 'mlflow.db'}",
-        "OMP_NUM_THREADS": "1",
-        "RAY_ADDRESS": "",
+        "RAY_ADDRESS": "",  # the first command starts a Ray of its own, the others join one
     }
     for command in commands():
         if " ".join(command.split()[:2]) in RUN_ELSEWHERE:
             continue
         done = subprocess.run(
-            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
+        environment["RAY_ADDRESS"] = shared_ray.address
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         # What the libraries below would say is not the user's business.
         for noise in ("Warning", "WARNING", "INFO", "(pid=", "Traceback"):

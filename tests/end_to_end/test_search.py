@@ -18,6 +18,7 @@ from commandline import brgsa
 from objectstore import Door
 from patience import Patience, until
 from servers import mlflow_server
+from sharedray import SharedRay
 
 from brgsa.checkpoint import load
 from brgsa.errors import UserError
@@ -29,10 +30,10 @@ from brgsa_platform.search.driver import tune
 from brgsa_platform.search.result import SearchResult
 from brgsa_platform.search.spec import SearchMethod, SearchOptions, read_spec, trial_name
 from brgsa_platform.search.trials import trial_folder
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ray
 
 SPACE = """
 model.bank.size: {kind: categorical, choices: [16, 1000000000000], why: the second is 128 TB}
@@ -49,8 +50,8 @@ def smoke(*settings: str) -> RunConfig:
 
 def children(run_id: str, uri: str | None = None) -> dict[str, Any]:
     """The trials' MLflow runs of a search, by name."""
-    api = tracking.client(uri)
-    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    api = connection.client(uri)
+    experiment = api.get_experiment_by_name(connection.experiment_name())
     runs = api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'")
     return {run.info.run_name: run for run in runs}
 
@@ -122,14 +123,14 @@ def test_what_the_search_tells_mlflow(tmp_path: Path, searched: SearchResult) ->
         assert run.data.tags["brgsa.state"] == row["state"]
         assert run.data.tags.get("brgsa.reason", "") == row["reason"]
         assert run.data.params["model.bank.size"] == str(row["model.bank.size"])
-        points = tracking.client().get_metric_history(run.info.run_id, "val/auroc")
+        points = connection.client().get_metric_history(run.info.run_id, "val/auroc")
         assert len(points) == len({point.step for point in points}) == row["epochs"]
         if row["epochs"]:
             checkpoint = run_checkpoints.resolve(trial_folder(searched.out, row["number"]))
             assert run.data.tags["brgsa.checkpoint"] == checkpoint.name
-            copied = tracking.client().download_artifacts(run.info.run_id, "checkpoint", str(tmp_path))
+            copied = connection.client().download_artifacts(run.info.run_id, "checkpoint", str(tmp_path))
             assert load(copied).model.config == load(checkpoint).model.config
-    assert tracking.client().get_run(searched.run_id).info.status == "FINISHED"
+    assert connection.client().get_run(searched.run_id).info.status == "FINISHED"
     assert load_config(str(searched.preset)).optim.lr == searched.best["values"]["optim.lr"] == 1e-2
 
 
@@ -187,14 +188,11 @@ def test_two_goals_and_a_search_that_learns_from_another(place: Path) -> None:
     assert [row["number"] for row in report.pareto(study)] == [second.trials[0]["number"]] == [second.best["number"]]
 
 
-def test_a_killed_trial_and_a_killed_driver(place: Path) -> None:
-    import ray
-
+def test_a_killed_trial_and_a_killed_driver(place: Path, shared_ray: SharedRay) -> None:
     epochs, folder = 12, place / "searches" / "killed"
     arguments = ["--name", "killed", "--data", str(place / "store"), "--space", "cmki-small", "--trials", "3"]
     settings = ["--preset", "demo-smoke", f"train.epochs={epochs}", "train.threads=1", f"train.keep={epochs}"]
-    address = ray.get_runtime_context().gcs_address
-    process = start("--out", str(folder.parent), *arguments, *settings, ray_address=address)
+    process = start("--out", str(folder.parent), *arguments, *settings, ray_address=shared_ray.address)
     until(lambda: epochs_of(folder, 0) >= 2, 240, process=process, pause=0.02)
     os.kill(pid_of(folder, 0), signal.SIGKILL)
     until(lambda: epochs_of(folder, 1) >= 2, 240, process=process, pause=0.02)
@@ -218,7 +216,7 @@ def test_a_killed_trial_and_a_killed_driver(place: Path) -> None:
     runs = children(spec.parent_run)
     assert runs[trial_name(1)].info.run_id == begun.info.run_id
     assert [runs[trial_name(row["number"])].info.status for row in rows] == ["FAILED", "FINISHED", "FINISHED"]
-    assert tracking.client().get_run(spec.parent_run).info.status == "FINISHED"
+    assert connection.client().get_run(spec.parent_run).info.status == "FINISHED"
 
 
 def test_ctrl_c_ends_at_once_and_leaves_nothing(place: Path) -> None:
@@ -239,7 +237,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(place: Path) -> None:
     assert not psutil.pid_exists(trial)
     spec = read_spec(folder)
     assert spec is not None
-    assert tracking.client().get_run(spec.parent_run).info.status == "KILLED"
+    assert connection.client().get_run(spec.parent_run).info.status == "KILLED"
     assert {run.info.status for run in children(spec.parent_run).values()} == {"KILLED"}
 
 
@@ -276,7 +274,7 @@ def test_mlflow_away_while_a_trial_ends(place: Path, tmp_path: Path, monkeypatch
             options = SearchOptions(trials=2, concurrent=1)
             result = tune(place / "store", config, ["cmki-small"], options, folder=folder)
         assert [row["state"] for row in result.trials] == ["complete"] * 2
-        api, runs = tracking.client(uri), children(result.run_id, uri)
+        api, runs = connection.client(uri), children(result.run_id, uri)
         assert api.get_run(result.run_id).info.status == "FINISHED"
         assert {name: run.info.status for name, run in runs.items()} == {trial_name(n): "FINISHED" for n in (0, 1)}
         for run in runs.values():

@@ -13,16 +13,16 @@ import torch
 from brgsa import checkpoint, zeroshot
 from brgsa.phantom import ABNORMALITIES, RARE
 from brgsa_platform.config import load_config
-from brgsa_platform.evaluation.evaluate import evaluate
+from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.search.driver import tune
 from brgsa_platform.search.result import SearchResult
 from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 from brgsa_platform.training.driver import TrainResult, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ def test_training_with_two_workers(place: Path, trained: TrainResult) -> None:
     loaded = checkpoint.load(trained.checkpoint)
     assert loaded.run["data"]["fingerprint"] == Store.open(place / "store").fingerprint
     assert loaded.model.encode_volumes(torch.zeros(1, 1, 60, 60, 30)).plain.shape == (1, 32)
-    run = tracking.client().get_run(trained.run_id)
+    run = connection.client().get_run(trained.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["model.bank.size"] == "16"
     assert run.data.tags["brgsa.data"] == loaded.run["data"]["fingerprint"]
-    curve = tracking.client().get_metric_history(trained.run_id, "val/auroc")
+    curve = connection.client().get_metric_history(trained.run_id, "val/auroc")
     assert [round(point.value, 6) for point in curve] == [round(entry["val/auroc"], 6) for entry in trained.history]
 
 
@@ -84,8 +84,8 @@ def test_a_finished_training_is_not_done_again(place: Path, trained: TrainResult
 
 def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
     assert [trial["state"] for trial in searched.trials] == ["complete", "complete"]
-    client = tracking.client()
-    experiment = client.get_experiment_by_name(tracking.experiment_name())
+    client = connection.client()
+    experiment = client.get_experiment_by_name(connection.experiment_name())
     children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{searched.run_id}'")
     assert {run.data.params["model.bank.size"] for run in children} == {
         str(trial["model.bank.size"]) for trial in searched.trials
@@ -103,7 +103,7 @@ def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
 
 
 def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult) -> None:
-    result = evaluate(trained.out, place / "store", resamples=200, out=place / "evaluation")
+    result = evaluate(trained.out, place / "store", options=EvaluateOptions(resamples=200), out=place / "evaluation")
     table = json.loads((place / "evaluation" / "evaluation-test.json").read_text())
     assert (place / "evaluation" / "evaluation-test.csv").is_file()
     assert table
@@ -113,7 +113,7 @@ def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult)
         if row.measured:
             auroc = row.figures["auroc"]
             assert auroc.low <= auroc.value <= auroc.high
-    names = {artifact.path for artifact in tracking.client().list_artifacts(result.run_id)}
+    names = {artifact.path for artifact in connection.client().list_artifacts(result.run_id)}
     assert any(name.endswith(".json") for name in names)
     assert any(name.endswith(".png") for name in names)
 
@@ -133,8 +133,8 @@ def test_no_report_and_no_patient_reaches_mlflow(place: Path, trained: TrainResu
     store = Store.open(place / "store")
     reports = [text[:60] for text in store.texts("report").values()]
     volumes = list(store.texts("report"))
-    client = tracking.client()
-    experiment = client.get_experiment_by_name(tracking.experiment_name())
+    client = connection.client()
+    experiment = client.get_experiment_by_name(connection.experiment_name())
     told = []
     for run in client.search_runs([experiment.experiment_id]):
         told.append(json.dumps([run.data.params, run.data.tags, run.info.run_name], default=str))

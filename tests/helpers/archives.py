@@ -12,7 +12,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, decode
-from brgsa_platform.store.store import Store
+from brgsa_platform.layouts import read_layout
+from brgsa_platform.runtime.storage import Folder
+from brgsa_platform.store.index import commit_batch
+from brgsa_platform.store.plan import PlannedBatch, new_batch, write_plan
+from brgsa_platform.store.prepare import PrepareOptions
+from brgsa_platform.store.store import Meta, Store
+from brgsa_platform.store.writer import ShardWriter
 
 SMALL = Geometry((6.0, 6.0, 9.0), (24, 24, 16), antialias=True)
 REPORT = "There is pleural effusion on the right."
@@ -56,6 +62,19 @@ def save_rad_chestct(folder: Path, scans: int) -> Path:
         [[f"trn{i:05d}", i, "[1, 0, 0, 0, 1, 0]", 0.8] for i in range(scans)],
     )
     return folder
+
+
+def write_store(manifest: Path, out: Path, options: PrepareOptions = PrepareOptions(SMALL)) -> Path:
+    """The store that `prepare` makes of a manifest, shard by shard in this process, without Ray and MLflow."""
+    folder = Folder(out)
+    items = read_layout(manifest, "manifest", options.validation_fraction)
+    batch = new_batch(items, "manifest", options.geometry, first=0)
+    write_plan(folder, 0, items)
+    writer = ShardWriter(folder, options.geometry, options.strict)
+    for shard in batch.shards:
+        assert writer(shard, PlannedBatch(batch, items).items_of(shard)) == ""
+    commit_batch(folder, Meta(options.settings(), batches=(batch,)))
+    return out
 
 
 def volumes(store: Path) -> dict[str, npt.NDArray[np.int16]]:

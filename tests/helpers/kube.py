@@ -33,6 +33,7 @@ class Kube:
         hold: a job runs until this is set.
         cut: log streams are broken after so many lines, once each.
         refuse: status and reason for every request, to try an API that is away or says no.
+        refusals: how many requests were refused so.
         installed: whether the cluster knows RayJobs.
     """
 
@@ -45,6 +46,7 @@ class Kube:
         self.hold = threading.Event()
         self.hold.set()
         self.refuse: tuple[int, str] | None = None
+        self.refusals = 0
         self.installed = True
 
     def create(self, job: dict[str, Any]) -> None:
@@ -63,7 +65,7 @@ class Kube:
         for line in self.lines:
             log.append(line)
             time.sleep(0.2)
-        self.hold.wait(60)
+        self.hold.wait()
         log.append("last line")
         said = {"FAILED": {"reason": "AppFailed", "message": "entrypoint failed"}}.get(outcome, {})
         ended = {"SUCCEEDED": "Complete", "FAILED": "Failed"}[outcome]
@@ -179,6 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._status(401, "Unauthorized", "Unauthorized")
         elif self.kube.refuse:
+            self.kube.refusals += 1
             self._status(*self.kube.refuse, "the server says no")
         elif not self.kube.installed and path.startswith("/apis/ray.io"):
             self._plain(404, "404 page not found\n")

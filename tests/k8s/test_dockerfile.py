@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,28 +26,10 @@ def stages() -> dict[str, list[str]]:
     return found
 
 
-def lint(text: str) -> str:
-    done = subprocess.run([HADOLINT, "-"], input=text, capture_output=True, text=True, timeout=60)
-    return done.stdout + done.stderr
-
-
 def test_hadolint_finds_nothing() -> None:
-    assert lint(DOCKERFILE.read_text()) == ""
+    done = subprocess.run([HADOLINT, DOCKERFILE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not any(line.startswith("ADD ") for lines in stages().values() for line in lines)  # it would fetch addresses
-
-
-@pytest.mark.parametrize(
-    ("change", "rule"),
-    [
-        ("FROM python:latest AS late", "DL3007"),
-        ("FROM python AS untagged", "DL3006"),
-        ("FROM base AS root\nUSER root", "DL3002"),
-        ("FROM base AS added\nADD brgsa /x", "DL3020"),
-        ("FROM base AS loose\nRUN pip install torch", "DL3013"),
-    ],
-)
-def test_hadolint_would_find_it(change: str, rule: str) -> None:
-    assert rule in lint(f"{DOCKERFILE.read_text()}\n{change}\n")
 
 
 def test_images_run_as_the_manifests_user() -> None:

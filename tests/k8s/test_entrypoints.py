@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer
 from manifests import OVERLAYS, Manifest, job, jobs, named, quantity, services
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa_platform.cli.main import app
 from brgsa_platform.config import RunConfig, flatten, load_config
 
@@ -113,7 +113,7 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
     for group in small["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
         group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "500m"
     cluster(small)
-    with pytest.raises(UserError, match="CPUs"):
+    with refused("too-few-cpus", field="train.workers"):
         check_resources(config)
 
 

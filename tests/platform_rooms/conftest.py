@@ -1,8 +1,7 @@
-"""Ray, a tracking store and a small prepared store for the tests of a module; a search in MLflow, and `brgsa ui` on it."""
+"""Ray, a tracking store and two small prepared stores, made once in a test process; a search in MLflow, with `brgsa ui`."""
 
 from __future__ import annotations
 
-import csv
 import os
 import socket
 import subprocess
@@ -10,18 +9,20 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
+from archives import contents, save_scan, save_table
 from searches import make_search
+from sharedray import SharedRay
 
 from brgsa.volumes import Geometry
-from brgsa_platform.runtime import session
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 
+GEOMETRY = Geometry((4.0, 4.0, 8.0), (20, 20, 10))
 REPORTS = {
     "a1": "There is a nodule of 7 mm in the right upper lobe. No pleural effusion.",
     "a2": "There is a nodule of 7 mm in the right upper lobe. No pleural effusion.",
@@ -30,54 +31,85 @@ REPORTS = {
 }
 
 
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tracking store for all modules that train, prepare or evaluate through `ray_session`."""
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'mlflow.db'}"
+
+
 @pytest.fixture(scope="module")
-def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ray on two logical CPUs, and MLFLOW_TRACKING_URI on a fresh SQLite file."""
-    folder = tmp_path_factory.mktemp("tracking")
-    with pytest.MonkeyPatch.context() as patch, session.ray_session(num_cpus=2):
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+def ray_session(shared_ray: SharedRay, tracking_uri: str) -> Iterator[None]:
+    """Ray on two logical CPUs, and MLFLOW_TRACKING_URI on an SQLite file."""
+    with _tracked(tracking_uri):
+        shared_ray.start(num_cpus=2)
+        yield
+
+
+@contextmanager
+def _tracked(uri: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
         patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
         yield
 
 
 @pytest.fixture(scope="module")
-def store(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of four volumes of three scans, one more in quarantine."""
-    folder = tmp_path_factory.mktemp("archive")
-    rng = np.random.default_rng(0)
-    rows = [["absent.nii.gz", "Lost.", "secretpatient-z", "train", 0]]
-    for number, (name, report) in enumerate(REPORTS.items()):
-        hu = rng.integers(-1000, 600, (24, 22, 12)).astype(np.int16)
-        nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), folder / f"{name}.nii.gz")
-        split = ("train", "train", "validation", "test")[number]
-        rows.append([f"{name}.nii.gz", report, f"secretpatient-{name[0]}", split, int(name[0] == "b")])
-    with (folder / "scans.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["volume", "report", "patient_id", "split", "Pleural effusion"], *rows])
-    prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(Geometry((4.0, 4.0, 8.0), (20, 20, 10))))
-    return folder / "store"
+def store(ray_session: None, made_store: Path) -> Path:
+    """A store of four volumes of three scans, one more in quarantine; to be read, not changed."""
+    return made_store
 
 
 @pytest.fixture(scope="module")
-def pairs(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 24 training scans with two reconstructions each, and four validation scans; summaries of them."""
+def pairs(ray_session: None, made_pairs: Path) -> Path:
+    """A store of 24 training scans with two reconstructions each, and four validation scans; to be read, not changed."""
+    return made_pairs
+
+
+@pytest.fixture(scope="session")
+def made_store(shared_ray: SharedRay, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("archive")
+    rng = np.random.default_rng(0)
+    rows: list[list[object]] = [["absent.nii.gz", "Lost.", "secretpatient-z", "train", 0]]
+    for number, (name, report) in enumerate(REPORTS.items()):
+        hu = rng.integers(-1000, 600, (24, 22, 12)).astype(np.int16)
+        save_scan(folder / f"{name}.nii.gz", hu)
+        split = ("train", "train", "validation", "test")[number]
+        rows.append([f"{name}.nii.gz", report, f"secretpatient-{name[0]}", split, int(name[0] == "b")])
+    save_table(folder / "scans.csv", ("volume", "report", "patient_id", "split", "Pleural effusion"), rows)
+    with _tracked(tracking_uri):
+        shared_ray.start(num_cpus=2)
+        prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
+    yield from _unchanged(folder / "store")
+
+
+@pytest.fixture(scope="session")
+def made_pairs(shared_ray: SharedRay, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("pairs")
     rng = np.random.default_rng(0)
-    rows = []
+    rows: list[list[object]] = []
     for scan in range(28):
         ill = scan % 2
         for reconstruction in range(2):
             hu = rng.integers(-1000, 600, (20, 20, 10)).astype(np.int16)
             hu[: 8 * ill] = 300
             name = f"s{scan}r{reconstruction}.nii.gz"
-            nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), folder / name)
+            save_scan(folder / name, hu)
             report = f"There is {'a' if ill else 'no'} pleural effusion. The heart is of size {scan}."
             split = "train" if scan < 24 else "validation"
             rows.append([name, report, f"s{scan}", f"p{scan}", split, ill])
-    with (folder / "scans.csv").open("w", newline="") as file:
-        columns = ["volume", "report", "scan_id", "patient_id", "split", "Pleural effusion"]
-        csv.writer(file).writerows([columns, *rows])
-    prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(Geometry((4.0, 4.0, 8.0), (20, 20, 10))))
-    return folder / "store"
+    columns = ("volume", "report", "scan_id", "patient_id", "split", "Pleural effusion")
+    save_table(folder / "scans.csv", columns, rows)
+    with _tracked(tracking_uri):
+        shared_ray.start(num_cpus=2)
+        prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
+    yield from _unchanged(folder / "store")
+
+
+def _unchanged(store: Path) -> Iterator[Path]:
+    """Lend the store to the session's tests, and see that none has changed it."""
+    made = contents(store)
+    yield store
+    assert contents(store) == made, f"a test changed {store}, which all modules share"
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The `brgsa` command: a file a group of verbs, no logic."""
+"""The `brgsa` command: one file for each group of verbs, without logic of its own."""

@@ -1,4 +1,4 @@
-"""`python -m brgsa_platform.cli` is `brgsa`: what a job on a cluster runs."""
+"""`python -m brgsa_platform.cli` is `brgsa`. Jobs on a cluster run it so."""
 
 from brgsa_platform.cli.main import main
 

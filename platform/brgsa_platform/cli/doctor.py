@@ -17,7 +17,7 @@ def doctor(
     out: Annotated[str, typer.Option(help="The folder or s3:// URL for runs.")] = "runs",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Examine this machine, or every node of a cluster; each finding with its mend. Exit status 1 where something fails."""
+    """Examine this machine, or every node of a cluster, with a mend for what is wrong; exit status 1 where something fails."""
     import dataclasses
     from json import dumps
 

@@ -91,7 +91,7 @@ def logs_command(
     """What a job has logged; from MLflow where its cluster is gone."""
     from brgsa_platform.jobs.base import follow_to_end, print_log
     from brgsa_platform.jobs.logs import load_log
-    from brgsa_platform.tracking import client as tracking
+    from brgsa_platform.tracking import connection
 
     jobs = _jobs(ray, kuberay, namespace, context)
     if follow:
@@ -101,7 +101,7 @@ def logs_command(
     log = load_log(job)
     if log is None:
         raise UserError(
-            f"There is no log of {job}, neither on the cluster nor in MLflow ({tracking.shown_uri()}).",
+            f"There is no log of {job}, neither on the cluster nor in MLflow ({connection.shown_uri()}).",
             code="no-log",
             value=job,
         )

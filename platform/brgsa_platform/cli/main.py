@@ -1,6 +1,6 @@
-"""The `brgsa` command: a module a group of verbs, no logic of its own.
+"""The `brgsa` command, made of one module for each group of verbs, and what it does about errors.
 
-Imports are inside the verbs: `brgsa --help` answers at once.
+Verbs import what they need inside themselves, so that `brgsa --help` answers at once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> None:
         words: the verb and its arguments; None for those of this process.
     """
     try:
-        # Typer turns Ctrl-C into a status that it returns.
+        # Typer turns Ctrl-C into an exit status and returns it.
         if app(words, prog_name="brgsa", standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
     except UserError as error:
@@ -67,9 +67,9 @@ def main(words: Sequence[str] | None = None) -> None:
             sys.exit(click_exit)
         if os.environ.get("BRGSA_DEBUG"):
             raise
-        # Ray's errors carry whole tracebacks; their last line says what went wrong.
-        said = str(error).strip().splitlines() or [""]
-        _fail(f"failed: {type(error).__name__}: {said[-1].strip()} (BRGSA_DEBUG=1 shows where)", 1)
+        # The text of Ray's errors is a whole traceback; its last line says what went wrong.
+        lines = str(error).strip().splitlines() or [""]
+        _fail(f"failed: {type(error).__name__}: {lines[-1].strip()} (BRGSA_DEBUG=1 shows where)", 1)
 
 
 def _fail(sentence: str, status: int) -> None:

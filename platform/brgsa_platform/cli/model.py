@@ -1,4 +1,4 @@
-"""A model: trained, evaluated, asked about one CT."""
+"""Verbs of a model: train it, evaluate it, ask it about one CT."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from brgsa_platform.cli.options import ConfigFile, Overrides, Preset, StorePath
 
 
 class Protocol(StrEnum):
+    """Where the thresholds come from: the validation split, or (as in the paper) the labels under test."""
+
     VALIDATION = "validation"
     PAPER = "paper"
 
@@ -45,16 +47,15 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for tables; default the checkpoint's.")] = None,
 ) -> None:
     """Score a split zero-shot: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
+    from brgsa_platform.evaluation.evaluate import EvaluateOptions
     from brgsa_platform.evaluation.evaluate import evaluate as run
     from brgsa_platform.training import run_checkpoints
 
     done = run(
         run_checkpoints.resolve(checkpoint),
         data,
-        split=split,
-        pairing=pairing,
-        protocol=protocol.value,
-        resamples=resamples,
+        split,
+        EvaluateOptions(pairing=pairing, protocol=protocol.value, resamples=resamples),
         out=out,
     )
     done.print()
@@ -82,4 +83,5 @@ def predict(
 
 
 def _short(path: Path) -> Path:
+    """The path as it is written from the current folder, where it lies below that."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

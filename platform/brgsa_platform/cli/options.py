@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs take."""
+"""Arguments and options that several verbs have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`brgsa runs …`: the tracking store in a terminal."""
+"""`brgsa runs …`: the runs of the tracking store, shown in a terminal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    help="What was run: list, show, compare, and the best run.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Past runs: list, show, compare, and the best run.", no_args_is_help=True, rich_markup_mode=None)
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or its name.")]
 Search = Annotated[str | None, typer.Option(help="Only the trials of this search (id or name).")]
@@ -19,18 +17,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_command(
     search: Search = None,
     verb: Annotated[str | None, typer.Option(help="Only runs of this verb: train, tune, trial, evaluate …")] = None,
-    limit: Annotated[int, typer.Option(help="Runs at most.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Number of runs at most.", min=1)] = 20,
     json: Json = False,
 ) -> None:
-    """Runs, newest first; a search's trials are folded into its line."""
+    """Runs, newest first; a search and its trials are one line."""
     from brgsa_platform.tracking import runs
     from brgsa_platform.tracking import tables as runs_tables
 
-    found = runs.list_runs(search, verb, limit)
+    records = runs.list_runs(search, verb, limit)
     if json:
-        _print_json(found)
+        _print_json(records)
     else:
-        runs_tables.print_list(found, f"No runs in {runs.experiment_and_store()}.")
+        runs_tables.print_list(records, f"No runs in {runs.experiment_and_store()}.")
 
 
 @app.command("show")
@@ -39,8 +37,8 @@ def show_command(run: RunArgument, json: Json = False) -> None:
     from brgsa_platform.tracking import runs
     from brgsa_platform.tracking import tables as runs_tables
 
-    found = runs.show_run(run)
-    _print_json(found) if json else runs_tables.print_run(found)
+    record = runs.show_run(run)
+    _print_json(record) if json else runs_tables.print_run(record)
 
 
 @app.command("compare")
@@ -52,13 +50,13 @@ def compare_command(
     from brgsa_platform.tracking import runs
     from brgsa_platform.tracking import tables as runs_tables
 
-    found = runs.compare_runs(run)
-    _print_json(found) if json else runs_tables.print_comparison(found)
+    comparison = runs.compare_runs(run)
+    _print_json(comparison) if json else runs_tables.print_comparison(comparison)
 
 
 @app.command("best")
 def best_command(
-    metric: Annotated[str, typer.Option(help="A larger value is better, but of a loss the lower.")] = "best/auroc",
+    metric: Annotated[str, typer.Option(help="The largest value is the best; of a loss the smallest.")] = "best/auroc",
     search: Search = None,
     json: Json = False,
 ) -> None:
@@ -66,11 +64,11 @@ def best_command(
     from brgsa_platform.tracking import runs
     from brgsa_platform.tracking import tables as runs_tables
 
-    found = runs.best_run(metric, search)
-    _print_json(found) if json else runs_tables.print_best(found)
+    best = runs.best_run(metric, search)
+    _print_json(best) if json else runs_tables.print_best(best)
 
 
-def _print_json(found: Any) -> None:
+def _print_json(tree: Any) -> None:
     import json
 
-    typer.echo(json.dumps(found, indent=1))
+    typer.echo(json.dumps(tree, indent=1))

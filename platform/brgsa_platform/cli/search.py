@@ -10,56 +10,67 @@ import typer
 from brgsa.errors import UserError
 from brgsa_platform.cli.options import ConfigFile, Overrides, Preset
 
+DEFAULT_OUT = Path("searches")
+
+Data = Annotated[str | None, typer.Option(help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")]
+Spaces = Annotated[
+    list[str] | None,
+    typer.Option(help="A search space by name, or the path of a YAML file; several combine (docs/spaces.md)."),
+]
+Trials = Annotated[int | None, typer.Option(help="Trials in all; default 16 where nothing else ends the search.")]
+Hours = Annotated[float | None, typer.Option(help="End after this many hours.")]
+Epochs = Annotated[int | None, typer.Option(help="End after this many epochs of all trials together.")]
+Patience = Annotated[int | None, typer.Option(help="End after this many trials without a better one.")]
+Sampler = Annotated[str, typer.Option(help="tpe, gp, cmaes, random, qmc, grid or nsga2.")]
+Pruner = Annotated[str, typer.Option(help="asha, median, hyperband or none.")]
+Goals = Annotated[list[str] | None, typer.Option(help="auroc (default), common or rare; two for a Pareto set.")]
+Resume = Annotated[
+    str | None,
+    typer.Option(help="Go on with the search of this name; with --data and --space, begin it where there is none."),
+]
+WarmFrom = Annotated[
+    list[str] | None,
+    typer.Option(help="Learn from another search, a run in MLflow, or all finished trainings there: mlflow."),
+]
+Points = Annotated[list[str] | None, typer.Option(help="Begin with a point: field=value,field=value. May be repeated.")]
+Name = Annotated[str | None, typer.Option(help="The search's name, also of its folder.")]
+Out = Annotated[Path, typer.Option(help="Folder of searches.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sampler.")]
+Concurrent = Annotated[int | None, typer.Option(help="Trials at a time; default as many as the cluster holds.")]
+GpusPerTrial = Annotated[
+    float | None, typer.Option(help="GPUs of each training process; a fraction lets trials share one.")
+]
+Checkpoints = Annotated[str, typer.Option(help="Which trials' checkpoints go to MLflow: all, best or none.")]
+Storage = Annotated[str | None, typer.Option(help="Database URL of the study; default a file in its folder.")]
+
 
 def tune(
-    data: Annotated[
-        str | None, typer.Option(help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")
-    ] = None,
-    space: Annotated[
-        list[str] | None,
-        typer.Option(help="A search space by name, or the path of a YAML file; several combine (docs/spaces.md)."),
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option(help="Trials in all; default 16 where nothing else ends the search.")
-    ] = None,
-    hours: Annotated[float | None, typer.Option(help="End after so much wall clock.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="End after so many epochs of all trials together.")] = None,
-    patience: Annotated[int | None, typer.Option(help="End after so many trials without a better one.")] = None,
-    sampler: Annotated[str, typer.Option(help="tpe, gp, cmaes, random, qmc, grid or nsga2.")] = "tpe",
-    pruner: Annotated[str, typer.Option(help="asha, median, hyperband or none.")] = "none",
-    goal: Annotated[
-        list[str] | None, typer.Option(help="auroc (default), common or rare; two for a Pareto set.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(help="Go on with the search of this name; with --data and --space, begin it if need be."),
-    ] = None,
-    warm_from: Annotated[
-        list[str] | None,
-        typer.Option(help="Learn from another search, a run in MLflow, or all finished trainings there: mlflow."),
-    ] = None,
-    point: Annotated[
-        list[str] | None, typer.Option(help="Begin with a point: field=value,field=value. May be repeated.")
-    ] = None,
+    data: Data = None,
+    space: Spaces = None,
+    trials: Trials = None,
+    hours: Hours = None,
+    epochs: Epochs = None,
+    patience: Patience = None,
+    sampler: Sampler = "tpe",
+    pruner: Pruner = "none",
+    goal: Goals = None,
+    resume: Resume = None,
+    warm_from: WarmFrom = None,
+    point: Points = None,
     preset: Preset = None,
     config: ConfigFile = None,
-    name: Annotated[str | None, typer.Option(help="The search's name, also of its folder.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of searches.")] = Path("searches"),
-    seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
-    concurrent: Annotated[int | None, typer.Option(help="Trials at a time; default what the cluster holds.")] = None,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option(help="GPUs of each training process; a fraction lets trials share one.")
-    ] = None,
-    checkpoints: Annotated[str, typer.Option(help="Trials whose checkpoint MLflow gets: all, best or none.")] = "all",
-    storage: Annotated[
-        str | None, typer.Option(help="Database URL of the study; default a file in its folder.")
-    ] = None,
+    name: Name = None,
+    out: Out = DEFAULT_OUT,
+    seed: Seed = 0,
+    concurrent: Concurrent = None,
+    gpus_per_trial: GpusPerTrial = None,
+    checkpoints: Checkpoints = "all",
+    storage: Storage = None,
     settings: Overrides = None,
 ) -> None:
     """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
     from brgsa_platform.config import load_config
-    from brgsa_platform.search.driver import resume as go_on
-    from brgsa_platform.search.driver import tune as run
+    from brgsa_platform.search import driver
     from brgsa_platform.search.points import parse_points
     from brgsa_platform.search.spec import DEFAULT_TRIALS, SearchMethod, SearchOptions, default_name
 
@@ -76,11 +87,13 @@ def tune(
         warm_from=warm_from or (),
     )
     if resume and not (data and space):
-        typer.echo(go_on(out / resume, options, spaces=space or ()).summary())
+        typer.echo(driver.resume(out / resume, options, spaces=space or ()).summary())
         return
     if not data or not space:
-        raise UserError("A search needs --data STORE and --space NAME, or --resume NAME to go on with one.")
-    done = run(
+        raise UserError(
+            "A search needs --data STORE and --space NAME, or --resume NAME to go on with one.", code="no-search"
+        )
+    done = driver.tune(
         data,
         load_config(preset, config, settings or []),
         space,

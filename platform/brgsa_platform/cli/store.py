@@ -1,4 +1,4 @@
-"""From an archive to a store, and `brgsa store …`: what it holds."""
+"""Verbs that make a store from an archive, and `brgsa store …`, which shows what it holds."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ app = typer.Typer(
 
 
 class Layout(StrEnum):
+    """How an archive lies on disk."""
+
     CT_RATE = "ct-rate"
     RAD_CHESTCT = "rad-chestct"
     DICOM = "dicom"
@@ -26,6 +28,8 @@ class Layout(StrEnum):
 
 
 class Interpolation(StrEnum):
+    """How resampling finds the values between voxels."""
+
     LINEAR = "linear"
     NEAREST = "nearest"
     CUBIC = "cubic"
@@ -54,7 +58,9 @@ def prepare(
     spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size x y z in mm.")] = (1.5, 1.5, 3.0),
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels x y z after crop or pad.")] = (256, 256, 128),
     clip: Annotated[tuple[float, float], typer.Option(help="Lowest and highest HU kept.")] = (-1000.0, 1000.0),
-    interpolation: Annotated[Interpolation, typer.Option(help="Between voxels.")] = Interpolation.LINEAR,
+    interpolation: Annotated[
+        Interpolation, typer.Option(help="How to find the values between voxels.")
+    ] = Interpolation.LINEAR,
     antialias: Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")] = False,
     reports: Annotated[Path | None, typer.Option(help="Reports by volume or scan id: CSV, Parquet or JSON.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Labels by volume or scan id: CSV, Parquet or JSON.")] = None,
@@ -75,13 +81,15 @@ def prepare(
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Volumes read at a time; default one a CPU.", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Volumes read at a time; default one for each CPU.", min=1)
+    ] = None,
 ) -> None:
     """Read CTs and reports, convert to HU, resample, crop or pad, and write Parquet shards.
 
-    A manifest has the columns `volume` (path) and `report`, and optionally scan_id, patient_id, split and one 0/1 column a
-    label. Volumes that cannot be read go to STORE/quarantine.parquet with the reason. Killed, it goes on where it stopped;
-    run on a grown archive, it adds what is new.
+    A manifest has the columns `volume` (path) and `report`, and optionally scan_id, patient_id, split and one 0/1 column
+    for each label. Volumes that cannot be read go to STORE/quarantine.parquet with the reason. Killed and started again, it
+    goes on where it stopped; run on an archive that has grown, it adds what is new.
     """
     from brgsa.volumes import Geometry
     from brgsa_platform.store.prepare import PrepareOptions
@@ -105,7 +113,7 @@ def summarize(
     store: StoreArgument,
     style: Annotated[list[str], typer.Option(help="A summary style; may be given several times.")],
 ) -> None:
-    """Add a summary of each report to the store, a column a style: report, findings, positives, positives+negatives."""
+    """Add a summary of each report to the store in each style: report, findings, positives, positives+negatives."""
     from brgsa_platform.summaries.summarize import summarize as run
 
     typer.echo(run(store, style).summary())

@@ -33,13 +33,13 @@ def ui(
         str | None, typer.Option(help=f"{FOR_SERVER}: folder or s3:// URL for artifacts [default: mlartifacts].")
     ] = None,
     allowed_hosts: Annotated[
-        str | None, typer.Option(help=f"{FOR_SERVER}: names that clients may call it by, with commas between.")
+        str | None, typer.Option(help=f"{FOR_SERVER}: names that clients may call it by, separated by commas.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help=f"{FOR_SERVER}: processes [default: 2].", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help=f"{FOR_SERVER}: number of processes [default: 2].", min=1)] = None,
     tls_cert: Annotated[Path | None, typer.Option(help=f"{FOR_SERVER}: certificate (PEM), for https.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help=f"{FOR_SERVER}: the certificate's key (PEM).")] = None,
 ) -> None:
-    """Open the MLflow UI on the tracking store; with --server, run a tracking server that can be left running."""
+    """Serve the MLflow UI on the tracking store; with --server, run a tracking server that can be left running."""
     options: dict[str, Any] = {
         "database_file": database_file,
         "password_file": password_file,
@@ -51,12 +51,14 @@ def ui(
     }
     given = {name: value for name, value in options.items() if value is not None}
     if server:
-        from brgsa_platform.tracking.server import serve
+        from brgsa_platform.tracking.server import ServerOptions, serve
 
-        sys.exit(serve(host=host, port=port, **given))
+        sys.exit(serve(ServerOptions(host=host, port=port, **given)))
     if given:
         option = next(iter(given)).replace("_", "-")
-        raise UserError(f"--{option} is for a tracking server: say --server too.")
+        raise UserError(
+            f"--{option} is for a tracking server: give --server too.", code="needs-server", field=f"--{option}"
+        )
     from brgsa_platform.tracking.ui import ui as run
 
     sys.exit(run(host, port))

@@ -27,7 +27,7 @@ from brgsa_platform.runtime import session
 from brgsa_platform.runtime.addresses import is_loopback
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.runtime.storage import Folder
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 STORAGE_SIZE = 64 * 2**20  # bytes that each check writes or sends
 OBJECT_SIZE = 256 * 2**20
@@ -250,9 +250,9 @@ def _existing(url: str) -> str:
 
 
 def _tracking(nodes: ClusterNodes | None, limit: float) -> list[Finding]:
-    uri, experiment, shown = tracking.tracking_uri(), tracking.experiment_name(), tracking.shown_uri()
+    uri, experiment, shown = connection.tracking_uri(), connection.experiment_name(), connection.shown_uri()
     answers: dict[str, Any] = {"this process": run_with_timeout(limit, lambda: probes.tracking_answer(uri, experiment))}
-    if nodes and uri.startswith(("http://", "https://")):
+    if nodes and connection.is_server(uri):
         answers |= nodes.ask(probes.tracking_answer, limit, uri, experiment)
     return findings.judge_tracking(shown, answers, nodes.count if nodes else 1)
 

@@ -35,7 +35,7 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             by_package[package] = None
     try:
-        from brgsa_platform.tracking.client import git_commit
+        from brgsa_platform.runtime.version import git_commit
 
         by_package["commit"] = git_commit()
     except ImportError:
@@ -205,7 +205,7 @@ def tracking_answer(uri: str, experiment: str) -> dict[str, Any]:
         the error itself names one.
     """
     from brgsa.errors import UserError
-    from brgsa_platform.tracking import client as tracking
+    from brgsa_platform.tracking import connection
 
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not path.is_file():
@@ -213,7 +213,7 @@ def tracking_answer(uri: str, experiment: str) -> dict[str, Any]:
         writable = os.access(folder, os.W_OK)
         return {"seconds": None, "error": None if writable else f"{folder} cannot be written"}
     try:
-        api = tracking.client(uri)
+        api = connection.client(uri)
         start = time.perf_counter()
         api.get_experiment_by_name(experiment)
         return {"seconds": time.perf_counter() - start, "error": None}

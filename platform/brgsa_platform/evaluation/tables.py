@@ -1,6 +1,6 @@
-"""What an evaluation found, from labels and scores to a table: means over abnormalities, CSV, JSON, terminal.
+"""From labels and scores to a table of figures: an abnormality a row and means over them, as CSV, JSON or on a terminal.
 
-Arrays in, plain data out; `evaluate` makes the arrays and keeps the files.
+Arrays in, plain data out: `evaluate` makes the arrays, `outputs` writes the files.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from brgsa import metrics
 from brgsa.gap import Clouds
 from brgsa.metrics import Bootstrap, Interval
+from brgsa_platform.runtime import console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,13 +27,20 @@ Floats = NDArray[np.float64]
 
 METRICS = metrics.RANKING + metrics.AT_THRESHOLD
 GROUPS = ("macro", "common", "rare")
-FEW = 5  # below, a bootstrap draws the same few volumes again and again, and knows of no others
+FEW = 5  # with fewer positives or negatives, a bootstrap draws the same few volumes again and again
+NARROW = 100  # columns of a terminal below which the figures at the threshold are left to the CSV
 UNMEASURED = Interval(*[math.nan] * 5)
 
 
 @dataclass(frozen=True)
 class Abnormality:
-    """One row: known positives and negatives among the volumes, threshold, and an interval per metric (NaN: '-')."""
+    """One row of the table.
+
+    Attributes:
+        positives, negatives: volumes whose label is known to be 1 or 0.
+        threshold: scores above it count as positive; NaN where none could be chosen.
+        figures: metric → its value and interval, NaN where it is not measured.
+    """
 
     name: str
     rare: bool
@@ -44,12 +51,13 @@ class Abnormality:
 
     @property
     def measured(self) -> bool:
+        """Whether it can be ranked: the split holds both volumes with it and volumes without it."""
         return self.positives > 0 and self.negatives > 0
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Modality gap between volumes and their texts and both clouds in the plane; after CMKI only with a bank."""
+    """Modality gap between volumes and their texts, and both clouds in the plane; after CMKI only where there is a bank."""
 
     before: float
     clouds_before: Clouds
@@ -62,20 +70,21 @@ class EvaluationResult:
     """The table and how it came about.
 
     Attributes:
-        about: checkpoint, data fingerprint, split, protocol and the other choices, as plain JSON values.
         abnormalities: one row each, in label order.
         means: "macro" (over all measured abnormalities), "common" and "rare" → metric → interval.
         bootstrap: the draws, for the interval of a difference to another result (see `gain`).
         notes: sentences on what was left out, or fitted where it should not be.
-        files: what was written; run_id: its MLflow run.
+        about: checkpoint, data fingerprint, split, protocol and the other choices, as plain JSON values.
+        files: kind of file → path of what was written.
+        run_id: its MLflow run.
     """
 
-    about: dict[str, Any]
     abnormalities: list[Abnormality]
     means: dict[str, dict[str, Interval]]
     bootstrap: Bootstrap
+    notes: list[str]
+    about: dict[str, Any] = field(default_factory=dict)
     gap: Gap | None = None
-    notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     run_id: str = ""
 
@@ -89,13 +98,9 @@ class EvaluationResult:
 
     def print(self) -> None:
         """The table, what it rests on, and where to look next, on standard output."""
-        from rich.console import Console
-
-        # A file or a pipe has no width to fit into.
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(to_table(self, brief=console.width < 100))
+        console.print_table(to_table(self, brief=console.stdout_console().width < NARROW))
         for line in summary(self):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print_line(line)
 
 
 def tabulate(
@@ -108,15 +113,18 @@ def tabulate(
     groups: NDArray[Any] | None = None,
     resamples: int = 5000,
     seed: int = 0,
-    about: Mapping[str, Any] | None = None,
-    gap: Gap | None = None,
-    notes: Sequence[str] = (),
 ) -> EvaluationResult:
     """Measure every abnormality and the means over them.
 
-    labels (N, P) with NaN for unknown, scores (N, P), thresholds (P,) with NaN for none, groups (N,) as in
-    `metrics.bootstrap`. An abnormality without a positive or without a negative is listed, unmeasured, and left out of
-    the means, and so said in the notes.
+    An abnormality without a positive or without a negative is listed, unmeasured, and left out of the means; a note says so.
+
+    Args:
+        names: of the P abnormalities.
+        labels: (N, P) for N volumes: 1 present, 0 absent, NaN unknown.
+        scores: (N, P).
+        thresholds: (P,), NaN for none.
+        rare: names of the rare abnormalities.
+        groups: (N,) what the bootstrap draws as one, see `metrics.bootstrap`.
     """
     drawn = metrics.bootstrap(labels, scores, resamples, seed, groups, thresholds)
     present, absent = np.sum(labels == 1, axis=0), np.sum(labels == 0, axis=0)
@@ -125,16 +133,20 @@ def tabulate(
         measured = bool(present[i] and absent[i])
         figures = {metric: drawn.interval(metric, i) if measured else UNMEASURED for metric in METRICS}
         rows.append(Abnormality(name, name in rare, int(present[i]), int(absent[i]), float(thresholds[i]), figures))
-    result = EvaluationResult(dict(about or {}), rows, {}, drawn, gap, [*notes, *_what_is_missing(rows)])
+    result = EvaluationResult(rows, {}, drawn, _notes(rows))
     for group in GROUPS:
         result.means[group] = {metric: _mean(drawn, metric, result.columns(group)) for metric in METRICS}
     return result
 
 
 def gain(result: EvaluationResult, over: EvaluationResult, group: str = "common", metric: str = "auroc") -> Interval:
-    """The interval of a mean's difference, both models being measured on the very same resamples.
+    """The interval of the difference of a mean, both models being measured on the very same resamples.
 
-    Raises ValueError unless both were evaluated on the same volumes, resampled alike, and measured the same abnormalities.
+    Args:
+        group: "macro", "common" or "rare".
+
+    Raises:
+        ValueError: the two were not evaluated on the same volumes, resampled alike, or measured other abnormalities.
     """
     same = ("data", "split", "volumes", "cluster", "resamples", "seed")
     differing = [key for key in same if result.about.get(key) != over.about.get(key)]
@@ -152,7 +164,8 @@ def _mean(drawn: Bootstrap, metric: str, columns: list[int]) -> Interval:
     return drawn.interval(metric, columns) if columns else UNMEASURED
 
 
-def _what_is_missing(rows: Sequence[Abnormality]) -> list[str]:
+def _notes(rows: Sequence[Abnormality]) -> list[str]:
+    """What is not measured, or hardly."""
     notes = []
     for count, what in (("positives", "positive"), ("negatives", "negative")):
         names = [row.name for row in rows if not getattr(row, count)]
@@ -226,46 +239,50 @@ def to_columns(result: EvaluationResult) -> dict[str, list[Any]]:
 
 def to_metrics(result: EvaluationResult) -> dict[str, float]:
     """Flat, finite figures for MLflow: "auroc/macro", "auroc/macro_low", "auroc/Cardiomegaly", "gap/before" and so on."""
-    found: dict[str, float] = {}
+    flat: dict[str, float] = {}
     for group in GROUPS:
         for metric, interval in result.means[group].items():
-            found[f"{metric}/{group}"] = interval.value
-            found[f"{metric}/{group}_low"], found[f"{metric}/{group}_high"] = interval.low, interval.high
+            flat[f"{metric}/{group}"] = interval.value
+            flat[f"{metric}/{group}_low"], flat[f"{metric}/{group}_high"] = interval.low, interval.high
     for row in result.abnormalities:
-        found |= {f"{metric}/{row.name}": row.figures[metric].value for metric in metrics.RANKING}
+        flat |= {f"{metric}/{row.name}": row.figures[metric].value for metric in metrics.RANKING}
     if result.gap is not None:
-        found["gap/before"] = result.gap.before
-        found["gap/after"] = math.nan if result.gap.after is None else result.gap.after
-    return {key: value for key, value in found.items() if math.isfinite(value)}
+        flat["gap/before"] = result.gap.before
+        flat["gap/after"] = math.nan if result.gap.after is None else result.gap.after
+    return {key: value for key, value in flat.items() if math.isfinite(value)}
 
 
 def to_table(result: EvaluationResult, brief: bool = False) -> Table:
     """The table for a terminal; a brief one leaves the figures at the threshold to the CSV."""
-    from rich import box
-    from rich.table import Table
-
-    about = result.about
-    title = f"{about.get('checkpoint', '')} on {about.get('split', '')}: {about.get('volumes', '')} volumes"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("abnormality")
     at_threshold = () if brief else metrics.AT_THRESHOLD
-    for head in ("n+", "AUROC (95 %)", "AUPRC (95 %)", *at_threshold):
-        table.add_column(head, justify="right", no_wrap=True)
 
-    def add(name: str, count: str, figures: Mapping[str, Interval], style: str = "") -> None:
+    def cells(name: str, count: str, figures: Mapping[str, Interval]) -> list[str]:
         ranking = [_shown(figures[metric], with_span=True) for metric in metrics.RANKING]
-        table.add_row(name, count, *ranking, *(_shown(figures[m]) for m in at_threshold), style=style)
+        return [name, count, *ranking, *(_shown(figures[metric]) for metric in at_threshold)]
 
-    for row in result.abnormalities:
-        add(row.name + (" (rare)" if row.rare else ""), str(row.positives), row.figures)
-    table.add_section()
-    for group, title in zip(GROUPS, ("all", "common", "rare"), strict=True):
-        add(f"mean of {title} ({len(result.columns(group))})", "", result.means[group], style="bold")
-    return table
+    rows = [
+        console.Row(
+            cells(row.name + (" (rare)" if row.rare else ""), str(row.positives), row.figures),
+            ends_section=row is result.abnormalities[-1],
+        )
+        for row in result.abnormalities
+    ]
+    for group, words in zip(GROUPS, ("all", "common", "rare"), strict=True):
+        name = f"mean of {words} ({len(result.columns(group))})"
+        rows.append(console.Row(cells(name, "", result.means[group]), style="bold"))
+    about = result.about
+    heads = ["abnormality", "n+", "AUROC (95 %)", "AUPRC (95 %)", *at_threshold]
+    return console.table(
+        heads,
+        rows,
+        title=f"{about.get('checkpoint', '')} on {about.get('split', '')}: {about.get('volumes', '')} volumes",
+        right=range(1, len(heads)),
+        unbroken=range(1, len(heads)),
+    )
 
 
 def summary(result: EvaluationResult) -> list[str]:
-    """The lines below the table: modality gap, where the threshold comes from, notes."""
+    """The lines below the table: modality gap, where the thresholds come from, notes, and what was written."""
     lines = []
     if result.gap is not None:
         after = "no bank" if result.gap.after is None else f"{result.gap.after:.3f} after CMKI"

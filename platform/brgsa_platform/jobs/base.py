@@ -18,7 +18,7 @@ from brgsa.errors import UserError
 from brgsa_platform.jobs import logs as job_logs
 from brgsa_platform.runtime.console import print_table, table
 from brgsa_platform.runtime.waiting import patiently
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 INTERRUPTED = 130  # exit status, also of a job that was stopped
 POLL_SECONDS = 1.0
@@ -302,7 +302,7 @@ def try_to_save_log(name: str, path: Path) -> None:
         return
     try:
         run_id = job_logs.save_log(name, path)
-        notify(f"The log is kept in MLflow, run {run_id[:8]} of {tracking.shown_uri()}.")
+        notify(f"The log is kept in MLflow, run {run_id[:8]} of {connection.shown_uri()}.")
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         notify(f"The log is not kept in MLflow: {lines[0]}")

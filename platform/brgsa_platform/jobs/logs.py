@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection, query
 
 FILE = "job.log"  # among the artifacts of the job's run
 
@@ -24,7 +25,7 @@ def save_log(job: str, path: Path) -> str:
     """
     runs = _runs_of_job(job)
     if runs:
-        tracking.attach(runs[0].run_id, tracking.tracking_uri()).log_artifact(path)
+        tracking.attach(runs[0].run_id, connection.tracking_uri()).log_artifact(path)
         return runs[0].run_id
     with tracking.run("submit", name=job, tags={tracking.JOB_TAG: job}) as own_run:
         own_run.log_artifact(path)
@@ -38,14 +39,14 @@ def load_log(job: str) -> str | None:
         UserError: the tracking store cannot be reached.
     """
     for run in _runs_of_job(job):
-        if FILE in tracking.artifacts(run.run_id):
+        if FILE in query.artifacts(run.run_id):
             with tempfile.TemporaryDirectory(prefix="brgsa-") as scratch:
-                path = tracking.client().download_artifacts(run.run_id, FILE, scratch)
+                path = connection.client().download_artifacts(run.run_id, FILE, scratch)
                 return Path(path).read_text(encoding="utf-8")
     return None
 
 
-def _runs_of_job(job: str) -> list[tracking.Record]:
+def _runs_of_job(job: str) -> list[query.Record]:
     """The runs that a job has made, oldest first, without the trials of a search."""
-    runs = tracking.find(f"tags.`{tracking.JOB_TAG}` = {tracking.quoted(job)}", order="attributes.start_time ASC")
+    runs = query.find(f"tags.`{tracking.JOB_TAG}` = {query.quoted(job)}", order="attributes.start_time ASC")
     return [run for run in runs if run.parent is None]

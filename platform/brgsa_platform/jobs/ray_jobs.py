@@ -27,7 +27,9 @@ from brgsa_platform.jobs.base import ClusterUnreachable, Job, JobNotFound, Log, 
 from brgsa_platform.jobs.commands import Command, Verbs, check_no_credentials, check_paths, new_name, parse
 from brgsa_platform.jobs.packing import SOURCE_ROOT, JobFiles, collect_files
 from brgsa_platform.runtime.addresses import has_credentials, is_loopback
+from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 DASHBOARD_PORT = 8265
 OTHER_PORTS = {6379: "Ray's GCS", 10001: "the Ray client"}
@@ -75,7 +77,7 @@ def build_submission(command: Command, folder: Path) -> Submission:
     check_no_credentials(command)
     name = new_name(command.verb)
     environment = {"PYTHONPATH": SOURCE_ROOT, tracking.JOB: name, **_tracking_environment()}
-    if commit := tracking.git_commit():
+    if commit := git_commit():
         environment["BRGSA_COMMIT"] = commit  # the job's folder has no repository to ask
     # `python` and not its path here: in a job it is the cluster's, found on PATH.
     entrypoint = shlex.join(["python", "-m", "brgsa_platform.cli", *command.words])
@@ -84,13 +86,13 @@ def build_submission(command: Command, folder: Path) -> Submission:
 
 def _tracking_environment() -> dict[str, str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri and not uri.startswith(("http://", "https://")):
+    if uri and not connection.is_server(uri):
         raise UserError(
-            f"MLFLOW_TRACKING_URI is {tracking.shown_uri()}, which a job on another machine cannot reach: start a server and "
+            f"MLFLOW_TRACKING_URI is {connection.shown_uri()}, which a job on another machine cannot reach: start a server and "
             "give its http:// address, or unset it where the cluster's nodes have their own.",
             code="local-tracking",
             field="MLFLOW_TRACKING_URI",
-            value=tracking.shown_uri(),
+            value=connection.shown_uri(),
         )
     if has_credentials(uri):
         raise UserError(

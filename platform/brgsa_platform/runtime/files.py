@@ -1,54 +1,15 @@
-"""Small files that are whole whenever they are there: written aside, brought to the disk, then renamed."""
+"""Small JSON files that are whole whenever they are there."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
+from brgsa.files import sync, sync_entry, written_aside
 
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path` for the caller to make a file or a folder at; at the end it is renamed to `path`.
-
-    Contents and names are on the disk before and after the rename, so that what is there is whole even after a power cut.
-    Where the block raises, what it wrote is removed and `path` stays as it was. A folder needs `path` to be free.
-    """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        yield aside
-        sync(aside)
-        os.replace(aside, path)
-        sync_entry(path.parent)
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside)
-        else:
-            aside.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or a folder with all that lies below it, to the disk."""
-    if path.is_dir():
-        for below in path.iterdir():
-            sync(below)
-    sync_entry(path)
-
-
-def sync_entry(path: Path) -> None:
-    """Bring one file's bytes, or the names in one folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+__all__ = ["read_json", "sync", "sync_entry", "write_json", "written_aside"]
 
 
 def read_json(path: Path, mend: str = "remove the run's folder and train again") -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _refuse_second(folder: Folder, mine: str) -> None:
 def _living(folder: Folder, mine: str) -> dict[str, Holder]:
     """The other claims of living processes by name; those of the dead are removed."""
     now = folder.written_at(mine) or 0.0
-    found: dict[str, Holder] = {}
+    living: dict[str, Holder] = {}
     for name in folder.names():
         if name == mine or not (name.startswith("lock-") and name.endswith(".json")):
             continue
@@ -142,8 +142,8 @@ def _living(folder: Folder, mine: str) -> dict[str, Holder]:
         if holder.is_dead(silence=now - (folder.written_at(name) or now)):
             folder.delete(name)
         else:
-            found[name] = holder
-    return found
+            living[name] = holder
+    return living
 
 
 @contextmanager

@@ -30,7 +30,8 @@ from brgsa_platform.search.spec import (
 from brgsa_platform.search.trials import TrialResources, TrialSettings, run_trial
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training.batches import rare_labels, split_rows
+from brgsa_platform.tracking import connection, query
+from brgsa_platform.training.batches import rare_labels, split_index
 from brgsa_platform.training.driver import check_fit
 from brgsa_platform.training.volume_cache import decode_once
 
@@ -192,7 +193,7 @@ def _run(
                 "sampler": method.sampler, "pruner": method.pruner, "seed": method.seed, "base": spec.base.to_dict()
             },
             tags=search_tags(spec.preset, store.fingerprint, spec.spaces),
-            run_id=spec.parent_run if spec.parent_run and tracking.exists(spec.parent_run) else None,
+            run_id=spec.parent_run if spec.parent_run and query.exists(spec.parent_run) else None,
         ) as run:  # fmt: skip
             if not study.get_trials(deepcopy=False):
                 warm_start.begin(study, spec, options.points, earlier)
@@ -228,11 +229,11 @@ def _run_trials(search: Search, folder: Path, store: Store, resources: TrialReso
         preset=spec.preset,
         space=",".join(spec.spaces),
         parent_run=spec.parent_run,
-        tracking_uri=tracking.tracking_uri(),
-        experiment=tracking.experiment_name(),
+        tracking_uri=connection.tracking_uri(),
+        experiment=connection.experiment_name(),
         patience=MLFLOW_PATIENCE,
         resources=resources,
-        decoded=decode_once(store),
+        cache=decode_once(store),
     )
     trainable = ray_tune.with_parameters(run_trial, settings=settings)
     with Watch(search, folder) as watch:
@@ -268,7 +269,7 @@ def _check_comparable(store: Store, goals: Sequence[str]) -> None:
     Losses do not serve: those of other temperatures or styles are not on one scale.
     """
     try:
-        labels = split_rows(store, "validation").labels
+        labels = split_index(store, "validation").labels
     except UserError:
         raise UserError(
             f"{store.path} has no validation split to compare trials on: prepare it with a --validation-fraction.",
@@ -276,7 +277,7 @@ def _check_comparable(store: Store, goals: Sequence[str]) -> None:
             field=store.path,
         ) from None
     measured = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-    rare = rare_labels(split_rows(store, "train"))
+    rare = rare_labels(split_index(store, "train"))
     for goal in goals:
         what = "abnormality" if goal == "auroc" else f"{goal} abnormality"
         if not (measured & {"auroc": True, "common": ~rare, "rare": rare}[goal]).any():

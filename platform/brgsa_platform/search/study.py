@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.search.spec import SearchMethod, SearchSpec
-from brgsa_platform.tracking.client import short
+from brgsa_platform.tracking.query import short
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

@@ -13,10 +13,10 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.session import nodes_for
 from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.spec import SearchOptions, trial_name
-from brgsa_platform.tracking.client import PATIENCE
+from brgsa_platform.tracking.connection import PATIENCE
 
 if TYPE_CHECKING:
-    from brgsa_platform.training.volume_cache import Decoded
+    from brgsa_platform.training.volume_cache import VolumeCache
 
 DRIVER_CPUS = 0.5  # of a trial that starts workers of its own and only waits for them
 PROCESS_CPUS = 2.0  # of a training process: one for itself, one for its data
@@ -138,7 +138,7 @@ class TrialSettings:
         tracking_uri, experiment: where that run is kept.
         patience: seconds that a trial waits for an MLflow server that is away.
         resources: what each trial takes.
-        decoded: the store's volumes in Ray's object store; None where each trial reads the shards.
+        cache: the store's volumes in Ray's object store; None where each trial reads the shards.
     """
 
     base: RunConfig
@@ -151,7 +151,7 @@ class TrialSettings:
     experiment: str
     patience: float
     resources: TrialResources
-    decoded: Decoded | None
+    cache: VolumeCache | None
 
 
 def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
@@ -179,7 +179,7 @@ def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
             parent_run=settings.parent_run,
             on_epoch=ray_tune.report,
             gpus=settings.resources.gpu_share,
-            decoded=settings.decoded,
+            cache=settings.cache,
             quiet=True,
         ),
     )

@@ -13,9 +13,8 @@ from brgsa.errors import UserError
 from brgsa_platform.config import flatten
 from brgsa_platform.search import study as studies
 from brgsa_platform.search.spec import SearchSpec, read_spec
-from brgsa_platform.tracking import client as tracking
-from brgsa_platform.tracking import runs
-from brgsa_platform.tracking.client import Record, quoted
+from brgsa_platform.tracking import query, runs
+from brgsa_platform.tracking.query import Record, quoted
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -136,7 +135,7 @@ def _of_mlflow(name: str, spec: SearchSpec) -> Iterator[EarlierTraining]:
     """Finished trainings that MLflow holds: all on this data, or those of one run."""
     on_data = f"tags.\"brgsa.data\" = {quoted(spec.data)} AND attributes.status = 'FINISHED'"
     if name == EVERYTHING:
-        records = tracking.find(on_data)
+        records = query.find(on_data)
     else:
         run = runs.one_run(name)
         if run.tags.get("brgsa.data") != spec.data:
@@ -146,7 +145,7 @@ def _of_mlflow(name: str, spec: SearchSpec) -> Iterator[EarlierTraining]:
                 f"The run {name} was not on this data, so it tells nothing here: correct --warm-from.",
             )
         children = f'{on_data} AND tags."mlflow.parentRunId" = {quoted(run.run_id)}'
-        records = tracking.find(children) if run.verb == "tune" else [run]
+        records = query.find(children) if run.verb == "tune" else [run]
     for record in reversed(records):
         reached = _reached(record, spec.method.objectives) if record.verb in ("train", "trial") else None
         if reached is not None:
@@ -157,7 +156,7 @@ def _reached(record: Record, objectives: Sequence[str]) -> list[float] | None:
     """A run's value in each objective at its best epoch in the first, as a trial counts; None where it measured no such."""
     if any(objective not in record.metrics for objective in objectives):
         return None
-    curves = [dict(tracking.metric_history(record.run_id, objective)) for objective in objectives]
+    curves = [dict(query.metric_history(record.run_id, objective)) for objective in objectives]
     finite = {step: value for step, value in curves[0].items() if math.isfinite(value)}
     if not finite:
         return None

@@ -19,13 +19,21 @@ from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
+from brgsa_platform.runtime import console
 from brgsa_platform.training import run_checkpoints
 
+WARNINGS = {
+    "hu:implausible": "Its air is not near -1000 HU, so these may not be Hounsfield units and the scores mean little. A file "
+    "of CT-RATE's first release needs its metadata table.",
+    "orientation:tilted": "The scan lies askew of the patient's axes, and is not straightened.",
+}
+SHARE = "higher than"  # head of the percentiles' column
 
-class Ranked(NamedTuple):
+
+class RankedPrompt(NamedTuple):
     """A prompt, its score, and the share (0 to 1) of the validation scans that score lower for it, where that is known.
 
-    Raw cosines say little: how a scan stands among others is what can be read.
+    Raw cosines say little: what can be read is how a scan stands among others.
     """
 
     prompt: str
@@ -33,52 +41,44 @@ class Ranked(NamedTuple):
     percentile: float | None
 
 
-WARNINGS = {
-    "hu:implausible": "Its air is not near -1000 HU, so these may not be Hounsfield units and the scores mean little. A file "
-    "of CT-RATE's first release needs its metadata table.",
-    "orientation:tilted": "The scan lies askew of the patient's axes, and is not straightened.",
-}
-
-
 @dataclass(frozen=True)
 class Prediction:
-    """One scan's prompts, ranked: by percentile where every prompt has one, else by score; and what looks odd in it."""
+    """One scan's prompts, ranked by percentile where every prompt has one, else by score.
+
+    Attributes:
+        warnings: what looks odd in the scan.
+        picture: a PNG of what the model saw.
+    """
 
     scan: Path
-    rows: list[Ranked]
+    rows: list[RankedPrompt]
     warnings: list[str]
     picture: Path | None = None
 
     def to_json(self) -> str:
+        """A JSON object with scan, prompts and warnings; an unknown percentile is null."""
         prompts = [row._asdict() for row in self.rows]
         tree = {"scan": str(self.scan), "prompts": prompts, "warnings": self.warnings}
         return json.dumps(tree, indent=1, allow_nan=False)
 
     def print(self, as_json: bool = False) -> None:
-        """On standard output, as a table or as JSON."""
+        """Print a table, or JSON, on standard output."""
         if as_json:
             print(self.to_json())
             return
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=self.scan.name)
-        table.add_column("prompt")
-        table.add_column("score", justify="right")
-        known = any(row.percentile is not None for row in self.rows)
-        if known:
-            table.add_column("higher than", justify="right")
-        for row in self.rows:
-            share = "" if row.percentile is None else f"{row.percentile:.0%}"
-            table.add_row(row.prompt, f"{row.score:.3f}", *([share] if known else []))
-        console = Console(soft_wrap=True)
-        console.print(table)
-        if known:
-            console.print("higher than: share of the training's validation scans with a lower score for that prompt.")
+        ranked = any(row.percentile is not None for row in self.rows)
+        heads = ["prompt", "score", *([SHARE] if ranked else [])]
+        cells = [
+            [row.prompt, f"{row.score:.3f}", "" if row.percentile is None else f"{row.percentile:.0%}"][: len(heads)]
+            for row in self.rows
+        ]
+        console.print_table(console.table(heads, cells, title=self.scan.name, right=(1, 2), unbroken=(1, 2)))
+        if ranked:
+            console.print_line(f"{SHARE}: share of the training's validation scans with a lower score for that prompt.")
         for warning in self.warnings:
-            console.print(f"Caution: {warning}", highlight=False, markup=False)
+            console.print_line(f"Caution: {warning}")
         if self.picture is not None:
-            console.print(f"What the model saw: {self.picture}", highlight=False, markup=False)
+            console.print_line(f"What the model saw: {self.picture}")
 
 
 def predict(
@@ -97,6 +97,7 @@ def predict(
         checkpoint: a checkpoint folder, or a run's (its best checkpoint).
         scan_path: a CT in HU (see `brgsa.volumes.read_volume`).
         prompts: texts to score; default "There is …" for each label of the checkpoint.
+        pairing: which embeddings are compared, see `brgsa.zeroshot`.
         metadata: CT-RATE's metadata table (CSV), for a file whose header lacks spacing or HU rescale.
         picture: PNG file for three planes of what the model sees.
         device: default "cuda" where there is one.
@@ -105,37 +106,55 @@ def predict(
         UserError: the checkpoint, the scan or its metadata cannot be used, a prompt is empty, or the picture cannot be
             written.
     """
-    scan_path = Path(scan_path)
+    scan_path, picture = Path(scan_path), None if picture is None else Path(picture)
     if picture is not None:
-        _check_picture(Path(picture))
+        _check_picture(picture)
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
-    texts = list(prompts) if prompts else zeroshot.prompts(loaded.run["labels"])
-    if not texts:
-        raise UserError(f"{loaded.path} names no labels to ask for: give a --prompt.")
-    if any(not text.strip() for text in texts):
-        raise UserError('A prompt is empty: give --prompt a sentence such as "There is pleural effusion."')
-
+    texts = _texts(loaded, prompts)
     geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
     scan = read_volume(scan_path, None if metadata is None else _metadata_row(Path(metadata), scan_path.name))
-    array = standardize(scan, geometry)
     model = loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    seen = np.ascontiguousarray(centre_crop(array, model.config.vision.volume))
+    seen = np.ascontiguousarray(centre_crop(standardize(scan, geometry), model.config.vision.volume))
+    # Not the training's fused step: on a GPU it is compiled first, which takes longer than one volume.
     volume = torch.from_numpy(seen).float().div_(1000.0).clamp_(-1.0, 1.0)[None, None]
     scores = zeroshot.scores(model.encode_volumes(volume), model.encode_texts(texts), pairing)[0].tolist()
 
     # Training keeps its validation scores of the default pairing only.
     reference = loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
-    rows = [Ranked(text, score, _percentile(reference, text, score)) for text, score in zip(texts, scores, strict=True)]
-    if all(row.percentile is not None for row in rows):
-        rows.sort(key=lambda row: (-(row.percentile or 0.0), -row.score))
-    else:
-        rows.sort(key=lambda row: -row.score)
+    rows = [
+        RankedPrompt(text, score, _percentile(reference, text, score))
+        for text, score in zip(texts, scores, strict=True)
+    ]
     if picture is not None:
-        from brgsa_platform.runtime import plots as figures
+        from brgsa_platform.runtime import plots
 
-        figures.save(figures.planes_figure([("what the model sees", seen)], geometry.spacing), picture)
+        plots.save(plots.planes_figure([("what the model sees", seen)], geometry.spacing), picture)
     warnings = [WARNINGS[flag] for flag in scan.flags if flag in WARNINGS]
-    return Prediction(scan_path, rows, warnings, None if picture is None else Path(picture))
+    return Prediction(scan_path, _ranked(rows), warnings, picture)
+
+
+def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -> list[str]:
+    """The texts to score."""
+    texts = list(prompts) if prompts else zeroshot.prompts(loaded.run["labels"])
+    if not texts:
+        raise UserError(
+            f"{loaded.path} names no labels to ask for: give a --prompt.", code="no-prompts", field="--prompt"
+        )
+    for text in texts:
+        if not text.strip():
+            raise UserError(
+                'A prompt is empty: give --prompt a sentence such as "There is pleural effusion."',
+                code="empty-prompt",
+                field="--prompt",
+                value=text,
+            )
+    return texts
+
+
+def _ranked(rows: Sequence[RankedPrompt]) -> list[RankedPrompt]:
+    if all(row.percentile is not None for row in rows):
+        return sorted(rows, key=lambda row: (-(row.percentile or 0.0), -row.score))
+    return sorted(rows, key=lambda row: -row.score)
 
 
 def _percentile(reference: Mapping[str, Sequence[float]], text: str, score: float) -> float | None:
@@ -147,16 +166,31 @@ def _percentile(reference: Mapping[str, Sequence[float]], text: str, score: floa
 
 
 def _metadata_row(table: Path, volume: str) -> dict[str, str]:
+    """The row of a volume in CT-RATE's metadata table."""
     try:
         with table.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row.get("VolumeName") == volume:
                     return row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The metadata table {table} cannot be read ({error}): give CT-RATE's CSV.") from error
-    raise UserError(f"The metadata table {table} has no row whose VolumeName is {volume}: give the table of this scan.")
+        raise UserError(
+            f"The metadata table {table} cannot be read ({error}): give CT-RATE's CSV.",
+            code="metadata-unreadable",
+            field=str(table),
+        ) from error
+    raise UserError(
+        f"The metadata table {table} has no row whose VolumeName is {volume}: give the table of this scan.",
+        code="metadata-without-scan",
+        field=str(table),
+        value=volume,
+    )
 
 
 def _check_picture(path: Path) -> None:
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"The picture {path} cannot be written: its folder {path.parent} is missing or read-only.")
+        raise UserError(
+            f"The picture {path} cannot be written: its folder {path.parent} is missing or read-only.",
+            code="picture-not-writable",
+            field="--picture",
+            value=str(path),
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry, decode
 from brgsa_platform.layouts import Item, identity_key, read_layout
+from brgsa_platform.runtime.locks import held
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.index import quarantined
@@ -117,64 +118,88 @@ def prepare(
         out: the store: a path, or a URL such as s3://bucket/store.
 
     Raises:
-        UserError: the archive or its tables are wrong (see `layouts.read_layout`); `out` holds other things
-            ("not-a-store-folder"), a store of other settings ("other-settings") or of other volumes ("volumes-changed",
-            "volume-missing", "patient-moved"), or cannot be written ("store-unwritable"); MLflow does not answer; no volume
-            could be used ("no-usable-volume").
+        UserError: another `prepare` writes to `out` (see `locks.held`); the archive or its tables are wrong (see
+            `layouts.read_layout`); `out` holds other things ("not-a-store-folder"), a store of other settings
+            ("other-settings") or of other volumes ("volumes-changed", "volume-missing", "patient-moved"), or cannot be
+            written ("store-unwritable"); MLflow does not answer; no volume could be used ("no-usable-volume").
     """
     store = Folder(out)
-    key = identity_key(options.id_key) if layout == "dicom" else None
-    items = read_layout(
+    _check_folder(store)
+    with _held(store):
+        items = _read_archive(source, layout, options)
+        meta = _existing(store, options.settings())
+        new = _new_items(store, meta, items, options.retry_quarantined)
+        unfinished = _unfinished(store, meta, {item.volume_id: item for item in items})
+        if not new and not unfinished:
+            return _result(Store.open(store.url))
+        params = {"layout": layout, "volumes": len(items), **options.settings(), **options.geometry.to_dict()}
+        tags = {"brgsa.data": settings_hash(options.settings()), "brgsa.layout": layout}
+        with tracking.run("prepare", name=f"prepare {store.url.rpartition('/')[2]}", params=params, tags=tags) as run:
+            with _storage_errors(store), ray_session():
+                store.sweep()
+                writer = ShardWriter(store, options.geometry, options.strict)
+                if unfinished:
+                    meta = write_batches(writer, meta, unfinished, options.workers)
+                if new:
+                    meta = _add_batch(writer, meta, new, layout, options.workers)
+            finished = Store.open(store.url)
+            result = _result(finished, added=_rows_of_last_batch(finished, meta) if len(meta.batches) > 1 else 0)
+            if not result.volumes:
+                raise _discard_empty(store, source)
+            _log_to_mlflow(run, finished, result)
+    return result
+
+
+def _check_folder(store: Folder) -> None:
+    """Refuse a folder of other things, before anything is written to it."""
+    with _storage_errors(store):
+        if read_meta(store) is not None:
+            return
+        # A run in which no volume could be used leaves its quarantine table; one that was killed at once leaves a plan.
+        strange = [name for name in store.names() if name not in STORE_FILES and not name.startswith((".", "lock-"))]
+    if strange:
+        raise UserError(
+            f"The folder {store} is not empty and no store: choose another --out.",
+            code="not-a-store-folder",
+            field="--out",
+            value=strange[0],
+        )
+
+
+@contextmanager
+def _held(store: Folder) -> Iterator[None]:
+    """Hold the store against a second `prepare`. A folder that was made for it and stays empty is removed again."""
+    existed = store.exists()
+    try:
+        with held(store, "prepare"):
+            yield
+    finally:
+        if not existed and not store.remote:
+            with suppress(OSError):  # it holds a store
+                Path(store.url).rmdir()
+
+
+def _read_archive(source: Path | str, layout: str, options: PrepareOptions) -> list[Item]:
+    return read_layout(
         Path(source),
         layout,
         options.validation_fraction,
         reports=options.reports,
         labels=options.labels,
-        key=key,
+        key=identity_key(options.id_key) if layout == "dicom" else None,
         roots=options.roots,
     )
-    meta = _existing(store, options.settings())
-    new = _new_items(store, meta, items, options.retry_quarantined)
-    unfinished = _unfinished(store, meta, {item.volume_id: item for item in items})
-    if not new and not unfinished:
-        return _result(Store.open(store.url))
-    params = {"layout": layout, "volumes": len(items), **options.settings(), **options.geometry.to_dict()}
-    tags = {"brgsa.data": settings_hash(options.settings()), "brgsa.layout": layout}
-    with tracking.run("prepare", name=f"prepare {store.url.rpartition('/')[2]}", params=params, tags=tags) as run:
-        with _storage_errors(store), ray_session():
-            store.make()
-            store.sweep()
-            writer = ShardWriter(store, options.geometry, options.strict)
-            if unfinished:
-                meta = write_batches(writer, meta, unfinished, options.workers)
-            if new:
-                meta = _add_batch(writer, meta, new, layout, options.workers)
-        finished = Store.open(store.url)
-        result = _result(finished, added=_rows_of_last_batch(finished, meta) if len(meta.batches) > 1 else 0)
-        if not result.volumes:
-            raise _discard_empty(store, source)
-        _log_to_mlflow(run, finished, result)
-    return result
 
 
 def _existing(store: Folder, settings: Mapping[str, Any]) -> Meta:
     """The store's own store.json, or that of a store to be begun.
 
     Raises:
-        UserError: another store is there, or a folder of other things.
+        UserError: the store has other settings.
     """
-    with _storage_errors(store):
-        meta = read_meta(store)
-        if meta is None:
-            # A run in which no volume could be used leaves its quarantine table; one that was killed at once leaves a plan.
-            if any(name not in STORE_FILES and not name.startswith(".") for name in store.names()):
-                raise UserError(
-                    f"The folder {store} is not empty and no store: choose another --out.",
-                    code="not-a-store-folder",
-                    field="--out",
-                    value=store.url,
-                )
-            return Meta(dict(settings))
+    meta = read_meta(store)
+    if meta is None:
+        return Meta(dict(settings))
     if meta.settings != settings:
         changed = [key for key in settings if meta.settings.get(key) != settings[key]]
         difference = ", ".join(f"{key} was {meta.settings.get(key)}, now {settings[key]}" for key in changed)

@@ -21,11 +21,11 @@ from brgsa_platform.runtime.session import ray_session, set_data_context
 from brgsa_platform.runtime.storage import short_error
 from brgsa_platform.store.store import REPORT, Store, summary_file
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 REPORTS_PER_TASK = 64
-PROVENANCE = (
-    b"brgsa"  # key in a table's schema metadata: the summariser that wrote it, and the store's fingerprint then
-)
+# Key in a table's schema metadata: the summariser that wrote the table, and the store's fingerprint at that time.
+PROVENANCE = b"brgsa"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def summarize(store_path: Path | str, styles: Sequence[str]) -> SummarizeResult:
             value=name,
         )
     results = {}
-    tracking.client()  # a server that does not answer stops the run before the work
+    connection.client()  # a server that does not answer stops the run before the work
     with ray_session():
         for style in dict.fromkeys(styles):
             with tracking.run(

@@ -17,17 +17,20 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
+from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.resources import check_resources, gpus_per_worker, local_device
-from brgsa_platform.training.run_folder import PROGRESS, default_out, make_tokenizer, previous_run, write_run
+from brgsa_platform.training.run_folder import PROGRESS, claimed, default_out, make_tokenizer, previous_run, write_run
 
 if TYPE_CHECKING:
     from brgsa_platform.training.loop import TrainingTask
-    from brgsa_platform.training.volume_cache import Decoded
+    from brgsa_platform.training.volume_cache import VolumeCache
 
+SECONDS_FOR_A_TRIAL = 60.0  # to wait for another process to leave a trial's folder
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
 
 
@@ -58,7 +61,7 @@ class TrainOptions:
             a kill may have come before it was told.
         gpus: GPUs of each training process, a fraction too; 0 trains on CPUs, None leaves it to `train.gpu`. A training in
             this process takes the GPU that Ray gave the process.
-        decoded: the store's volumes, decoded beforehand.
+        cache: the store's volumes, decoded beforehand.
         quiet: show no progress.
     """
 
@@ -67,7 +70,7 @@ class TrainOptions:
     parent_run: str | None = None
     on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None
     gpus: float | None = None
-    decoded: Decoded | None = None
+    cache: VolumeCache | None = None
     quiet: bool = False
 
 
@@ -92,7 +95,8 @@ def train(
     store = Store.open(store_path)
     out = (out or default_out(store, config, preset)).absolute()
     check_fit(store, config)
-    with ray_session():
+    # An earlier process of a search's trial may still be about to end.
+    with ray_session(), claimed(out, wait_s=SECONDS_FOR_A_TRIAL if options.parent_run else 0):
         if config.train.workers:
             check_resources(config)
         tags = {"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name, **options.tags}
@@ -113,8 +117,8 @@ def train(
             if "val/auroc" in result.best:
                 best = {"best/auroc": result.best["val/auroc"], "best/epoch": result.best["epoch"]}
                 run.log_metrics(best, step=result.best["epoch"])
-    (out / PROGRESS).unlink(missing_ok=True)
-    return result
+        (out / PROGRESS).unlink(missing_ok=True)
+        return result
 
 
 def _task(out: Path, store: Store, config: RunConfig, run_id: str, options: TrainOptions) -> TrainingTask:
@@ -125,9 +129,9 @@ def _task(out: Path, store: Store, config: RunConfig, run_id: str, options: Trai
         store=store.path,
         out=str(out),
         run=checkpoint_record(store, config),
-        tracking_uri=tracking.tracking_uri(),
+        tracking_uri=connection.tracking_uri(),
         run_id=run_id,
-        decoded=options.decoded,
+        cache=options.cache,
     )
 
 
@@ -201,7 +205,7 @@ def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
             "fingerprint": store.fingerprint,
         },
         "labels": list(store.labels),
-        "commit": tracking.git_commit(),
+        "commit": git_commit(),
     }
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from brgsa.model import BrgSA, Embeddings
 from brgsa.volumes.augment import Volume16
-from brgsa_platform.training.batches import Rows
+from brgsa_platform.training.batches import SplitIndex
 from brgsa_platform.training.input_buffer import InputBuffer
+from brgsa_platform.training.loaders import Batch
 from brgsa_platform.training.precision import autocast
 from brgsa_platform.training.workers import ALONE, WorkerContext
 
@@ -27,15 +27,15 @@ class EncodedSplit:
         pictures: row → int16 HU (x, y, z) of a few volumes, as the model saw them.
     """
 
-    rows: Rows
+    rows: SplitIndex
     embeddings: Embeddings
     pictures: dict[int, Volume16]
 
 
 def encode_split(
     model: BrgSA,
-    rows: Rows,
-    batches: Iterable[dict[str, Any]],
+    rows: SplitIndex,
+    batches: Iterable[Batch],
     *,
     workers: WorkerContext = ALONE,
     precision: str = "32",
@@ -65,13 +65,10 @@ def encode_split(
     def encode_part() -> None:
         for batch in batches:
             with autocast(model.device, precision):
-                parts.append(as_float32(model.encode_volumes(buffer.fill([batch["ct"]]))).cpu())
-            batch_rows = batch["row"].tolist()
-            order.extend(batch_rows)
-            for row, ct in zip(batch_rows, batch["ct"], strict=True):
-                if row in keep:
-                    pictures[row] = np.array(ct)
-            advance(len(batch_rows))
+                parts.append(as_float32(model.encode_volumes(buffer.fill(batch.blocks))).cpu())
+            order.extend(batch.rows.tolist())
+            pictures.update({row: np.array(ct) for row, ct in batch.volumes() if row in keep})
+            advance(len(batch.rows))
 
     workers.together(encode_part)
     # A split of fewer volumes than workers leaves some of them without any.

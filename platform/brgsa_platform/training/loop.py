@@ -6,6 +6,7 @@ goes through `batches` (volumes) and `texts`, the towers and the bank of `brgsa.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,18 +25,19 @@ from brgsa.volumes.intensity import Intensity
 from brgsa_platform.config import RunConfig, TrainSection
 from brgsa_platform.store.store import Store
 from brgsa_platform.training import placement_groups, run_checkpoints
-from brgsa_platform.training.batches import Batch, Rows, evaluation_batches, split_rows, training_batches
+from brgsa_platform.training.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
 from brgsa_platform.training.encoding import EncodedSplit, as_float32, encode_split, encode_texts
 from brgsa_platform.training.input_buffer import InputBuffer
+from brgsa_platform.training.loaders import Batch, Batches
 from brgsa_platform.training.log import TrainingLog
 from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.precision import autocast
 from brgsa_platform.training.random_streams import Purpose, stream
 from brgsa_platform.training.state import TrainingState
-from brgsa_platform.training.texts import Texts
+from brgsa_platform.training.texts import Texts, written_texts
 from brgsa_platform.training.validation import Measured, Validation
-from brgsa_platform.training.volume_cache import Decoded
+from brgsa_platform.training.volume_cache import VolumeCache
 from brgsa_platform.training.workers import WorkerContext
 
 
@@ -48,7 +50,7 @@ class TrainingTask:
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to.
-        decoded: the store's volumes, where a search has decoded them for all of its trials.
+        cache: the store's volumes, where a search has decoded them for all of its trials.
     """
 
     config: dict[str, Any]
@@ -57,7 +59,7 @@ class TrainingTask:
     run: dict[str, Any]
     tracking_uri: str
     run_id: str
-    decoded: Decoded | None = None
+    cache: VolumeCache | None = None
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -117,9 +119,10 @@ class Trainer:
         _set_up_torch(train, workers.world)
 
         store = Store.open(task.store)
-        self.rows = split_rows(store, "train")
-        self.texts = Texts(store, self.config, self.rows)
-        self.validation = Validation.of(store, self.config, self.rows)
+        self.rows = split_index(store, "train")
+        data = self.config.data
+        self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
+        self.validation = Validation.of(store, data.style, self.rows)
         self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
         self.input = InputBuffer(workers.device)
 
@@ -139,23 +142,29 @@ class Trainer:
         """Train from where the run stands to its last epoch."""
         progress = self.state.progress
         if self.resumed_from is None:
-            self._initialise_bank()
+            self.initialise_bank()
         elif progress.history:
             # A kill may have come between the checkpoint and the report; who knows the epoch already leaves it aside.
             self.workers.report(run_checkpoints.report_of(progress.history[-1]))
         epochs = range(progress.epoch, self.config.train.epochs)
         if epochs:
-            model, batches = self._parallel(), self._batches(epochs)
-            for epoch in epochs:
-                self.texts.draw(epoch)
-                while progress.step < (epoch + 1) * self.steps:
-                    started = time.monotonic()
-                    losses = self._step(model, self.workers.together(partial(next, batches)))
-                    progress.end_step(losses, time.monotonic() - started)
-                    self._after_step(losses["loss"])
-                self._end_epoch()
+            # Closed, as what stops a training would else keep the stream alive until Ray is gone.
+            with contextlib.closing(self._batches(epochs)) as batches:
+                self._fit(self._parallel(), batches, epochs)
         if self.log is not None:
             self.log.close()
+
+    def _fit(self, model: nn.Module, batches: Iterator[Batch], epochs: range) -> None:
+        """The epochs, each with its steps."""
+        progress = self.state.progress
+        for epoch in epochs:
+            self.texts.draw(epoch)
+            while progress.step < (epoch + 1) * self.steps:
+                started = time.monotonic()
+                losses = self._step(model, self.workers.together(partial(next, batches)))
+                progress.end_step(losses, time.monotonic() - started)
+                self._after_step(losses["loss"])
+            self._end_epoch()
 
     def _parallel(self) -> nn.Module:
         """The model with its gradients averaged over the workers; all of them start with the weights of rank 0."""
@@ -164,20 +173,15 @@ class Trainer:
         devices = [self.workers.device] if self.workers.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
 
-    def _batches(self, epochs: range) -> Iterator[Batch]:
+    def _batches(self, epochs: range) -> Batches:
         """This worker's part of each global batch, from the step on where the run stands."""
         progress, train = self.state.progress, self.config.train
         return training_batches(
-            self.rows,
-            self.config.model.vision.volume,
-            self.config.data,
+            self._source(self.rows),
             batch_size=train.batch_size,
             epochs=epochs,
             seed=train.seed,
             skip=progress.step - progress.epoch * self.steps,
-            rank=self.workers.rank,
-            world=self.workers.world,
-            decoded=self.task.decoded,
         )
 
     def _step(self, model: nn.Module, batch: Batch) -> dict[str, float]:
@@ -252,7 +256,7 @@ class Trainer:
         # The word of rank 0 counts: were two workers' losses rounded differently, their learning rates could part.
         return self.workers.gather(measured)[0]
 
-    def _initialise_bank(self) -> None:
+    def initialise_bank(self) -> None:
         """Where so configured, start the bank from the embeddings that the untrained towers give a sample of the split.
 
         Raises:
@@ -267,19 +271,19 @@ class Trainer:
         texts = encode_texts(self.model, [self.texts.written[row] for row in sample])
         bank.initialise_from(torch.cat([volumes.plain, texts.plain]), config.train.seed)
 
-    def _encode(self, rows: Rows, precision: str) -> EncodedSplit:
+    def _encode(self, rows: SplitIndex, precision: str) -> EncodedSplit:
         """Embeddings of the volumes of `rows`, each worker encoding its part."""
-        config, workers = self.config, self.workers
-        batches = evaluation_batches(
-            rows,
-            config.model.vision.volume,
-            batch_size=max(1, config.train.batch_size // workers.world),
-            data=config.data,
-            rank=workers.rank,
-            world=workers.world,
-            decoded=self.task.decoded,
-        )
+        workers = self.workers
+        batch_size = max(1, self.config.train.batch_size // workers.world)
+        batches = evaluation_batches(self._source(rows), batch_size=batch_size)
         return encode_split(self.model, rows, batches, workers=workers, precision=precision)
+
+    def _source(self, rows: SplitIndex) -> BatchSource:
+        """What this worker's batches of some rows are made of."""
+        config, workers = self.config, self.workers
+        return BatchSource(
+            rows, config.model.vision.volume, config.data, workers.rank, workers.world, cache=self.task.cache
+        )
 
 
 def _set_up_torch(config: TrainSection, workers: int) -> None:

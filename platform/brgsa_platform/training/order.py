@@ -33,7 +33,10 @@ def steps_per_epoch(scans: npt.NDArray[Any], batch_size: int) -> int:
     if len(counts) < batch_size:
         raise UserError(
             f"The training split has {len(counts)} scans, fewer than train.batch_size={batch_size} (a batch holds no scan "
-            "twice): lower train.batch_size."
+            "twice): lower train.batch_size.",
+            code="batch-too-large",
+            field="train.batch_size",
+            value=batch_size,
         )
     steps = len(scans) // batch_size
     # T batches of B distinct scans can be filled when the volumes, at most T of each scan, are T·B or more.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.session import cluster_cpus, nodes_for
-from brgsa_platform.training.batches import data_cpus
+from brgsa_platform.training.loaders import data_cpus
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,9 @@ def check_resources(config: RunConfig) -> None:
 
     workers = config.train.workers
     data = data_cpus(config.data, workers)
-    if nodes_for("data"):
+    if config.data.loader == "torch":
+        _check_cpus_of_workers(workers)
+    elif nodes_for("data"):
         _check_cpus_by_role(workers, data)
     else:
         _check_cpus(workers, data)
@@ -84,6 +86,19 @@ def check_resources(config: RunConfig) -> None:
         raise UserError(
             f"train.workers={workers} needs as many GPUs and the cluster has {gpus:.0f}: lower train.workers.",
             code="too-few-gpus",
+            field="train.workers",
+            value=workers,
+        )
+
+
+def _check_cpus_of_workers(workers: int) -> None:
+    """The processes of torch's loader are the workers' own: Ray does not know of them."""
+    for_training = cluster_cpus("training")
+    if for_training < workers:
+        raise UserError(
+            f"train.workers={workers} needs as many CPUs and the cluster has {for_training:.0f} for training: lower "
+            "train.workers or join a larger cluster with RAY_ADDRESS.",
+            code="too-few-cpus",
             field="train.workers",
             value=workers,
         )

@@ -8,18 +8,22 @@ RUN/checkpoints/     see run_checkpoints
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig, flatten
-from brgsa_platform.runtime import files
+from brgsa_platform.runtime import files, locks
+from brgsa_platform.runtime.waiting import patiently
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import query
 from brgsa_platform.training import run_checkpoints
 
 PROGRESS = "progress.json"
@@ -32,7 +36,7 @@ FREE_TO_CHANGE = frozenset(
             f"train.{key}"
             for key in ("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes")
         ),
-        *(f"data.{key}" for key in ("cpus", "object_store_share")),
+        *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),
     }
 )
 
@@ -41,6 +45,35 @@ def default_out(store: Store, config: RunConfig, preset: str | None) -> Path:
     """runs/NAME-HASH, the same for the same store and configuration: the same command goes on with its run."""
     text = json.dumps([config.to_dict(), store.fingerprint], sort_keys=True)
     return Path("runs") / f"{preset or 'train'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@contextmanager
+def claimed(out: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold a run's folder while a training works in it, so that no other training does; it is made where it is missing.
+
+    A training that is refused before it has begun leaves no empty folder behind.
+
+    Args:
+        wait_s: seconds to wait for another process to leave the folder.
+
+    Raises:
+        UserError: another process trains there ("folder-in-use"), or the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(out, error) from error
+    try:
+        with contextlib.ExitStack() as stack:
+            patiently(lambda: stack.enter_context(locks.held(out, "train")), _is_in_use, wait_s)
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            out.rmdir()
+
+
+def _is_in_use(error: Exception) -> bool:
+    return isinstance(error, UserError) and error.code == "folder-in-use"
 
 
 def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
@@ -62,7 +95,7 @@ def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
             value=str(out),
         )
     run_id = str(before["mlflow_run_id"])
-    return run_id if tracking.exists(run_id) else None
+    return run_id if query.exists(run_id) else None
 
 
 def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:
@@ -88,7 +121,7 @@ def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:
 
 
 def write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
-    """Make the folder with its run.json, and remove checkpoints that a killed run had not finished.
+    """Write run.json, and remove checkpoints that a killed run had not finished.
 
     Raises:
         UserError: the folder cannot be written.
@@ -102,12 +135,16 @@ def write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
         for aside in (out / run_checkpoints.FOLDER).glob(".epoch-*"):
             shutil.rmtree(aside)
     except OSError as error:
-        raise UserError(
-            f"The run folder {out} cannot be written ({error.strerror}): choose another --out.",
-            code="run-folder-not-writable",
-            field="--out",
-            value=str(out),
-        ) from error
+        raise _not_writable(out, error) from error
+
+
+def _not_writable(out: Path, error: OSError) -> UserError:
+    return UserError(
+        f"The run folder {out} cannot be written ({error.strerror}): choose another --out.",
+        code="run-folder-not-writable",
+        field="--out",
+        value=str(out),
+    )
 
 
 def make_tokenizer(out: Path, store: Store, config: RunConfig) -> None:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from brgsa.text import TextTower, Tokens
-from brgsa_platform.config import RunConfig
+from brgsa_platform.config import DataSection
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import Rows
+from brgsa_platform.training.batches import SplitIndex
 from brgsa_platform.training.order import Ints
 from brgsa_platform.training.random_streams import Purpose, stream
 
 
 class Texts:
-    """The texts of a split's N rows.
+    """The texts of a split's N rows, drawn anew each epoch as `data` says.
 
     Attributes:
         written: the texts as they stand in the store, in the order of the rows.
@@ -25,9 +25,8 @@ class Texts:
         codes: int64 (N,), equal for two rows whose current texts say the same.
     """
 
-    def __init__(self, store: Store, config: RunConfig, rows: Rows) -> None:
-        self.data, self.seed = config.data, config.train.seed
-        self.written = written_texts(store, config, rows)
+    def __init__(self, written: list[str], data: DataSection, seed: int) -> None:
+        self.written, self.data, self.seed = written, data, seed
         self.current = self.written
         self.codes = codes_of(self.current)
 
@@ -53,9 +52,9 @@ class Texts:
         return " ".join(sentences)
 
 
-def written_texts(store: Store, config: RunConfig, rows: Rows) -> list[str]:
-    """The texts of a split's rows as they stand in the store, in the style of `data.style`."""
-    by_volume = store.texts(config.data.style)
+def written_texts(store: Store, style: str, rows: SplitIndex) -> list[str]:
+    """The texts of a split's rows as they stand in the store, in a summary style or "report"."""
+    by_volume = store.texts(style)
     return [by_volume[volume] for volume in rows.volume_ids]
 
 

@@ -13,9 +13,8 @@ from brgsa import losses, metrics, zeroshot
 from brgsa.config import LossConfig
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
-from brgsa_platform.config import RunConfig
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import Rows, rare_labels, split_rows
+from brgsa_platform.training.batches import SplitIndex, rare_labels, split_index
 from brgsa_platform.training.encoding import encode_texts, select_rows
 from brgsa_platform.training.texts import codes_of, written_texts
 
@@ -42,19 +41,22 @@ class Validation:
         texts: the N texts as written.
     """
 
-    rows: Rows
+    rows: SplitIndex
     labels: tuple[str, ...]
     rare: npt.NDArray[np.bool_]
     texts: list[str]
 
     @classmethod
-    def of(cls, store: Store, config: RunConfig, training_rows: Rows) -> Validation | None:
-        """The validation split of a store; None where it has none, and the training loss then chooses the best epoch."""
+    def of(cls, store: Store, style: str, training_rows: SplitIndex) -> Validation | None:
+        """The validation split of a store with its texts of a style; None where the store has none.
+
+        The training loss then chooses the best epoch.
+        """
         try:
-            rows = split_rows(store, "validation")
+            rows = split_index(store, "validation")
         except UserError:
             return None
-        return cls(rows, tuple(store.labels), rare_labels(training_rows), written_texts(store, config, rows))
+        return cls(rows, tuple(store.labels), rare_labels(training_rows), written_texts(store, style, rows))
 
     def measure(self, model: BrgSA, volumes: Embeddings, loss: LossConfig, batch_size: int) -> Measured:
         """Measure a model by its embeddings of the split's volumes, float32 (N, D) on the CPU in the order of the rows.

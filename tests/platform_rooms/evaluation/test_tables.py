@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from brgsa import metrics
-from brgsa_platform.evaluation import tables as evaluation
-from brgsa_platform.runtime import plots as figures
+from brgsa_platform.evaluation import tables
+from brgsa_platform.runtime import plots
 
 NAMES = ["Cardiomegaly", "Pleural effusion", "Pneumothorax", "Lung cyst"]
 ABOUT = {"data": "abc", "split": "test", "volumes": 90, "cluster": "scan", "resamples": 100, "seed": 0}
@@ -25,10 +27,12 @@ def study() -> tuple[np.ndarray, np.ndarray]:
     return labels, rng.normal(size=(90, 4)) + labels
 
 
-def table(study: tuple[np.ndarray, np.ndarray], **changes: object) -> evaluation.EvaluationResult:
+def table(
+    study: tuple[np.ndarray, np.ndarray], about: dict[str, Any] | None = None, **changes: object
+) -> tables.EvaluationResult:
     labels, scores = study
-    options = {"thresholds": np.zeros(4), "rare": ["Pneumothorax"], "resamples": 100, "about": ABOUT} | changes
-    return evaluation.tabulate(NAMES, labels, scores, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"thresholds": np.zeros(4), "rare": ["Pneumothorax"], "resamples": 100} | changes
+    return replace(tables.tabulate(NAMES, labels, scores, **options), about=about or ABOUT)
 
 
 def test_means_are_over_the_measured_abnormalities_of_each_group(study: tuple[np.ndarray, np.ndarray]) -> None:
@@ -45,18 +49,18 @@ def test_an_abnormality_nobody_has_is_listed_with_a_dash_and_said(study: tuple[n
     result = table(study)
     assert not result.abnormalities[3].measured
     assert any("Lung cyst" in note and "positive" in note for note in result.notes)
-    tree = json.loads(json.dumps(evaluation.to_json(result), allow_nan=False))
+    tree = json.loads(json.dumps(tables.to_json(result), allow_nan=False))
     assert tree["abnormalities"]["Lung cyst"]["auroc"]["value"] is None
     assert tree["abnormalities"]["Lung cyst"]["accuracy"]["value"] is None
-    assert not any("Lung cyst" in key for key in evaluation.to_metrics(result))
-    assert "Lung cyst" in evaluation.to_columns(result)["abnormality"]
+    assert not any("Lung cyst" in key for key in tables.to_metrics(result))
+    assert "Lung cyst" in tables.to_columns(result)["abnormality"]
 
 
 def test_one_that_everybody_has_is_not_measured_either(study: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = study
     full = labels.copy()
     full[:, 3] = 1
-    result = evaluation.tabulate(NAMES, full, scores, thresholds=np.zeros(4), resamples=10)
+    result = tables.tabulate(NAMES, full, scores, thresholds=np.zeros(4), resamples=10)
     assert result.columns() == [0, 1, 2]
     assert np.isnan(result.abnormalities[3].figures["auprc"].value)  # 1.0 for free would lift the mean
     assert any("No negative" in note for note in result.notes)
@@ -66,10 +70,10 @@ def test_an_interval_of_a_handful_of_positives_is_cautioned_about(study: tuple[n
     labels, scores = study
     few = labels.copy()
     few[:, 3] = np.arange(90) < 4
-    result = evaluation.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10)
+    result = tables.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10)
     assert next(note for note in result.notes if "says too little" in note).endswith(": Lung cyst.")
     few[:, 3] = np.arange(90) < 5
-    assert not evaluation.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10).notes
+    assert not tables.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10).notes
 
 
 def test_without_a_threshold_only_the_ranking_is_measured(study: tuple[np.ndarray, np.ndarray]) -> None:
@@ -83,8 +87,8 @@ def test_without_a_threshold_only_the_ranking_is_measured(study: tuple[np.ndarra
 
 def test_csv_holds_what_json_holds(study: tuple[np.ndarray, np.ndarray]) -> None:
     result = table(study)
-    tree = evaluation.to_json(result)
-    rows = list(csv.DictReader(io.StringIO(evaluation.to_csv(result))))
+    tree = tables.to_json(result)
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(result))))
     assert [row["abnormality"] for row in rows[:4]] == NAMES
     assert [row["group"] for row in rows] == ["common", "common", "rare", "common", "macro", "common", "rare"]
     for row in rows[:3]:
@@ -98,16 +102,16 @@ def test_csv_holds_what_json_holds(study: tuple[np.ndarray, np.ndarray]) -> None
 def test_gain_is_paired(study: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = study
     result = table(study)
-    assert evaluation.gain(result, result) == (0, 0, 0, 0, 0)
+    assert tables.gain(result, result) == (0, 0, 0, 0, 0)
     noise = np.random.default_rng(1).normal(size=scores.shape)
     worse = table((labels, scores + 0.3 * noise))
-    found = evaluation.gain(result, worse)
+    found = tables.gain(result, worse)
     assert found.value == pytest.approx(result.means["common"]["auroc"].value - worse.means["common"]["auroc"].value)
     assert found.low < found.value < found.high
     both = [r.means["common"]["auroc"].sd for r in (result, worse)]
     assert found.sd < np.hypot(*both)  # the volumes' luck is shared and falls out
     with pytest.raises(ValueError, match="seed"):
-        evaluation.gain(result, table(study, about=ABOUT | {"seed": 1}, seed=1))
+        tables.gain(result, table(study, about=ABOUT | {"seed": 1}, seed=1))
 
 
 def test_terminal_table_and_notes(study: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,9 +127,9 @@ def test_figures_are_drawn_for_what_is_measured(study: tuple[np.ndarray, np.ndar
     labels, scores = study
     result = table(study)
     curves = {NAMES[i]: (metrics.roc_curve(labels[:, i], scores[:, i]), 0.5) for i in result.columns()}
-    legend = figures.roc_figure(curves).axes[0].get_legend()
+    legend = plots.roc_figure(curves).axes[0].get_legend()
     assert len(legend.get_texts()) == 3
-    bars = figures.bars_figure({"BrgSA": {row.name: row.figures["auroc"] for row in result.abnormalities}})
+    bars = plots.bars_figure({"BrgSA": {row.name: row.figures["auroc"] for row in result.abnormalities}})
     assert {label.get_text() for label in bars.axes[0].get_yticklabels()} == set(NAMES[:3])
 
 
@@ -134,7 +138,7 @@ def test_slices_are_shown_in_the_radiological_convention() -> None:
     volume[7, 3, 5] = 500  # far left of the patient, in the middle slices
     volume[4, 0, 5] = 501  # far anterior
     volume[4, 3, 9] = 502  # far superior
-    figure = figures.planes_figure([("x", volume)], (1.0, 1.0, 2.0), centre=(4, 3, 5))
+    figure = plots.planes_figure([("x", volume)], (1.0, 1.0, 2.0), centre=(4, 3, 5))
     axial, coronal, sagittal = (figure.axes[i].images[0].get_array() for i in range(3))
     assert axial.shape == (6, 8)  # rows to posterior, columns to the left
     assert axial[3, 7] == 500

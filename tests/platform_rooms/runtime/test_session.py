@@ -22,6 +22,7 @@ with ray_session():
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_of_its_own")
 def test_only_a_cluster_watches_for_preemption(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WATCHER, raising=False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -15,7 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 SECONDS = 60  # that a page may take on a busy machine
 SIZE = (1400, 900)
@@ -77,7 +77,7 @@ def store(programs: tuple[str, str], searched: Any, monkeypatch: pytest.MonkeyPa
 
 
 def compare_path(ids: dict[str, str], *names: str) -> str:
-    experiment = tracking.client().get_run(ids[names[0]]).info.experiment_id
+    experiment = connection.client().get_run(ids[names[0]]).info.experiment_id
     runs = quote(json.dumps([ids[name] for name in names]))
     return f"/#/compare-runs?runs={runs}&experiments={quote(json.dumps([experiment]))}&workflowType=machine_learning"
 
@@ -112,7 +112,7 @@ def test_the_compare_page_shows_parameters_and_parallel_coordinates(page: Page, 
 
 
 def test_the_search_s_run_shows_its_table_with_values(page: Page, searched: Any) -> None:
-    experiment = tracking.client().get_run(searched.ids["cmki"]).info.experiment_id
+    experiment = connection.client().get_run(searched.ids["cmki"]).info.experiment_id
     page.open(f"/#/experiments/{experiment}/runs/{searched.ids['cmki']}/artifacts/trials.json")
     page.wait(lambda: "model/bank/size" in page.text(), "the table")
     page.wait(lambda: "4096" in page.text() and "out of memory" in page.text(), "its values")

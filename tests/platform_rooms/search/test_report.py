@@ -20,6 +20,7 @@ from brgsa_platform.search import report as search_report
 from brgsa_platform.search.figures import Field
 from brgsa_platform.search.study import WARM_START_SOURCE
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
@@ -252,7 +253,7 @@ def test_the_search_s_run_holds_tables_pictures_and_counts(tmp_path: Path, monke
     with tracking.run("tune", name="cmki", tags=tags) as run:
         search_report.log_search(run, study, folder)
         search_report.log_search(run, study, folder)  # as a search does that goes on
-    api = tracking.client()
+    api = connection.client()
     found = api.get_run(run.run_id)
     assert found.data.metrics == {
         "trials": 20.0, "trials/complete": 14.0, "trials/pruned": 4.0, "trials/failed": 2.0, "epochs": 54.0,

@@ -19,6 +19,7 @@ from brgsa_platform.search.searcher import Search
 from brgsa_platform.search.spec import Limits
 from brgsa_platform.search.warm_start import EarlierTraining
 from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +52,7 @@ def test_the_best_trial_is_one_of_this_search(tmp_path: Path) -> None:
         result = conclude(run, tmp_path, ours)
     assert result.best == {"number": drawn[1]["number"], "auroc": 0.8, "values": drawn[1]["values"]}
     assert [row["number"] for row in result.trials] == [trial["number"] for trial in drawn]
-    metrics = tracking.client().get_run(result.run_id).data.metrics
+    metrics = connection.client().get_run(result.run_id).data.metrics
     assert (metrics["trials"], metrics["best/auroc"]) == (3, 0.8)
     best = load_config(str(result.preset))
     assert best.loss.temperature == drawn[1]["values"]["loss.temperature"]
@@ -65,6 +66,6 @@ def test_no_trial_completed(tmp_path: Path) -> None:
         ours.failed(name, reason)
     with pytest.raises(UserError) as error, tracking.run("tune", name="s") as run:
         conclude(run, tmp_path, ours)
-    assert tracking.client().get_run(run.run_id).info.status == "FAILED"
+    assert connection.client().get_run(run.run_id).info.status == "FAILED"
     assert (error.value.code, error.value.value) == ("no-trial-completed", "out of memory")
     assert not (tmp_path / "best.yaml").exists()

@@ -9,13 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from archives import SMALL, contents, save_manifest, save_rad_chestct
+from refusals import refused
 
-from brgsa.errors import UserError
-from brgsa.summaries import NOTHING_FOUND, STYLES, summarize_many
+from brgsa.summaries import NOTHING_FOUND, summarize_many
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store, summary_file
 from brgsa_platform.summaries.summarize import summarize
-from brgsa_platform.tracking import client as tracking
+from brgsa_platform.tracking import connection
 
 pytestmark = pytest.mark.ray
 
@@ -66,25 +66,26 @@ def test_report_needs_no_table(copy: Path) -> None:
 
 def test_mlflow_gets_figures_and_no_text(copy: Path) -> None:
     summarize(copy, ["positives"])
-    api = tracking.client()
-    experiment = api.get_experiment_by_name(tracking.experiment_name())
+    api = connection.client()
+    experiment = api.get_experiment_by_name(connection.experiment_name())
     run = api.search_runs([experiment.experiment_id], "tags.`brgsa.verb` = 'summarize'", max_results=1)[0]
     assert run.info.status == "FINISHED"
     assert run.data.params["style"] == "positives"
     assert run.data.tags["brgsa.data"] == Store.open(copy).fingerprint
     assert {"reports", "words_before", "words_after", "nothing_found"} <= set(run.data.metrics)
-    told = json.dumps([run.data.params, run.data.tags, run.data.metrics])
-    assert "Secretname" not in told
-    assert "secretpatient" not in told
+    logged = json.dumps([run.data.params, run.data.tags, run.data.metrics])
+    assert "Secretname" not in logged
+    assert "secretpatient" not in logged
 
 
 def test_refusals(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'positive' is unknown: choose from " + ", ".join(STYLES[:2])):
-        summarize(copy, ["positive"])
-    with pytest.raises(UserError, match="not a store"):
+    for styles, name in ((["positive"], "positive"), ([], "")):
+        with refused("unknown-style", field="--style", value=name):
+            summarize(copy, styles)
+    with refused("no-store", value=str(tmp_path)):
         summarize(tmp_path, ["positives"])
     (copy / "summaries").write_text("a file where the folder belongs")
-    with pytest.raises(UserError, match=r"Summaries cannot be written to .*mend that"):
+    with refused("summaries-unwritable", field=summary_file("positives")):
         summarize(copy, ["positives"])
 
 

@@ -1,22 +1,33 @@
-"""The stream of training batches through Ray Data: what is read, in which order, by which worker, from which step on."""
+"""The batches of training and evaluation, by each loader: what is read, in which order, by which worker, from which step on."""
 
 from __future__ import annotations
 
-import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from refusals import refused
 
 from brgsa.errors import UserError
 from brgsa.volumes import decode, encode
 from brgsa.volumes.augment import Augmentation, centre_crop
 from brgsa_platform.config import DataSection, load_config
+from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
-from brgsa_platform.training import batches as datasets
+from brgsa_platform.training import loaders
+from brgsa_platform.training.batches import BatchSource, evaluation_batches, split_index, training_batches
 from brgsa_platform.training.driver import check_fit, train
 from brgsa_platform.training.order import epoch_batches
 from brgsa_platform.training.resources import check_resources
@@ -26,111 +37,167 @@ pytestmark = pytest.mark.ray
 CROP = (16, 16, 8)
 BATCH = 6
 STEPS = 8  # of 48 volumes
+SEED = 5
+EPOCHS = range(1, 3)
+AUGMENTED = {"flip": [0.5, 0.5, 0.5], "rotate": 0.5, "shuffle_buffer": 10}
 
 
-@pytest.fixture(scope="module")
-def rows(pairs: Path) -> datasets.Rows:
-    return datasets.split_rows(Store.open(pairs), "train")
+@pytest.fixture(scope="module", params=["ray", "torch"])
+def source(pairs: Path, request: pytest.FixtureRequest) -> BatchSource:
+    """The training split, loaded by either loader."""
+    data = DataSection.model_validate({"loader": request.param, "cpus": 2, **AUGMENTED})
+    return BatchSource(split_index(Store.open(pairs), "train"), CROP, data)
 
 
-def batches(rows: datasets.Rows, data: DataSection | None = None, **settings: int) -> list[datasets.Batch]:
-    some = {"batch_size": BATCH, "seed": 5, **settings}
-    return list(datasets.training_batches(rows, CROP, data or DataSection(), epochs=range(1, 3), **some))  # type: ignore[arg-type]
+def batches(source: BatchSource, skip: int = 0) -> list[loaders.Batch]:
+    return list(training_batches(source, batch_size=BATCH, epochs=EPOCHS, seed=SEED, skip=skip))
 
 
-def test_a_cell_is_the_stored_volume(pairs: Path, rows: datasets.Rows) -> None:
-    for row in (0, 17, 47):
-        shard, group = rows.shards[rows.shard[row]], int(rows.group[row])
-        stored = pq.read_table(shard)
-        place = stored["volume_id"].to_pylist().index(rows.volume_ids[row])
-        assert bytes(datasets.encoded_volume(shard, group)) == stored["ct"][place].as_py()
+def expected(source: BatchSource) -> list[loaders.Batch]:
+    """What the batches must be, row by row from the shards themselves."""
+    index, data = source.index, source.data
+    augmentation = Augmentation(SEED, data.flip, data.rotate)
+    found = []
+    for epoch in EPOCHS:
+        for rows in epoch_batches(index.shard, index.scans, BATCH, SEED, epoch, data.shuffle_buffer):
+            crops = np.empty((BATCH, *CROP), np.int16)
+            for crop, row in zip(crops, rows.tolist(), strict=True):
+                augmentation.place(stored_volume(source, row), crop, epoch, row)
+            found.append(loaders.Batch(rows, [crops]))
+    return found
+
+
+def stored_volume(source: BatchSource, row: int) -> np.ndarray:
+    index = source.index
+    return decode(encoded_volume(index.shards[index.shard[row]], int(index.row_group[row])))
+
+
+def assert_same(some: list[loaders.Batch], others: list[loaders.Batch]) -> None:
+    assert len(some) == len(others) > 0
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_array_equal(one.ct, other.ct)
+
+
+def test_batches_are_the_order_cropped_and_augmented(source: BatchSource) -> None:
+    random_numbers = torch.get_rng_state()
+    whole = expected(source)
+    assert len(whole) == 2 * STEPS
+    assert_same(batches(source), whole)
+    assert_same(batches(source, skip=5), whole[5:])  # as a run goes on that stood in mid-epoch
+    assert torch.equal(torch.get_rng_state(), random_numbers)
+
+
+def test_workers_share_each_global_batch(source: BatchSource) -> None:
+    parts = [batches(replace(source, rank=rank, world=2)) for rank in range(2)]
+    joined = [
+        loaders.Batch(np.concatenate([p.rows for p in shares]), [block for p in shares for block in p.blocks])
+        for shares in zip(*parts, strict=True)
+    ]
+    assert_same(joined, expected(source))
+
+
+def test_a_batch_comes_in_blocks_and_streams_follow_each_other(
+    source: BatchSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "BLOCK_BYTES", 4 * 2 * 16 * 16 * 8)  # four volumes
+    monkeypatch.setattr(loaders, "TASKS_A_STREAM", 9)
+    found = batches(source)
+    assert [[len(block) for block in batch.blocks] for batch in found] == [[3, 3]] * len(found)
+    assert not any(block.flags.owndata for batch in found for block in batch.blocks)  # views of shared memory
+    assert_same(found, expected(source))
+
+
+def test_evaluation_is_every_centre_crop_once_in_store_order(source: BatchSource) -> None:
+    for world in (1, 3):
+        found = [
+            batch
+            for rank in range(world)
+            for batch in evaluation_batches(replace(source, rank=rank, world=world), batch_size=5)
+        ]
+        order = np.concatenate([batch.rows for batch in found])
+        np.testing.assert_array_equal(order, np.concatenate([np.arange(rank, 48, world) for rank in range(world)]))
+        for batch in found:
+            for row, crop in zip(batch.rows.tolist(), batch.ct, strict=True):
+                np.testing.assert_array_equal(crop, centre_crop(stored_volume(source, row), CROP))
+
+
+def test_a_damaged_shard_is_named_in_one_sentence(source: BatchSource, pairs: Path, tmp_path: Path) -> None:
+    shutil.copytree(pairs, tmp_path / "store")
+    index = split_index(Store.open(tmp_path / "store"), "train")
+    shard = index.shards[index.shard[20]]
+    os.truncate(shard, 1000)
+    broken = replace(source, index=index)
+    for stream in (
+        training_batches(broken, batch_size=BATCH, epochs=EPOCHS, seed=0),
+        evaluation_batches(broken, batch_size=5),
+    ):
+        with refused("shard-damaged", field=shard) as error:
+            list(stream)
+        assert type(error.value) is UserError  # not one that Ray has made of it, whose text is a traceback
+
+
+def test_a_killed_loader_process_ends_the_stream(pairs: Path) -> None:
+    data = DataSection(loader="torch", cpus=2)
+    source = BatchSource(split_index(Store.open(pairs), "train"), CROP, data)
+    stream = training_batches(source, batch_size=BATCH, epochs=range(10**6), seed=0)
+    next(stream)
+    (victim, *_) = loader_processes()
+    victim.send_signal(signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"data\.loader=ray"):
+        deque(stream, maxlen=0)  # without an end, but for the error
+    assert not loader_processes()
+
+
+def loader_processes() -> list[psutil.Process]:
+    """Those that a torch DataLoader of this process has at work."""
+    return [psutil.Process(child.pid) for child in multiprocessing.active_children() if child.pid is not None]
+
+
+@pytest.mark.parametrize(
+    ("data", "world", "processes"),
+    [({"cpus": 8}, 2, 4), ({"cpus": 3}, 2, 1), ({"cpus": 0.5}, 1, 1), ({}, 1, 3), ({}, 4, 3)],
+)
+def test_processes_of_a_torch_loader(four_threads: None, data: dict[str, Any], world: int, processes: int) -> None:
+    assert loaders.loader_processes(DataSection.model_validate(data), world) == processes
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_small_share_of_the_object_store_is_slow_not_stuck(pairs: Path) -> None:
+    source = BatchSource(split_index(Store.open(pairs), "train"), CROP, DataSection(object_store_share=1e-9))
+    order = epoch_batches(source.index.shard, source.index.scans, BATCH, SEED, 1, 4096)
+    np.testing.assert_array_equal([batch.rows for batch in batches(source)][:STEPS], order)
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"use_dictionary": False}, {"compression": "zstd"}, {"data_page_version": "2.0"}]
 )
-def test_a_cell_is_found_however_parquet_wrote_it(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_volume_is_found_however_parquet_wrote_it(tmp_path: Path, settings: dict[str, Any]) -> None:
     cells = [encode(np.full((6, 5, 4), value, np.int16)) for value in range(3)]
     table = pa.table({"report": ["a", "b", "c"], "ct": pa.array(cells, pa.large_binary())})
     pq.write_table(table, tmp_path / "part.parquet", row_group_size=1, **{"compression": "none", **settings})
     for group, cell in enumerate(cells):
-        assert bytes(datasets.encoded_volume(str(tmp_path / "part.parquet"), group)) == cell
-
-
-def test_the_stream_is_the_order_cropped_and_augmented(rows: datasets.Rows) -> None:
-    data = DataSection.model_validate({"flip": [0.5, 0.5, 0.5], "rotate": 0.5, "shuffle_buffer": 10})
-    got = batches(rows, data)
-    expected = [epoch_batches(rows.shard, rows.scans, BATCH, 5, epoch, 10) for epoch in (1, 2)]
-    np.testing.assert_array_equal([batch.rows for batch in got], np.concatenate(expected))
-    for step in (0, STEPS - 1, STEPS, 2 * STEPS - 1):
-        assert got[step].ct.dtype == np.int16
-        for row, crop in zip(got[step].rows, got[step].ct, strict=True):
-            volume = decode(datasets.encoded_volume(rows.shards[rows.shard[row]], int(rows.group[row])))
-            out = np.empty(CROP, np.int16)
-            Augmentation(5, data.flip, data.rotate).place(volume, out, 1 + step // STEPS, int(row))
-            np.testing.assert_array_equal(crop, out)
-
-
-def test_workers_share_each_global_batch(rows: datasets.Rows) -> None:
-    alone = batches(rows)
-    parts = [batches(rows, rank=rank, world=2) for rank in range(2)]
-    for one, *shares in zip(alone, *parts, strict=True):
-        np.testing.assert_array_equal(one.rows, np.concatenate([share.rows for share in shares]))
-        np.testing.assert_array_equal(one.ct, np.concatenate([share.ct for share in shares]))
-
-
-def test_a_stream_starts_in_mid_epoch(rows: datasets.Rows) -> None:
-    whole, rest = batches(rows), batches(rows, skip=5)
-    assert len(rest) == 2 * STEPS - 5
-    for one, other in zip(whole[5:], rest, strict=True):
-        np.testing.assert_array_equal(one.rows, other.rows)
-        np.testing.assert_array_equal(one.ct, other.ct)
-
-
-def test_blocks_and_streams_may_be_small(rows: datasets.Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = batches(rows)
-    monkeypatch.setattr(datasets, "BLOCK_BYTES", 4 * 2 * 16 * 16 * 8)  # four volumes
-    monkeypatch.setattr(datasets, "TASKS_A_STREAM", 9)
-    for one, other in zip(whole, batches(rows), strict=True):
-        assert [len(block) for block in other.blocks] == [3, 3]  # no block holds parts of two batches
-        np.testing.assert_array_equal(one.rows, other.rows)
-        np.testing.assert_array_equal(one.ct, other.ct)
-
-
-def test_blocks_are_views_of_the_object_store(rows: datasets.Rows) -> None:
-    stream = datasets.training_batches(rows, CROP, DataSection(), batch_size=6, epochs=range(1), seed=0)
-    for batch in itertools.islice(stream, 3):
-        assert not batch.blocks[0].flags.writeable
-        assert not batch.blocks[0].flags.owndata
-
-
-def test_a_small_share_of_the_object_store_is_slow_not_stuck(rows: datasets.Rows) -> None:
-    small = batches(rows, DataSection(object_store_share=1e-9))
-    np.testing.assert_array_equal([batch.rows for batch in small], [batch.rows for batch in batches(rows)])
-
-
-def test_evaluation_is_every_centre_crop_once_in_store_order(rows: datasets.Rows) -> None:
-    for world in (1, 3):
-        found = [
-            batch
-            for rank in range(world)
-            for batch in datasets.evaluation_batches(rows, CROP, batch_size=5, rank=rank, world=world)
-        ]
-        order = np.concatenate([batch["row"] for batch in found])
-        assert sorted(order.tolist()) == list(range(48))
-        if world == 1:
-            assert order.tolist() == list(range(48))
-        for row, crop in zip(found[1]["row"], found[1]["ct"], strict=True):
-            volume = decode(datasets.encoded_volume(rows.shards[rows.shard[row]], int(rows.group[row])))
-            np.testing.assert_array_equal(crop, centre_crop(volume, CROP))
+        assert bytes(encoded_volume(str(tmp_path / "part.parquet"), group)) == cell
 
 
 def test_a_split_with_too_few_scans_is_refused(pairs: Path, tmp_path: Path) -> None:
     settings = ["data.style=report", "model.vision.volume=[16, 16, 8]", "train.workers=0"]
     config = load_config("paper-smoke", overrides=[*settings, "train.batch_size=26"])  # 48 volumes, but 24 scans
-    with pytest.raises(UserError, match=r"has 24 scans, fewer than train\.batch_size=26 .*lower train\.batch_size"):
+    with refused("batch-too-large", field="train.batch_size", value=26):
         train(pairs, config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_the_store_lacks_is_refused(pairs: Path) -> None:
+    with refused("empty-split", value="test"):
+        split_index(Store.open(pairs), "test")
 
 
 def test_a_transform_that_monai_lacks_is_refused(pairs: Path) -> None:
@@ -141,14 +208,21 @@ def test_a_transform_that_monai_lacks_is_refused(pairs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "code", "field", "value"),
     [
-        (["train.workers=2"], r"train\.workers=2 needs 4 CPUs .* and the cluster has 2: lower train\.workers"),
-        (["data.cpus=2"], r"data\.cpus=2 must be between 1, .* and the 1 CPUs that they leave free"),
-        (["data.cpus=0.5"], r"data\.cpus=0\.5 must be between 1"),
+        (["train.workers=2"], "too-few-cpus", "train.workers", 2),
+        (["train.workers=4", "data.loader=torch"], "too-few-cpus", "train.workers", 4),
+        (["data.cpus=2"], "data-cpus-out-of-range", "data.cpus", 2.0),
+        (["data.cpus=0.5"], "data-cpus-out-of-range", "data.cpus", 0.5),
     ],
 )
-def test_a_cluster_without_room_for_data_is_refused(ray_session: None, settings: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_a_cluster_without_room_for_data_is_refused(
+    ray_session: None, settings: list[str], code: str, field: str, value: float
+) -> None:
+    with refused(code, field=field, value=value):  # two CPUs are there
         check_resources(load_config("demo-smoke", overrides=settings))
+
+
+def test_a_torch_loader_needs_no_cpus_of_rays(ray_session: None) -> None:
     check_resources(load_config("demo-smoke", overrides=["train.workers=1", "data.cpus=1"]))
+    check_resources(load_config("demo-smoke", overrides=["train.workers=2", "data.loader=torch", "data.cpus=4"]))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa_platform.training.order import epoch_batches, shuffled, steps_per_epoch
 
 SPLITS = st.lists(st.integers(0, 8), min_size=1, max_size=40)
@@ -27,7 +26,7 @@ def test_batches_hold_distinct_scans_and_no_row_twice(
     scans = codes(found)
     shard = np.arange(len(scans)) // volumes_a_shard
     if scans.max() + 1 < batch_size:
-        with pytest.raises(UserError, match=r"has .* scans, fewer than train\.batch_size"):
+        with refused("batch-too-large", field="train.batch_size", value=batch_size):
             steps_per_epoch(scans, batch_size)
         return
     steps = steps_per_epoch(scans, batch_size)

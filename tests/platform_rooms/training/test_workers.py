@@ -25,14 +25,15 @@ from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training.batches import evaluation_batches, split_rows
+from brgsa_platform.tracking import connection
+from brgsa_platform.training.batches import BatchSource, evaluation_batches, split_index
 from brgsa_platform.training.driver import checkpoint_record
 from brgsa_platform.training.encoding import encode_split
 from brgsa_platform.training.loop import TrainingTask, run_training
 from brgsa_platform.training.run_folder import TOKENIZER, make_tokenizer, write_run
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.validation import Validation
-from brgsa_platform.training.volume_cache import Decoded
+from brgsa_platform.training.volume_cache import VolumeCache
 from brgsa_platform.training.workers import ALONE, WorkerContext
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -45,7 +46,7 @@ SETTINGS = [
 
 
 @dataclass(frozen=True)
-class OnDemand(Decoded):
+class OnDemand(VolumeCache):
     """Volumes decoded when they are asked for, in the process that asks: no Ray in the workers.
 
     Attributes:
@@ -77,7 +78,7 @@ def task(store: Path, out: Path, settings: RunConfig, damaged: bool = False) -> 
     make_tokenizer(out, opened, settings)
     record = checkpoint_record(opened, settings)
     cache = OnDemand((), {}, (shards, cut))
-    return TrainingTask(settings.to_dict(), opened.path, str(out), record, tracking.tracking_uri(), run.run_id, cache)
+    return TrainingTask(settings.to_dict(), opened.path, str(out), record, connection.tracking_uri(), run.run_id, cache)
 
 
 def untrained(given: TrainingTask) -> BrgSA:
@@ -94,17 +95,17 @@ def untrained(given: TrainingTask) -> BrgSA:
 def validated(given: TrainingTask, workers: WorkerContext) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
     """Metrics of the untrained model on the validation split, and its embeddings there."""
     settings, store = RunConfig.from_tree(given.config), Store.open(given.store)
-    validation = Validation.of(store, settings, split_rows(store, "train"))
+    validation = Validation.of(store, "report", split_index(store, "train"))
     assert validation is not None
     model = untrained(given)
-    batches = evaluation_batches(
+    source = BatchSource(
         validation.rows,
         settings.model.vision.volume,
-        batch_size=3,
         rank=workers.rank,
         world=workers.world,
-        decoded=given.decoded,
+        cache=given.cache,
     )
+    batches = evaluation_batches(source, batch_size=3)
     volumes = encode_split(model, validation.rows, batches, workers=workers).embeddings
     return validation.measure(model, volumes, settings.loss, 3).metrics, volumes.plain.numpy()
 

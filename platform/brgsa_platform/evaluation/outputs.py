@@ -1,0 +1,113 @@
+"""What an evaluation leaves behind: tables beside the checkpoint, and figures and pictures in MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brgsa import metrics
+from brgsa.errors import UserError
+from brgsa.volumes.augment import Volume16
+from brgsa_platform.evaluation.tables import EvaluationResult, to_columns, to_csv, to_json, to_metrics
+from brgsa_platform.runtime.files import written_aside
+from brgsa_platform.tracking.client import Run
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder with --out.",
+            code="folder-not-writable",
+            field="--out",
+            value=str(folder),
+        ) from error
+    return folder
+
+
+def file_names(folder: Path, split: str) -> dict[str, str]:
+    """Kind of file → path, for the files of a split's evaluation."""
+    names = {"csv": f"evaluation-{split}.csv", "json": f"evaluation-{split}.json", "scores": f"scores-{split}.parquet"}
+    return {kind: str(folder / name) for kind, name in names.items()}
+
+
+def write_files(result: EvaluationResult, volume_ids: list[str], scores: NDArray[np.float64]) -> None:
+    """Write the files of `result.files`, each whole or not at all.
+
+    Args:
+        scores: (N, P) for the N volumes and the result's P abnormalities.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {row.name: scores[:, i] for i, row in enumerate(result.abnormalities)}
+    table = pa.table({"volume_id": volume_ids, **columns})
+    table = table.replace_schema_metadata({"brgsa": json.dumps(result.about)})
+    text = json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"
+    with written_aside(Path(result.files["scores"])) as aside:
+        pq.write_table(table, aside)
+    for kind, content in (("csv", to_csv(result)), ("json", text)):
+        with written_aside(Path(result.files[kind])) as aside:
+            aside.write_text(content, encoding="utf-8")
+
+
+def log_result(
+    run: Run,
+    result: EvaluationResult,
+    labels: NDArray[Any],
+    scores: NDArray[np.float64],
+    pictures: Mapping[int, Volume16],
+    spacing: tuple[float, float, float],
+) -> None:
+    """Log figures, tables and pictures to MLflow; neither volume ids nor report text, which stay where they are.
+
+    Args:
+        labels, scores: (N, P) for the N volumes and the result's P abnormalities.
+        pictures: row → int16 HU (x, y, z) of a few volumes, shown as slices.
+        spacing: of the voxels, in mm.
+    """
+    from brgsa_platform.runtime import plots
+
+    run.log_metrics(to_metrics(result))
+    run.log_table("evaluation.json", to_columns(result))
+    for kind in ("csv", "json"):
+        run.log_artifact(result.files[kind])
+    measured = [(i, result.abnormalities[i]) for i in result.columns()]
+    curves = {
+        row.name: (metrics.roc_curve(labels[:, i], scores[:, i]), row.figures["auroc"].value) for i, row in measured
+    }
+    run.log_figure(plots.roc_figure(curves, f"ROC curves, {result.about['split']}"), "roc.png")
+    bars = {
+        title: {row.name: row.figures["auroc"] for _, row in measured if row.rare == is_rare}
+        for title, is_rare in (("common", False), ("rare", True))
+    }
+    run.log_figure(plots.bars_figure({title: rows for title, rows in bars.items() if rows}), "auroc.png")
+    if result.gap is not None:
+        gap = result.gap
+        run.log_figure(
+            plots.clouds_figure(gap.clouds_before, gap.before, gap.clouds_after, gap.after), "embeddings.png"
+        )
+    slices = [(_caption(result, labels[row]), ct) for row, ct in pictures.items()]
+    run.log_figure(plots.planes_figure(slices, spacing), "slices.png")
+
+
+def _caption(result: EvaluationResult, labels: NDArray[Any]) -> str:
+    """What a volume shows, never whose it is."""
+    names = [row.name for row, label in zip(result.abnormalities, labels, strict=True) if label == 1]
+    more = f"\nand {len(names) - 4} more" if len(names) > 4 else ""
+    return "\n".join(names[:4]) + more if names else "no abnormality"

@@ -1,0 +1,294 @@
+"""Rows of a split to crops of their volumes: through Ray Data, through a torch DataLoader, or from decoded volumes.
+
+All three take the same slices and give the same batches. What a row becomes depends on seed, epoch and row alone, so it does
+not matter which process reads it.
+
+A volume is copied as often as it must be: out of the shard, out of its decoded form into its task's block, into shared
+memory, and from there to the training device. So a task makes one block, no block holds rows of two batches, and a batch
+comes as its blocks, which are views of shared memory. Volumes stay int16 until they are on the training device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import pickle
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from brgsa.errors import UserError
+from brgsa.volumes import decode
+from brgsa.volumes.augment import Augmentation, Shape, Volume16, centre_crop
+from brgsa_platform.config import DataSection
+from brgsa_platform.store.reader import encoded_volume
+from brgsa_platform.training.order import Ints
+
+if TYPE_CHECKING:
+    from brgsa_platform.training.volume_cache import VolumeCache
+
+# Large beside the 13 ms that a task costs Ray, and Ray Data neither joins nor cuts blocks below 128 MiB.
+BLOCK_BYTES = 96 * 2**20
+# Ray Data plans all tasks of a stream before the first runs, 1 ms each: an archive's 39 epochs would start after minutes.
+TASKS_A_STREAM = 500
+# What the server that torch's loader processes are forked from imports beforehand: each of them then starts in milliseconds.
+PRELOADED = ["torch", "blosc2", "brgsa_platform.training.loaders"]
+
+Block = dict[str, Any]  # "row" (n,) and "ct" (n, x, y, z), or "refusal": one pickled UserError
+
+
+@dataclass(frozen=True)
+class BatchSlice:
+    """Row numbers (n,) of one batch, all or some of them, and their epoch."""
+
+    rows: Ints
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A training worker's part of a global batch.
+
+    Attributes:
+        rows: (b,) row numbers.
+        blocks: int16 HU, (n, x, y, z) each, together b volumes in the order of `rows`; may be read-only.
+    """
+
+    rows: Ints
+    blocks: list[Volume16]
+
+    def volumes(self) -> Iterator[tuple[int, Volume16]]:
+        """Each row number and its volume (x, y, z)."""
+        return zip(self.rows.tolist(), chain.from_iterable(self.blocks), strict=True)
+
+    @property
+    def ct(self) -> Volume16:
+        """All volumes (b, x, y, z) in one array; a copy where there are several blocks."""
+        return self.blocks[0] if len(self.blocks) == 1 else np.concatenate(self.blocks)
+
+
+Batches = Generator[Batch, None, None]  # closed, a stream ends what it has begun to read
+
+
+@dataclass(frozen=True)
+class VolumeReader:
+    """Reads rows of a split as crops of their volumes.
+
+    Attributes:
+        shards: shard files, by path or URL.
+        shard, row_group: (N,) where each row's volume lies: index into `shards`, and row group within.
+        crop: voxels (x, y, z) of a crop.
+        augmentation: places, flips and turns the crops; None: they are cut from the middle.
+        cache: the store's volumes, where they have been decoded beforehand.
+    """
+
+    shards: Sequence[str]
+    shard: Ints = field(repr=False)
+    row_group: Ints = field(repr=False)
+    crop: Shape
+    augmentation: Augmentation | None = None
+    cache: VolumeCache | None = None
+
+    def volume(self, row: int, memory: Volume16 | None = None) -> Volume16:
+        """The whole volume (x, y, z) of a row, int16 HU; read-only where it comes from the cache.
+
+        Args:
+            memory: an array to decode into, where it has the right shape.
+
+        Raises:
+            UserError: the shard is missing or damaged.
+        """
+        shard, row_group = int(self.shard[row]), int(self.row_group[row])
+        if self.cache is not None:
+            return self.cache.volume(shard, row_group)
+        return decode(encoded_volume(self.shards[shard], row_group), memory)
+
+    def read(self, rows: Ints, epoch: int) -> Volume16:
+        """Crops (n, x, y, z) of n rows, int16 HU; seed, epoch and row decide what augmentation makes of each.
+
+        Raises:
+            UserError: a shard is missing or damaged.
+        """
+        crops = np.empty((len(rows), *self.crop), dtype=np.int16)
+        volume: Volume16 | None = None  # decoded into the memory of the one before it
+        for crop, row in zip(crops, rows.tolist(), strict=True):
+            volume = self.volume(row, volume)
+            if self.augmentation is None:
+                crop[...] = centre_crop(volume, self.crop)
+            else:
+                self.augmentation.place(volume, crop, epoch, row)
+        return crops
+
+    def read_block(self, piece: BatchSlice) -> Block:
+        """A slice's rows and crops, or why they cannot be read: as a value, a refusal crosses processes unharmed."""
+        try:
+            return {"row": piece.rows, "ct": self.read(piece.rows, piece.epoch)}
+        except UserError as error:
+            return {"refusal": np.array([pickle.dumps(error)], dtype=object)}
+
+
+def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Batches:
+    """The batches of the slices, in their order, a few of them read ahead.
+
+    Args:
+        data: `loader` decides which processes read; `cpus` and `object_store_share` bound them.
+        world: training workers that load batches side by side.
+
+    Raises:
+        UserError: a shard is missing or damaged.
+    """
+    if reader.cache is not None:
+        return _from_cache(reader, slices)
+    if data.loader == "torch":
+        return _through_torch(reader, slices, loader_processes(data, world))
+    return _through_ray(reader, slices, data, world)
+
+
+def _from_cache(reader: VolumeReader, slices: Iterable[BatchSlice]) -> Batches:
+    """Cut out in this process, each batch while the one before it is at work."""
+
+    def read(batch: BatchSlice) -> Batch:
+        return Batch(batch.rows, [reader.read(batch.rows, batch.epoch)])
+
+    with ThreadPoolExecutor(1) as pool:
+        source = iter(slices)
+        ahead = [pool.submit(read, batch) for batch in islice(source, 1)]
+        while ahead:
+            done = ahead.pop().result()
+            ahead = [pool.submit(read, batch) for batch in islice(source, 1)]
+            yield done
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """What a process of a torch DataLoader does: it is given slices instead of numbers, and gives blocks."""
+
+    reader: VolumeReader
+
+    def __getitem__(self, piece: BatchSlice) -> Block:
+        return self.reader.read_block(piece)
+
+
+def _through_torch(reader: VolumeReader, slices: Iterable[BatchSlice], processes: int) -> Batches:
+    """By a torch DataLoader on this node; its blocks come in shared memory, in the order in which it is given slices."""
+    import torch
+
+    begun: deque[int] = deque()  # blocks of each batch that is being read
+
+    def pieces() -> Iterator[BatchSlice]:
+        for batch in slices:
+            cut = _cut(batch, reader)
+            begun.append(len(cut))
+            yield from cut
+
+    # A fork of this process would inherit Ray's and CUDA's threads in whatever state they are.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    dataset: Any = _Pieces(reader)
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=pieces(),
+        num_workers=processes,
+        prefetch_factor=2,
+        multiprocessing_context=context,
+        generator=torch.Generator(),  # its own, so that the training's random numbers stay as they are
+    )
+    blocks = iter(loader)
+    try:
+        for first in blocks:
+            yield _joined([first, *islice(blocks, begun.popleft() - 1)])
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        if str(error).startswith("Caught "):
+            raise  # by a process that lives, as torch says of an exception in it
+        raise RuntimeError(
+            f"A process that reads volumes died ({str(error) or type(error).__name__}). Where memory or /dev/shm is short, "
+            "lower data.cpus or set data.loader=ray."
+        ) from error
+
+
+def loader_processes(data: DataSection, world: int) -> int:
+    """Processes of each training worker's torch loader.
+
+    Its share of `data.cpus`, or as many as this process has threads, but for the one that waits for the device.
+    """
+    import torch
+
+    share = int(data.cpus // world) if data.cpus else torch.get_num_threads() - 1
+    return max(1, share)
+
+
+def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Batches:
+    """By Ray Data tasks, one stream after the other, each of so many tasks that it is planned in half a second."""
+    source = iter(slices)
+    while batches := list(_up_to(TASKS_A_STREAM, source, reader)):
+        tasks = _Tasks(reader, [piece for cut in batches for piece in cut])
+        # Closed also where a refusal ends it: its traceback would else keep the stream alive until Ray is gone.
+        with contextlib.closing(_ray_blocks(tasks, data, world)) as blocks:
+            for cut in batches:
+                yield _joined(list(islice(blocks, len(cut))))
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """What a Ray Data task does: it is given task numbers, and gives a block for each."""
+
+    reader: VolumeReader
+    pieces: Sequence[BatchSlice] = field(repr=False)
+
+    def __call__(self, batch: dict[str, Ints]) -> Iterator[Block]:
+        for task in batch["id"].tolist():
+            yield self.reader.read_block(self.pieces[task])
+
+
+def _ray_blocks(tasks: _Tasks, data: DataSection, world: int) -> Generator[Block, None, None]:
+    import ray
+
+    from brgsa_platform.runtime.session import set_data_context
+
+    set_data_context()
+    number = len(tasks.pieces)
+    dataset = ray.data.range(number, override_num_blocks=number).map_batches(tasks, batch_size=None)
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    # Every training worker runs a stream of its own, so each gets its share of what the streams together may use.
+    options.resource_limits = options.resource_limits.copy(
+        cpu=max(1.0, data_cpus(data, world) / world),
+        object_store_memory=data.object_store_share * ray.cluster_resources().get("object_store_memory", 0) / world,
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+
+
+def data_cpus(data: DataSection, world: int) -> float:
+    """CPUs that all Ray Data tasks together may use: as configured, or the data nodes', or what training workers leave free."""
+    from brgsa_platform.runtime.session import cluster_cpus, nodes_for
+
+    return data.cpus or (cluster_cpus("data") if nodes_for("data") else cluster_cpus() - world)
+
+
+def _cut(batch: BatchSlice, reader: VolumeReader) -> list[BatchSlice]:
+    """A batch's slice as one of each block."""
+    a_block = max(1, BLOCK_BYTES // (2 * math.prod(reader.crop)))
+    pieces = np.array_split(batch.rows, -(-len(batch.rows) // a_block))
+    return [BatchSlice(rows, batch.epoch) for rows in pieces]
+
+
+def _up_to(tasks: int, slices: Iterator[BatchSlice], reader: VolumeReader) -> Iterator[list[BatchSlice]]:
+    """Cut batches until they make so many tasks."""
+    while tasks > 0 and (batch := next(slices, None)) is not None:
+        cut = _cut(batch, reader)
+        tasks -= len(cut)
+        yield cut
+
+
+def _joined(blocks: Sequence[Block]) -> Batch:
+    for block in blocks:
+        if "refusal" in block:
+            raise pickle.loads(block["refusal"][0])
+    return Batch(np.concatenate([block["row"] for block in blocks]), [np.asarray(block["ct"]) for block in blocks])
