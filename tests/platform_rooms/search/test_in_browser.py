@@ -17,6 +17,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from brgsa_platform.tracking import connection
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60  # that a page may take on a busy machine
 SIZE = (1400, 900)
 PLOTS = "return [...document.querySelectorAll('.js-plotly-plot')]"
