@@ -11,7 +11,7 @@ import pytest
 
 from brgsa.gap import Clouds
 from brgsa.metrics import Interval, RocCurve
-from brgsa_platform.runtime.plots import bars_figure, clouds_figure, roc_figure, save
+from brgsa_platform.runtime.plots import bars_figure, clouds_figure, planes_figure, roc_figure, save
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
