@@ -94,7 +94,7 @@ def held(folder: Folder | Path | str, verb: str) -> Iterator[None]:
         folder.write(name, claim)
     except OSError as error:
         raise UserError(
-            f"The folder {folder} cannot be written ({short_error(error)}): mend that, or choose another.",
+            f"The folder {folder} cannot be written ({short_error(error)}): mend that, or choose another --out.",
             code="folder-not-writable",
             field=str(folder),
         ) from error
@@ -119,7 +119,7 @@ def _refuse_second(folder: Folder, mine: str) -> None:
     first = others[min(others)]
     raise UserError(
         f"{folder} is in use: `brgsa {first.verb}` works in it since {first.since} on {first.host} (process {first.pid}). "
-        "Wait until it ends, or choose another folder.",
+        "Wait until it ends, or choose another --out.",
         code="folder-in-use",
         field=str(folder),
         value=(first.host, first.pid, first.since),
