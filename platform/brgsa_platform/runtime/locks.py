@@ -102,7 +102,7 @@ def held(folder: Folder | Path | str, verb: str) -> Iterator[None]:
         folder.write(name, claim)
     except OSError as error:
         raise UserError(
-            f"The folder {folder} cannot be written ({short_error(error)}): mend that, or choose another.",
+            f"The folder {folder} cannot be written ({short_error(error)}): mend that, or choose another --out.",
             code="folder-not-writable",
             field=str(folder),
         ) from error
@@ -130,7 +130,7 @@ def _refuse_second(folder: Folder, mine: str) -> None:
         for name, claim in others.items():
             if not claim.holder.is_here and name not in first_seen:
                 log.warning(
-                    "%s: waiting for a sign of life of process %s on %s", folder, *(claim.holder.pid, claim.holder.host)
+                    "%s: waiting for a sign of life of process %s on %s", folder, claim.holder.pid, claim.holder.host
                 )
             first_seen.setdefault(name, claim.renewed)
         alive = [n for n, claim in others.items() if claim.holder.is_here or claim.renewed != first_seen[n]]
@@ -146,7 +146,7 @@ def _refuse_second(folder: Folder, mine: str) -> None:
 def _in_use(folder: Folder, holder: Holder) -> UserError:
     return UserError(
         f"{folder} is in use: `brgsa {holder.verb}` works in it since {holder.since} on {holder.host} (process {holder.pid}). "
-        "Wait until it ends, or choose another folder.",
+        "Wait until it ends, or choose another --out.",
         code="folder-in-use",
         field=str(folder),
         value=(holder.host, holder.pid, holder.since),
