@@ -66,7 +66,7 @@ class Arm:
     title: str
 
 
-# From one to the next: reports, of which one to five sentences are drawn, become summaries, of which one is; then comes the bank.
+# From one to the next: reports (one to five sentences drawn) become summaries (one sentence drawn); then comes the bank.
 ARMS = {
     "baseline": Arm("demo-clip", "CLIP on reports"),
     "clip_summaries": Arm("demo-clip-summaries", "CLIP on summaries"),
