@@ -24,7 +24,12 @@ from brgsa_platform.training import run_checkpoints
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "platform_rooms/tracking/test_ui.py"}
+RUN_ELSEWHERE = {
+    "make demo": "test_demo.py",
+    "make test": "this run",
+    "make test-fast": "this run",
+    "brgsa ui": "platform_rooms/tracking/test_ui.py",
+}
 
 
 PAGES = ("README.md", "docs/store.md")

@@ -40,7 +40,7 @@ def searched(place: Path) -> SearchResult:
         place / "store",
         config,
         ["cmki-small"],
-        SearchOptions(trials=2),
+        SearchOptions(trials=2, concurrent=1),
         SearchMethod(seed=1),
         folder=place / "searches" / "cmki-small",
         preset="demo-smoke",

@@ -270,7 +270,9 @@ def _check_comparable(store: Store, goals: Sequence[str]) -> None:
     """
     try:
         labels = split_index(store, "validation").labels
-    except UserError:
+    except UserError as error:
+        if error.code != "empty-split":
+            raise
         raise UserError(
             f"{store.path} has no validation split to compare trials on: prepare it with a --validation-fraction.",
             code="no-validation",

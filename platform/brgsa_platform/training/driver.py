@@ -96,7 +96,8 @@ def train(
     out = (out or default_out(store, config, preset)).absolute()
     check_fit(store, config)
     # An earlier process of a search's trial may still be about to end.
-    with ray_session(), claimed(out, wait_s=SECONDS_FOR_A_TRIAL if options.parent_run else 0):
+    # Claimed before Ray starts and until its workers are gone: they write to the folder.
+    with claimed(out, wait_s=SECONDS_FOR_A_TRIAL if options.parent_run else 0), ray_session():
         if config.train.workers:
             check_resources(config)
         tags = {"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name, **options.tags}

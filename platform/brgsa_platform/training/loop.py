@@ -72,7 +72,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     workers = WorkerContext(
-        context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), ray.train.report
+        context.get_world_rank(),
+        context.get_world_size(),
+        ray.train.torch.get_device(),
+        ray.train.report,
+        context.get_local_world_size(),
     )
     task: TrainingTask = settings["task"]
     if workers.rank == 0:
@@ -116,7 +120,7 @@ class Trainer:
         self.task, self.workers = task, workers
         self.config = RunConfig.from_tree(task.config)
         train, out = self.config.train, Path(task.out)
-        _set_up_torch(train, workers.world)
+        _set_up_torch(train, workers.local_world)
 
         store = Store.open(task.store)
         self.rows = split_index(store, "train")

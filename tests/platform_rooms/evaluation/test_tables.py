@@ -131,20 +131,3 @@ def test_figures_are_drawn_for_what_is_measured(study: tuple[np.ndarray, np.ndar
     assert len(legend.get_texts()) == 3
     bars = plots.bars_figure({"BrgSA": {row.name: row.figures["auroc"] for row in result.abnormalities}})
     assert {label.get_text() for label in bars.axes[0].get_yticklabels()} == set(NAMES[:3])
-
-
-def test_slices_are_shown_in_the_radiological_convention() -> None:
-    volume = np.full((8, 6, 10), -1000, np.int16)
-    volume[7, 3, 5] = 500  # far left of the patient, in the middle slices
-    volume[4, 0, 5] = 501  # far anterior
-    volume[4, 3, 9] = 502  # far superior
-    figure = plots.planes_figure([("x", volume)], (1.0, 1.0, 2.0), centre=(4, 3, 5))
-    axial, coronal, sagittal = (figure.axes[i].images[0].get_array() for i in range(3))
-    assert axial.shape == (6, 8)  # rows to posterior, columns to the left
-    assert axial[3, 7] == 500
-    assert axial[0, 4] == 501
-    assert coronal[0, 4] == 502  # superior on top
-    assert sagittal[0, 3] == 502
-    assert sagittal[4, 0] == 501  # anterior at the picture's left; z = 5 of 0..9 stands in row 4
-    letters = [text.get_text() for text in figure.axes[0].texts]
-    assert letters == ["R", "L", "A", "P"]

@@ -43,20 +43,21 @@ def test_the_best_curve_is_first_in_the_legend() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["0.90  b", "0.60  a"]
 
 
-def test_a_patients_right_is_at_the_pictures_left() -> None:
-    volume = np.zeros((4, 6, 8), np.int16)
-    volume[0] = 1  # the rightmost of the patient, for x runs to the left
-    volume[:, 0] = 2  # anterior
-    volume[:, :, -1] = 3  # the highest
-    axial, coronal, sagittal, *_ = planes_figure([("scan", volume)], (1.0, 1.0, 2.0), centre=(2, 3, 4)).axes
-    pictures = [np.asarray(axes.images[0].get_array()) for axes in (axial, coronal, sagittal)]
-    assert [picture.shape for picture in pictures] == [(6, 4), (8, 4), (8, 6)]
-    assert set(pictures[0][1:, 0]) == {1}
-    assert set(pictures[0][0]) == {2}
-    assert set(pictures[1][1:, 0]) == {1}
-    assert set(pictures[2][1:, 0]) == {2}
-    assert set(pictures[1][0]) == set(pictures[2][0]) == {3}
-    assert coronal.get_aspect() == 2.0
+def test_slices_are_shown_in_the_radiological_convention() -> None:
+    volume = np.full((8, 6, 10), -1000, np.int16)
+    volume[7, 3, 5] = 500  # far left of the patient, in the middle slices
+    volume[4, 0, 5] = 501  # far anterior
+    volume[4, 3, 9] = 502  # far superior
+    figure = planes_figure([("x", volume)], (1.0, 1.0, 2.0), centre=(4, 3, 5))
+    axial, coronal, sagittal = (np.asarray(axes.images[0].get_array()) for axes in figure.axes[:3])
+    assert axial.shape == (6, 8)  # rows to posterior, columns to the left
+    assert axial[3, 7] == 500
+    assert axial[0, 4] == 501
+    assert coronal[0, 4] == 502  # superior on top
+    assert sagittal[0, 3] == 502
+    assert sagittal[4, 0] == 501  # anterior at the picture's left; z = 5 of 0..9 stands in row 4
+    letters = [text.get_text() for text in figure.axes[0].texts]
+    assert letters == ["R", "L", "A", "P"]
 
 
 def test_a_picture_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_list_of_a_search_of_a_verb_and_of_a_few(ids: dict[str, str]) -> None:
         runs.list_runs(search="first")
 
 
+@pytest.mark.slow
 def test_a_server_answers_as_sqlite_does(
     ids: dict[str, str], search_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

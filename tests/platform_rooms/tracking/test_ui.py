@@ -18,6 +18,8 @@ from refusals import refused
 
 from brgsa_platform.tracking.ui import ui
 
+pytestmark = pytest.mark.slow
+
 # A server with a child, neither of which ends when it is asked to.
 STUBBORN = """
 import sys
