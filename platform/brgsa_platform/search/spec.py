@@ -73,8 +73,8 @@ class Limits:
     Attributes:
         trials: of this search, whatever became of them.
         seconds: of wall clock, of this start of the driver.
-        epochs: of all trials together.
-        patience: completed or pruned trials without a better one.
+        epochs: of all trials together; a trial that failed before its first counts as one.
+        patience: ended trials (complete, pruned or failed) without a better one.
     """
 
     trials: int | None = None
