@@ -52,9 +52,9 @@ def test_no_page_prints_commands_that_nobody_runs() -> None:
 
 
 def test_every_printed_command_is_one_that_is_run() -> None:
-    found = commands()
-    assert len(found) >= 8
-    for command in found:
+    shell_commands = commands()
+    assert len(shell_commands) >= 8
+    for command in shell_commands:
         verb = " ".join(command.split()[:2])
         assert verb.startswith("brgsa ") or verb in RUN_ELSEWHERE, command
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
@@ -64,15 +64,15 @@ def test_every_printed_command_is_one_that_is_run() -> None:
 def test_every_page_prints_commands_that_the_command_line_takes() -> None:
     from brgsa_platform.cli.main import app
 
-    found = [
+    lines = [
         line.removeprefix("$ ").split(" #")[0].strip()
         for page in sorted((ROOT / "docs").glob("*.md"))
         for block in blocks("console", f"docs/{page.name}")
         for line in block.splitlines()
         if line.startswith("$ brgsa ")
     ]
-    assert len(found) >= 15
-    for line in found:
+    assert len(lines) >= 15
+    for line in lines:
         command: Any = typer.main.get_command(app)
         words = shlex.split(line)[1:]
         while hasattr(command, "commands"):

@@ -137,7 +137,7 @@ def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     """The batches of the slices, in their order, a few of them read ahead.
 
     Args:
-        data: `loader` decides which processes read; `cpus` and `object_store_share` bound them.
+        data: `loader` decides which processes read; `cpus` bounds them, with Ray also `object_store_share`.
         world: training workers that load batches side by side.
 
     Raises:
@@ -229,7 +229,7 @@ def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     source = iter(slices)
     while batches := list(_up_to(TASKS_A_STREAM, source, reader)):
         tasks = _Tasks(reader, [piece for cut in batches for piece in cut])
-        # Closed also where a refusal ends it: its traceback would else keep the stream alive until Ray is gone.
+        # Close the stream: the traceback of a refusal would keep it open until Ray ends.
         with contextlib.closing(_ray_blocks(tasks, data, world)) as blocks:
             for cut in batches:
                 yield _joined(list(islice(blocks, len(cut))))

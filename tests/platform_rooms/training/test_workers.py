@@ -168,14 +168,14 @@ def results(tasks: dict[str, TrainingTask], tmp_path_factory: pytest.TempPathFac
 
 
 def test_what_one_refuses_all_refuse(results: list[dict[str, Any]]) -> None:
-    for found in results:
-        error, _ = found["refused"]
+    for of_rank in results:
+        error, _ = of_rank["refused"]
         assert (error.code, error.field, error.value) == ("rank-1", "f", (1, "a"))
-    assert [found["agreed"][0] for found in results] == [10, 11]
+    assert [of_rank["agreed"][0] for of_rank in results] == [10, 11]
 
 
 def test_a_shard_that_one_cannot_read_stops_all(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
-    errors = [found["damaged"][0] for found in results]
+    errors = [of_rank["damaged"][0] for of_rank in results]
     assert all(isinstance(error, UserError) for error in errors)
     assert str(errors[0]) == str(errors[1])
     assert str(Path(tasks["damaged"].out) / "cut") in str(errors[0])
@@ -183,12 +183,14 @@ def test_a_shard_that_one_cannot_read_stops_all(results: list[dict[str, Any]], t
 
 
 def test_a_bank_that_the_split_cannot_fill_stops_all(results: list[dict[str, Any]]) -> None:
-    assert [found["too large"][0].code for found in results] == ["too-few-embeddings"] * 2
+    assert [of_rank["too large"][0].code for of_rank in results] == ["too-few-embeddings"] * 2
 
 
 def test_a_refusal_takes_seconds(results: list[dict[str, Any]]) -> None:
-    """Torch's own limit is half an hour; the limit here is for a busy machine."""
-    assert max(found[name][1] for found in results for name in ("refused", "damaged", "too large")) < 300
+    """Torch's own limit is half an hour; a whole training, just before on the same machine, took seconds."""
+    for of_rank in results:
+        _, training_seconds = of_rank["whole"]
+        assert max(of_rank[name][1] for name in ("refused", "damaged", "too large")) < 10 * training_seconds
 
 
 def test_two_workers_measure_what_one_does(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
@@ -196,14 +198,14 @@ def test_two_workers_measure_what_one_does(results: list[dict[str, Any]], tasks:
     metrics, embeddings = validated(tasks["whole"], ALONE)
     distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=-1)
     assert distances[~np.eye(len(embeddings), dtype=bool)].min() > 0.01  # or their order made no difference
-    for found in results:
-        (theirs, their_embeddings), _ = found["validated"]
+    for of_rank in results:
+        (theirs, their_embeddings), _ = of_rank["validated"]
         np.testing.assert_allclose(their_embeddings, embeddings, atol=1e-5)
         assert theirs == pytest.approx(metrics, abs=1e-5)
 
 
 def test_two_workers_train_and_agree(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
-    (history, _), (other, _) = (found["whole"] for found in results)
+    (history, _), (other, _) = (of_rank["whole"] for of_rank in results)
     assert [entry["epoch"] for entry in history] == [1]
     rates = {"train/volumes_per_s"}
     assert {k: v for k, v in history[0].items() if k not in rates} == {
