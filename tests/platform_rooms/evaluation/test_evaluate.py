@@ -48,10 +48,10 @@ class Archive:
 def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Archive:
     folder = tmp_path_factory.mktemp("archive")
     rng = np.random.default_rng(0)
-    rows, scans, labels = [], {}, {}
+    rows, scans = [], {}
     for scan, split in enumerate(SPLITS):
         # Cardiomegaly in each second scan, no pneumothorax anywhere but in validation, nodules rare in training.
-        labels = [scan % 2, int(split != "train" and scan % 3 == 0), (scan // 2) % 2, int(scan == 7)]
+        present = [scan % 2, int(split != "train" and scan % 3 == 0), (scan // 2) % 2, int(scan == 7)]
         for reconstruction in range(1 + (scan % 4 == 0)):
             volume_id = f"s{scan}_{reconstruction}"
             hu = rng.integers(-1000, 600, (24, 22, 12)).astype(np.int16)
@@ -59,7 +59,7 @@ def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Arch
             nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), path)
             scans[volume_id] = path
             report = REPORT.format(scan)
-            rows.append([path.name, report, f"s{scan}", f"p{scan}", split, *labels])
+            rows.append([path.name, report, f"s{scan}", f"p{scan}", split, *present])
     with (folder / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["volume", "report", "scan_id", "patient_id", "split", *LABELS], *rows])
     prepare(folder / "manifest.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
