@@ -113,6 +113,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                 SearchMethod(seed=seed),
                 folder=out / "searches" / SPACE,
                 preset="demo",
+                cache=cache,
             )
             _say(searched.summary())
         with _step("8/8 evaluate all three on the test split, which neither training nor search has seen", seconds):
