@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
-from brgsa_platform.runtime.locks import held
+from brgsa_platform.runtime.locks import held, is_claim
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
 from brgsa_platform.search import study as studies
 from brgsa_platform.search import warm_start
@@ -165,7 +165,7 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
 
 def _of_no_search(name: str) -> bool:
     """Whether a file in a folder without a search is what one leaves that has not begun: a lock, or an unused journal."""
-    return name.startswith(("lock-", studies.JOURNAL))
+    return is_claim(name) or name.startswith(studies.JOURNAL)
 
 
 def _run(
