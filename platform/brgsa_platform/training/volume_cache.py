@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from brgsa.errors import UserError
-from brgsa.volumes import decode
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import nodes_for
-from brgsa_platform.store.reader import encoded_volume
+from brgsa_platform.store.reader import decoded_volume
 from brgsa_platform.store.store import Store
 
 OBJECT_STORE_SHARE = 0.5  # that decoded volumes may fill; the rest is for what trains
@@ -127,6 +126,6 @@ def _block_plan(wanted: Iterable[Position], a_block: int) -> list[tuple[int, lis
 def _decode_block(shard: str, row_groups: Sequence[int]) -> tuple[Volumes16 | None, UserError | None]:
     """The volumes (n, x, y, z), or why they cannot be read: as a value, a refusal crosses processes unharmed."""
     try:
-        return np.stack([decode(encoded_volume(shard, row_group)) for row_group in row_groups]), None
+        return np.stack([decoded_volume(shard, row_group) for row_group in row_groups]), None
     except UserError as error:
         return None, error
