@@ -30,6 +30,7 @@ from typing import NamedTuple
 from brgsa.errors import UserError
 from brgsa_platform.runtime.storage import Folder, short_error
 
+PREFIX = "lock-"  # of a claim's file name
 SECONDS_BETWEEN_SIGNS = 5.0
 SECONDS_OF_SILENCE = 120.0  # after which a process of another machine counts as dead
 SECONDS_BETWEEN_LOOKS = 0.3
@@ -96,7 +97,7 @@ def held(folder: Folder | Path | str, verb: str) -> Iterator[None]:
             cannot be written ("folder-not-writable").
     """
     folder = folder if isinstance(folder, Folder) else Folder(folder)
-    name, claim = f"lock-{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this_process(verb)), indent=1)
+    name, claim = f"{PREFIX}{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this_process(verb)), indent=1)
     try:
         folder.make()
         folder.write(name, claim)
@@ -113,6 +114,11 @@ def held(folder: Folder | Path | str, verb: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # a claim that stays is one of the dead
             folder.delete(name)
+
+
+def is_claim(name: str) -> bool:
+    """Whether a file of this name in a folder is a process's claim to it."""
+    return name.startswith(PREFIX) and name.endswith(".json")
 
 
 class _Claim(NamedTuple):
@@ -158,7 +164,7 @@ def _living(folder: Folder, mine: str) -> dict[str, _Claim]:
     now = folder.written_at(mine) or 0.0
     living: dict[str, _Claim] = {}
     for name in folder.names():
-        if name == mine or not (name.startswith("lock-") and name.endswith(".json")):
+        if name == mine or not is_claim(name):
             continue
         try:
             holder = Holder(**json.loads(folder.read(name)))

@@ -216,7 +216,10 @@ def check_fit(store: Store, config: RunConfig) -> None:
     if any(want > have for want, have in zip(crop, shape, strict=True)):
         raise UserError(
             f"model.vision.volume {tuple(crop)} is larger than the volumes of {store.path}, {tuple(shape)}: choose a smaller "
-            "one or prepare the store with a larger --shape."
+            "one or prepare the store with a larger --shape.",
+            code="crop-too-large",
+            field="model.vision.volume",
+            value=tuple(crop),
         )
     store.texts(config.data.style)  # refuses a style that has not been computed
     _steps(store, config)  # refuses a split too small for a batch
