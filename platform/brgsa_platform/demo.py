@@ -66,7 +66,7 @@ class Arm:
     title: str
 
 
-# Each differs from the one before it in one thing: reports become summaries, then the bank is there.
+# From one to the next: reports (one to five sentences drawn) become summaries (one sentence drawn); then comes the bank.
 ARMS = {
     "baseline": Arm("demo-clip", "CLIP on reports"),
     "clip_summaries": Arm("demo-clip-summaries", "CLIP on summaries"),

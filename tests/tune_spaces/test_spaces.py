@@ -64,12 +64,12 @@ def test_spaces_that_belong_together_combine() -> None:
 
 
 def test_the_missions_search() -> None:
-    found = {p.field: p for p in tune_spaces.load(["cmki"])}
-    assert set(found) == {"model.bank.size", "loss.temperature", "data.style"}
-    size, temperature = found["model.bank.size"], found["loss.temperature"]
+    by_field = {p.field: p for p in tune_spaces.load(["cmki"])}
+    assert set(by_field) == {"model.bank.size", "loss.temperature", "data.style"}
+    size, temperature = by_field["model.bank.size"], by_field["loss.temperature"]
     assert (size.kind, size.low, size.high, size.log) == ("int", 64, 8192, True)
     assert (temperature.kind, temperature.low, temperature.high, temperature.log) == ("float", 0.01, 0.5, True)
-    assert "positives+negatives" in found["data.style"].choices
+    assert "positives+negatives" in by_field["data.style"].choices
 
 
 def test_what_the_paper_used_lies_in_the_spaces_around_it() -> None:
@@ -177,7 +177,7 @@ def test_a_refusal_hints_at_the_mend(tmp_path: Path, text: str, hint: str) -> No
 
 
 def test_what_an_entry_becomes(tmp_path: Path) -> None:
-    found = tune_spaces.load(
+    parameters = tune_spaces.load(
         [
             write(
                 tmp_path,
@@ -190,7 +190,7 @@ def test_what_an_entry_becomes(tmp_path: Path) -> None:
             )
         ]
     )
-    rate, clip, betas, epochs = found
+    rate, clip, betas, epochs = parameters
     assert (rate.low, rate.high, type(rate.low), rate.why) == (1.0, 2.0, float, "some reason")
     assert (clip.low, clip.high, clip.step) == (1.0, 4.0, 0.3)
     assert clip.takes(1.9)

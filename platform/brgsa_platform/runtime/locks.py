@@ -210,7 +210,7 @@ def _signs_of_life(folder: Folder, name: str, claim: str) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """What is one and the same for all processes whose numbers mean the same: a container has numbers of its own."""
+    """An identifier of the machine, boot and process namespace within which a process number is unique."""
     told = [socket.gethostname()]
     with contextlib.suppress(OSError):
         told.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

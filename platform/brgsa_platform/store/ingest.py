@@ -62,7 +62,7 @@ def _write_shards(
 
     set_data_context()
     log = IngestLogHandle.start()
-    # Once in the object store, as Arrow text: each task takes its own rows without a copy of the rest.
+    # Put the items into the object store once, as Arrow text, so that each task copies only its own rows.
     items = ray.put(pa.array([json.dumps(item.to_dict(), default=str) for item in planned.items], pa.large_string()))
     size = planned.batch.per_shard
     tasks = [{"shard": name, "start": planned.batch.shards.index(name) * size, "count": size} for name in shards]

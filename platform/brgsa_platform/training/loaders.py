@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
+import os
 import pickle
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brgsa.errors import UserError
-from brgsa.volumes import decode
 from brgsa.volumes.augment import Augmentation, Shape, Volume16, centre_crop
 from brgsa_platform.config import DataSection
-from brgsa_platform.store.reader import encoded_volume
+from brgsa_platform.store.reader import decoded_volume
 from brgsa_platform.training.order import Ints
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 96 * 2**20
 # Ray Data plans all tasks of a stream before the first runs, 1 ms each: an archive's 39 epochs would start after minutes.
 TASKS_A_STREAM = 500
-# What the server that torch's loader processes are forked from imports beforehand: each of them then starts in milliseconds.
-PRELOADED = ["torch", "blosc2", "brgsa_platform.training.loaders"]
+# What the server imports from which torch's loader processes are forked, Ray because it is the main module of its workers. They
+# then start in 0.15 s instead of several: validation starts them anew in each epoch.
+PRELOADED = ["ray", "torch", "blosc2", "brgsa_platform.training.loaders"]
 
 Block = dict[str, Any]  # "row" (n,) and "ct" (n, x, y, z), or "refusal": one pickled UserError
 
@@ -107,7 +109,7 @@ class VolumeReader:
         shard, row_group = int(self.shard[row]), int(self.row_group[row])
         if self.cache is not None:
             return self.cache.volume(shard, row_group)
-        return decode(encoded_volume(self.shards[shard], row_group), memory)
+        return decoded_volume(self.shards[shard], row_group, memory)
 
     def read(self, rows: Ints, epoch: int) -> Volume16:
         """Crops (n, x, y, z) of n rows, int16 HU; seed, epoch and row decide what augmentation makes of each.
@@ -134,10 +136,10 @@ class VolumeReader:
 
 
 def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Batches:
-    """The batches of the slices, in their order, a few of them read ahead.
+    """Read the slices' batches in their order, a few of them ahead.
 
     Args:
-        data: `loader` decides which processes read; `cpus` and `object_store_share` bound them.
+        data: `loader` decides which processes read; `cpus` bounds them, with Ray also `object_store_share`.
         world: training workers that load batches side by side.
 
     Raises:
@@ -198,19 +200,40 @@ def _through_torch(reader: VolumeReader, slices: Iterable[BatchSlice], processes
         num_workers=processes,
         prefetch_factor=2,
         multiprocessing_context=context,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # its own, so that the training's random numbers stay as they are
     )
+    death = ""
     blocks = iter(loader)
     try:
         for first in blocks:
             yield _joined([first, *islice(blocks, begun.popleft() - 1)])
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
         if str(error).startswith("Caught "):
-            raise  # by a process that lives, as torch says of an exception in it
+            raise  # in a process that lives, as torch says
+        death = str(error) or type(error).__name__
+    finally:
+        del blocks  # ends the processes; an error, which someone may keep, would keep them as well
+    if death:
         raise RuntimeError(
-            f"A process that reads volumes died ({str(error) or type(error).__name__}). Where memory or /dev/shm is short, "
-            "lower data.cpus or set data.loader=ray."
-        ) from error
+            f"A process that reads volumes died ({death}). Where memory or /dev/shm is short, lower data.cpus or set "
+            "data.loader=ray."
+        )
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this loader process when the training process dies, be it by SIGKILL.
+
+    Torch would see the death of its parent; that is the server it was forked from, which lives as long as its children do.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def loader_processes(data: DataSection, world: int) -> int:
@@ -229,7 +252,7 @@ def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     source = iter(slices)
     while batches := list(_up_to(TASKS_A_STREAM, source, reader)):
         tasks = _Tasks(reader, [piece for cut in batches for piece in cut])
-        # Closed also where a refusal ends it: its traceback would else keep the stream alive until Ray is gone.
+        # Close the stream here: left to the garbage collector, Ray Data's executor may be ended in a thread of its own, and hang.
         with contextlib.closing(_ray_blocks(tasks, data, world)) as blocks:
             for cut in batches:
                 yield _joined(list(islice(blocks, len(cut))))

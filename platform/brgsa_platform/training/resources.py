@@ -1,4 +1,4 @@
-"""What of a cluster a training takes: a CPU and perhaps a GPU for each worker, and CPUs for its data tasks."""
+"""The CPUs and GPUs that a training takes of a cluster."""
 
 from __future__ import annotations
 

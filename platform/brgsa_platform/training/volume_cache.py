@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from brgsa.errors import UserError
-from brgsa.volumes import decode
 from brgsa.volumes.augment import Volume16
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import nodes_for
-from brgsa_platform.store.reader import encoded_volume
+from brgsa_platform.store.reader import decoded_volume
 from brgsa_platform.store.store import Store
 
 OBJECT_STORE_SHARE = 0.5  # that decoded volumes may fill; the rest is for what trains
@@ -126,6 +125,6 @@ def _blocks_of(wanted: Iterable[Position], a_block: int) -> list[tuple[int, list
 def _decode_block(shard: str, row_groups: Sequence[int]) -> tuple[Volume16 | None, UserError | None]:
     """The volumes (n, x, y, z), or why they cannot be read: as a value, a refusal crosses processes unharmed."""
     try:
-        return np.stack([decode(encoded_volume(shard, row_group)) for row_group in row_groups]), None
+        return np.stack([decoded_volume(shard, row_group) for row_group in row_groups]), None
     except UserError as error:
         return None, error

@@ -92,9 +92,9 @@ def test_csv_holds_what_json_holds(study: tuple[np.ndarray, np.ndarray]) -> None
     assert [row["abnormality"] for row in rows[:4]] == NAMES
     assert [row["group"] for row in rows] == ["common", "common", "rare", "common", "macro", "common", "rare"]
     for row in rows[:3]:
-        found = tree["abnormalities"][row["abnormality"]]
-        assert float(row["auroc_low"]) == pytest.approx(found["auroc"]["low"], rel=1e-5)
-        assert int(row["positives"]) == found["positives"]
+        figures = tree["abnormalities"][row["abnormality"]]
+        assert float(row["auroc_low"]) == pytest.approx(figures["auroc"]["low"], rel=1e-5)
+        assert int(row["positives"]) == figures["positives"]
     assert rows[3]["auroc"] == ""
     assert float(rows[4]["auprc"]) == pytest.approx(tree["macro"]["auprc"]["value"], rel=1e-5)
 
@@ -105,11 +105,13 @@ def test_gain_is_paired(study: tuple[np.ndarray, np.ndarray]) -> None:
     assert tables.gain(result, result) == (0, 0, 0, 0, 0)
     noise = np.random.default_rng(1).normal(size=scores.shape)
     worse = table((labels, scores + 0.3 * noise))
-    found = tables.gain(result, worse)
-    assert found.value == pytest.approx(result.means["common"]["auroc"].value - worse.means["common"]["auroc"].value)
-    assert found.low < found.value < found.high
+    difference = tables.gain(result, worse)
+    assert difference.value == pytest.approx(
+        result.means["common"]["auroc"].value - worse.means["common"]["auroc"].value
+    )
+    assert difference.low < difference.value < difference.high
     both = [r.means["common"]["auroc"].sd for r in (result, worse)]
-    assert found.sd < np.hypot(*both)  # the volumes' luck is shared and falls out
+    assert difference.sd < np.hypot(*both)  # the volumes' luck is shared and falls out
     with pytest.raises(ValueError, match="seed"):
         tables.gain(result, table(study, about=ABOUT | {"seed": 1}, seed=1))
 

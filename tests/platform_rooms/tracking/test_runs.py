@@ -81,22 +81,22 @@ def test_a_server_answers_as_sqlite_does(
 
 
 def test_show_tells_what_differs_first(ids: dict[str, str]) -> None:
-    found = brgsa_runs_json("show", "trial-0001")
-    assert found["base"] == "search cmki"
-    assert found["search"] == "cmki"
-    assert found["changed"] == {
+    shown = brgsa_runs_json("show", "trial-0001")
+    assert shown["base"] == "search cmki"
+    assert shown["search"] == "cmki"
+    assert shown["changed"] == {
         "model.bank.size": {"base": "128", "value": "1024"},
         "loss.temperature": {"base": "0.05", "value": "0.12"},
         "data.style": {"base": "positives", "value": "findings"},
     }
-    assert found["metrics"]["val/auroc"] == {
+    assert shown["metrics"]["val/auroc"] == {
         "last": pytest.approx(0.836875),
         "best": pytest.approx(0.836875),
         "step": 6,
     }
-    assert found["metrics"]["val/loss"]["best"] == pytest.approx(2.5 - 0.836875)
-    assert found["metrics"]["best/auroc"] == {"last": pytest.approx(0.836875)}
-    assert found["tags"]["brgsa.space"] == "cmki"
+    assert shown["metrics"]["val/loss"]["best"] == pytest.approx(2.5 - 0.836875)
+    assert shown["metrics"]["best/auroc"] == {"last": pytest.approx(0.836875)}
+    assert shown["tags"]["brgsa.space"] == "cmki"
 
     training = brgsa_runs_json("show", ids["first"][:10])
     assert training["base"] == "preset demo"
@@ -113,14 +113,14 @@ def test_show_tells_what_differs_first(ids: dict[str, str]) -> None:
 
 
 def test_compare_sets_side_by_side_what_differs(ids: dict[str, str]) -> None:
-    found = brgsa_runs_json("compare", "trial-0000", "trial-0001", "first")
-    assert found["params"] == {
+    compared = brgsa_runs_json("compare", "trial-0000", "trial-0001", "first")
+    assert compared["params"] == {
         "data.style": ["positives", "findings", "positives"],
         "loss.temperature": ["0.05", "0.12", "0.05"],
         "model.bank.size": ["256", "1024", "128"],
-        "optim.lr": [found["params"]["optim.lr"][0]] * 2 + ["3e-05"],
+        "optim.lr": [compared["params"]["optim.lr"][0]] * 2 + ["3e-05"],
     }
-    assert found["metrics"]["best/auroc"] == pytest.approx([0.776875, 0.836875, 0.776875])
+    assert compared["metrics"]["best/auroc"] == pytest.approx([0.776875, 0.836875, 0.776875])
     table = brgsa_runs("compare", "trial-0000", "trial-0001")
     (line,) = (line for line in table.splitlines() if "loss.temperature" in line)
     assert line.split() == ["loss.temperature", "0.05", "0.12"]

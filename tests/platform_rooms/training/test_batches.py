@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,11 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from patience import until
 from refusals import refused
 
 from brgsa.errors import UserError
 from brgsa.volumes import decode, encode
 from brgsa.volumes.augment import Augmentation, centre_crop
+from brgsa.volumes.codec import MAGIC
 from brgsa_platform.config import DataSection, load_config
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
@@ -122,11 +126,19 @@ def test_evaluation_is_every_centre_crop_once_in_store_order(source: BatchSource
                 np.testing.assert_array_equal(crop, centre_crop(stored_volume(source, row), CROP))
 
 
-def test_a_damaged_shard_is_named_in_one_sentence(source: BatchSource, pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["file", "frame"])
+def test_a_damaged_shard_is_named_in_one_sentence(
+    source: BatchSource, pairs: Path, tmp_path: Path, damage: str
+) -> None:
     shutil.copytree(pairs, tmp_path / "store")
     index = split_index(Store.open(tmp_path / "store"), "train")
     shard = index.shards[index.shard[20]]
-    os.truncate(shard, 1000)
+    content = Path(shard).read_bytes()
+    if damage == "file":
+        Path(shard).write_bytes(content[:1000])
+    else:  # the Parquet file stays whole
+        start = content.index(MAGIC) + 40
+        Path(shard).write_bytes(content[:start] + b"\xff" * 50 + content[start + 50 :])
     broken = replace(source, index=index)
     for stream in (
         training_batches(broken, batch_size=BATCH, epochs=EPOCHS, seed=0),
@@ -135,23 +147,58 @@ def test_a_damaged_shard_is_named_in_one_sentence(source: BatchSource, pairs: Pa
         with refused("shard-damaged", field=shard) as error:
             list(stream)
         assert type(error.value) is UserError  # not one that Ray has made of it, whose text is a traceback
+        assert not loader_processes()
 
 
 def test_a_killed_loader_process_ends_the_stream(pairs: Path) -> None:
     data = DataSection(loader="torch", cpus=2)
     source = BatchSource(split_index(Store.open(pairs), "train"), CROP, data)
-    stream = training_batches(source, batch_size=BATCH, epochs=range(10**6), seed=0)
+    stream = training_batches(source, batch_size=BATCH, epochs=range(300), seed=0)
     next(stream)
     (victim, *_) = loader_processes()
     victim.send_signal(signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"data\.loader=ray"):
-        deque(stream, maxlen=0)  # without an end, but for the error
+        deque(stream, maxlen=0)
     assert not loader_processes()
 
 
 def loader_processes() -> list[psutil.Process]:
     """Those that a torch DataLoader of this process has at work."""
     return [psutil.Process(child.pid) for child in multiprocessing.active_children() if child.pid is not None]
+
+
+def test_loader_processes_do_not_outlive_a_killed_training(pairs: Path) -> None:
+    program = f"""
+        import multiprocessing, time
+        from brgsa_platform.config import DataSection
+        from brgsa_platform.store.store import Store
+        from brgsa_platform.training.batches import BatchSource, split_index, training_batches
+
+        if __name__ == "__main__":
+            index = split_index(Store.open({str(pairs)!r}), "train")
+            source = BatchSource(index, {CROP}, DataSection(loader="torch", cpus=2))
+            stream = training_batches(source, batch_size={BATCH}, epochs=range(9), seed=0)
+            next(stream)
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+            time.sleep(600)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stdout is not None
+        children = [psutil.Process(int(pid)) for pid in training.stdout.readline().split()]
+        server = children[0].parent()
+        training.kill()
+    assert len(children) == 2
+    assert server is not None
+    until(lambda: not any(lives(process) for process in (*children, server)))
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize(
