@@ -39,6 +39,11 @@ class Embeddings(NamedTuple):
         return Embeddings(torch.cat([part.plain for part in parts]), torch.cat(bridged) if bridged else None)
 
 
+def default_device() -> torch.device:
+    """Torch's first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class BrgSA(nn.Module):
     """The model of the paper (arXiv 2501.03565); with `config.bank.enabled` false it is the plain CLIP baseline.
 

@@ -13,6 +13,7 @@ import typer
 
 from brgsa.errors import UserError
 from brgsa_platform.cli import demo, doctor, jobs, model, runs, search, store, ui
+from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
     help="Zero-shot diagnosis from 3D CT: from scans and reports to a table of diagnoses in MLflow.",
@@ -21,8 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-INTERRUPTED = 130  # exit status
-
 
 # In the order of `brgsa --help`.
 for verb in (

@@ -49,10 +49,9 @@ def evaluate(
     """Score a split zero-shot: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
     from brgsa_platform.evaluation.evaluate import EvaluateOptions
     from brgsa_platform.evaluation.evaluate import evaluate as run
-    from brgsa_platform.training import run_checkpoints
 
     done = run(
-        run_checkpoints.resolve(checkpoint),
+        checkpoint,
         data,
         split,
         EvaluateOptions(pairing=pairing, protocol=protocol.value, resamples=resamples),
@@ -76,9 +75,8 @@ def predict(
 ) -> None:
     """Score one CT: a ranked table of prompts."""
     from brgsa_platform.serving.predict import predict as run
-    from brgsa_platform.training import run_checkpoints
 
-    done = run(run_checkpoints.resolve(checkpoint), scan, prompt, pairing=pairing, metadata=metadata, picture=picture)
+    done = run(checkpoint, scan, prompt, pairing=pairing, metadata=metadata, picture=picture)
     done.print(as_json=json)
 
 

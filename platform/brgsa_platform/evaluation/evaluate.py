@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from brgsa import checkpoint as checkpoint_files
 from brgsa import gap, metrics, zeroshot
 from brgsa.errors import UserError, nearest
-from brgsa.model import BrgSA
+from brgsa.model import BrgSA, default_device
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation.outputs import file_names, log_result, writable_folder, write_files
 from brgsa_platform.evaluation.tables import EvaluationResult, Gap, tabulate
@@ -133,7 +133,7 @@ def evaluate(
     }
     title = name or f"{about['checkpoint']} on {split}"
     with tracking.run("evaluate", name=title, params=about, tags=tags, parent=parent_run) as run:
-        model = loaded.model.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = loaded.model.to(options.device or default_device())
         tested, fitted_on = evaluation.encode(model)
         score = evaluation.scorer(model)
         scores, labels = score(tested), evaluation.labels_of(tested.rows)

@@ -16,11 +16,10 @@ from typing import Protocol, TextIO
 
 from brgsa.errors import UserError
 from brgsa_platform.jobs import logs as job_logs
-from brgsa_platform.runtime.console import print_table, table
+from brgsa_platform.runtime.console import INTERRUPTED, print_table, table
 from brgsa_platform.runtime.waiting import patiently
 from brgsa_platform.tracking import connection
 
-INTERRUPTED = 130  # exit status, also of a job that was stopped
 POLL_SECONDS = 1.0
 AWAY_SECONDS = 600.0  # how long a cluster may be unreachable while a job is followed
 LAST_LINES_SECONDS = 1.0  # how long the log's stream may go on after the job's end, before the log is read once more

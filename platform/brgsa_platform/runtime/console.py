@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+INTERRUPTED = 130  # exit status after Ctrl-C, also of a job that was stopped
 PIPE_WIDTH = 160  # columns where there is no terminal, whose width would limit a table
 
 

@@ -17,6 +17,7 @@ import torch
 from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
 from brgsa.errors import UserError
+from brgsa.model import default_device
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
 from brgsa_platform.runtime import console
@@ -113,7 +114,7 @@ def predict(
     texts = _texts(loaded, prompts)
     geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
     scan = read_volume(scan_path, None if metadata is None else _metadata_row(Path(metadata), scan_path.name))
-    model = loaded.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = loaded.model.to(device or default_device())
     seen = np.ascontiguousarray(centre_crop(standardize(scan, geometry), model.config.vision.volume))
     # Not the training's fused step: on a GPU it is compiled first, which takes longer than one volume.
     volume = torch.from_numpy(seen).float().div_(1000.0).clamp_(-1.0, 1.0)[None, None]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from brgsa_platform.jobs import base as jobs
+from brgsa_platform.runtime.console import INTERRUPTED
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from brgsa_platform.jobs import base as jobs
         ("FAILED", None, 1),  # KubeRay tells none
         ("FAILED", -9, 1),
         ("FAILED", 137, 1),
-        ("STOPPED", None, jobs.INTERRUPTED),
+        ("STOPPED", None, INTERRUPTED),
     ],
 )
 def test_a_verb_ends_as_its_job_did(state: str, of_process: int | None, status: int) -> None:
@@ -77,5 +78,5 @@ def test_a_ctrl_c_that_python_loses_in_a_finalizer_still_counts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(jobs, "POLL_SECONDS", 0.01)
-    assert jobs.follow_to_end(Endless(), "brgsa-train-1") == jobs.INTERRUPTED
+    assert jobs.follow_to_end(Endless(), "brgsa-train-1") == INTERRUPTED
     assert "brgsa-train-1 goes on. Follow it: brgsa jobs logs brgsa-train-1" in capsys.readouterr().err
