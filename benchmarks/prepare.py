@@ -164,11 +164,11 @@ def _prepared(table: Path, out: Path) -> dict[str, float]:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    said, errors = process.communicate()
+    output, errors = process.communicate()
     over.set()
     thread.join()
     assert process.returncode == 0, errors
-    return {"peak_mib": peak, "seconds": float(said.splitlines()[-1])}
+    return {"peak_mib": peak, "seconds": float(output.splitlines()[-1])}
 
 
 def child(table: Path, out: Path) -> None:

@@ -76,14 +76,14 @@ def run(path: Path, held_out_from: int | None) -> dict[str, object]:
     start = time.perf_counter()
     statuses = read_many(reports)
     seconds = time.perf_counter() - start
-    found = [{name for name, status in said.items() if status is Status.PRESENT} for said in statuses]
+    present = [{name for name, status in of_report.items() if status is Status.PRESENT} for of_report in statuses]
     normal = {entry.name: entry.denies for entry in vocabulary().entries}
     named = [
-        {mention.name for mention in said if not normal[mention.name](mention.clause.lower())}
-        for said in read_mentions(reports)
+        {mention.name for mention in mentions if not normal[mention.name](mention.clause.lower())}
+        for mentions in read_mentions(reports)
     ]
 
-    scores, peer = score(found, true), score(named, true)
+    scores, peer = score(present, true), score(named, true)
     print(f"{'abnormality':36}{'reports':>8}{'precision':>11}{'recall':>8}{'F1':>7}{'  F1, terms only':>17}")
     for name, (precision, recall, f1) in scores.items():
         count = sum(name in labels for labels in true)
@@ -91,8 +91,8 @@ def run(path: Path, held_out_from: int | None) -> dict[str, object]:
     figures = {
         "macro_f1": macro(scores),
         "macro_f1_terms_only": macro(peer),
-        "macro_f1_tuned_on": macro(score(found[:cut], true[:cut])),
-        "macro_f1_held_out": macro(score(found[cut:], true[cut:])),
+        "macro_f1_tuned_on": macro(score(present[:cut], true[:cut])),
+        "macro_f1_held_out": macro(score(present[cut:], true[cut:])),
         "macro_f1_held_out_terms_only": macro(score(named[cut:], true[cut:])),
         "reports": len(reports),
         "held_out_from": cut,

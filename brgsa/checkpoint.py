@@ -4,8 +4,8 @@ model.safetensors   weights
 model.json          ModelConfig
 text/               tokenizer and text model configuration
 run.json            the resolved run configuration, label names, data fingerprint
-training.json       epoch, metrics   \\  only where a training
-optimizer.pt        optimiser state  /   can be resumed
+training.json       progress, history, schedule, scaler   \\  only where a training
+optimizer.pt        optimiser state                       /   can be resumed
 """
 
 from __future__ import annotations

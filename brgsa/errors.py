@@ -14,7 +14,7 @@ class UserError(Exception):
     never the wording. They survive pickling, so a refusal on a worker process arrives whole.
 
     Attributes:
-        code: the kind of mistake in a few words that stay the same, as "volume-too-small"; empty where nobody asks.
+        code: the kind of mistake in a few words that stay the same, as "volume-too-small"; empty where no program needs it.
         field: what is at fault: a configuration field ("model.vision.volume"), an option, a table's column or a file.
         value: the value at fault, plain (text, number, tuple) so that it can be pickled; None where there is none.
     """

@@ -18,10 +18,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses this process's Ray bears Ray's mark."""
+    """Whatever uses this process's Ray bears Ray's mark. What needs a Ray of its own comes last, so that none starts again."""
     for item in items:
         if "shared_ray" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
+    items.sort(key=lambda item: "ray_of_its_own" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

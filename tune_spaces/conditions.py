@@ -33,14 +33,23 @@ def ordered(parameters: Sequence[Parameter]) -> list[Parameter]:
         """Add the parameter to `done`, after those that it depends on; `below` are the fields that depend on it."""
         if parameter.field in below:
             circle = " → ".join([*below[below.index(parameter.field) :], parameter.field])
-            raise UserError(f"The conditions of {parameter.where} form a circle ({circle}): take one out.")
+            raise UserError(
+                f"The conditions of {parameter.where} form a circle ({circle}): take one out.",
+                code="condition-circle",
+                field=parameter.field,
+                value=circle,
+            )
         if parameter.field in done:
             return
         for field, values in parameter.when.items():
             _check_condition(parameter, field, values, by_field)
             visit(by_field[field], (*below, parameter.field))
         if not branches(parameter, by_field):
-            raise UserError(f"{parameter.where} is never drawn: the conditions that it depends on exclude each other.")
+            raise UserError(
+                f"{parameter.where} is never drawn: the conditions that it depends on exclude each other.",
+                code="never-drawn",
+                field=parameter.field,
+            )
         done[parameter.field] = parameter
 
     for parameter in parameters:
@@ -55,18 +64,29 @@ def _check_condition(
     if parent is None:
         raise UserError(
             f"{parameter.where} depends on {field}, which no given space has{nearest(str(field), list(by_field))}: "
-            "correct its `when`, or add the space that does."
+            "correct its `when`, or add the space that does.",
+            code="condition-unknown-field",
+            field=parameter.field,
+            value=field,
         )
     if parent.kind == "float":
         raise UserError(
-            f"{parameter.where} depends on {field}, a float that is hardly ever drawn twice: make that one categorical."
+            f"{parameter.where} depends on {field}, a float that is hardly ever drawn twice: make that one categorical.",
+            code="condition-on-float",
+            field=parameter.field,
+            value=field,
         )
     for value in values:
         if not parent.takes(value):
             known = ", ".join(map(str, parent.choices)) or f"{parent.low} to {parent.high}"
             if parent.step is not None:
                 known += f" in steps of {parent.step}"
-            raise UserError(f"{parameter.where} depends on {field} being {value}, but it can be only {known}.")
+            raise UserError(
+                f"{parameter.where} depends on {field} being {value}, but it can be only {known}.",
+                code="condition-value",
+                field=parameter.field,
+                value=value,
+            )
 
 
 def branches(parameter: Parameter, by_field: Mapping[str, Parameter]) -> list[dict[str, Any]]:

@@ -37,18 +37,25 @@ def load(spaces: Sequence[str]) -> list[Parameter]:
         for field, entry in _entries(space).items():
             parameter = read(space, field, entry)
             if field in by_field:
-                raise UserError(_twice(by_field[field], parameter))
+                raise _twice(by_field[field], parameter)
             by_field[field] = parameter
     if not by_field:
-        raise UserError("No search space was given: name one with --space.")
+        raise _refused("no-spaces", "", "No search space was given: name one with --space.")
     return ordered(list(by_field.values()))
 
 
-def _twice(one: Parameter, other: Parameter) -> str:
+def _twice(one: Parameter, other: Parameter) -> UserError:
+    code = "field-twice"
+    sentence = f"{one.field} is in two of the spaces, {one.space} and {other.space}: take one out."
     if (one.kind == "fixed") != (other.kind == "fixed"):
         fixed, searched = (one, other) if one.kind == "fixed" else (other, one)
-        return f"{one.field} is fixed in search space {fixed.space} and searched in {searched.space}: take one out."
-    return f"{one.field} is in two of the spaces, {one.space} and {other.space}: take one out."
+        code = "fixed-and-searched"
+        sentence = f"{one.field} is fixed in search space {fixed.space} and searched in {searched.space}: take one out."
+    return UserError(sentence, code=code, field=one.field)
+
+
+def _refused(code: str, space: str, sentence: str) -> UserError:
+    return UserError(sentence, code=code, field="--space", value=space)
 
 
 def _entries(space: str) -> dict[str, dict[str, Any]]:
@@ -56,9 +63,11 @@ def _entries(space: str) -> dict[str, dict[str, Any]]:
     try:
         tree = yaml.load(_text(space), Loader=_NoDuplicates)
     except yaml.YAMLError as error:
-        raise UserError(f"The search space {space} is not YAML: {' '.join(str(error).split())}.") from error
+        sentence = f"The search space {space} is not YAML: {' '.join(str(error).split())}."
+        raise _refused("not-yaml", space, sentence) from error
     if not isinstance(tree, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in tree.items()):
-        raise UserError(f"The search space {space} must map each field (section.key) to its kind and range.")
+        sentence = f"The search space {space} must map each field (section.key) to its kind and range."
+        raise _refused("space-form", space, sentence)
     return tree
 
 
@@ -67,13 +76,16 @@ def _text(space: str) -> str:
     if entry.is_file():
         return entry.read_text(encoding="utf-8")
     if not space.endswith((".yaml", ".yml")):
-        raise UserError(f"There is no search space {space!r}{nearest(space, names())}: {', '.join(names())}.")
+        sentence = f"There is no search space {space!r}{nearest(space, names())}: {', '.join(names())}."
+        raise _refused("unknown-space", space, sentence)
     try:
         return Path(space).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"The search space {space} cannot be read ({error.strerror}).") from error
+        raise _refused(
+            "unreadable-space", space, f"The search space {space} cannot be read ({error.strerror})."
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"The search space {space} is not text in UTF-8: save it as such.") from error
+        raise _refused("not-utf8", space, f"The search space {space} is not text in UTF-8: save it as such.") from error
 
 
 class _NoDuplicates(yaml.SafeLoader):

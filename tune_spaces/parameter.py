@@ -71,94 +71,127 @@ def scalar(value: Any) -> Any:
     return json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else value
 
 
-def read(space: str, name: str, entry: Mapping[str, Any]) -> Parameter:
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """What stands in a space's YAML under one field."""
+
+    space: str
+    field: str
+    keys: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        return f"{self.field} in search space {self.space}"
+
+    def refused(self, code: str, sentence: str, value: object = None) -> UserError:
+        return UserError(sentence, code=code, field=self.field, value=value)
+
+
+def read(space: str, name: str, keys: Mapping[str, Any]) -> Parameter:
     """The parameter that an entry of a space's YAML describes.
 
     Raises:
-        UserError: a key is wrong, the reason is missing, or nothing can be drawn; the error names field and space.
+        UserError: a key is wrong (unknown-key), the reason is missing (no-why), or nothing can be drawn; the error names
+            field and space.
     """
-    where = f"{name} in search space {space}"
-    kind = _kind(entry, where)
-    keys = [*(("kind", *KEYS[kind]) if kind in KEYS else ("value",)), "why", "when"]
-    for key in entry:
-        if key not in keys:
-            raise UserError(f"Unknown key {key} of {where}{nearest(str(key), keys)}; known here: {', '.join(keys)}.")
-    why = entry.get("why")
+    entry = _Entry(space, name, keys)
+    kind = _kind(entry)
+    known = [*(("kind", *KEYS[kind]) if kind in KEYS else ("value",)), "why", "when"]
+    for key in keys:
+        if key not in known:
+            near = nearest(str(key), known)
+            sentence = f"Unknown key {key} of {entry.where}{near}; known here: {', '.join(known)}."
+            raise entry.refused("unknown-key", sentence, key)
+    why = keys.get("why")
     if not isinstance(why, str) or not why.strip():
-        raise UserError(f"{where} has no `why`: say in a few words where its values come from.")
+        raise entry.refused(
+            "no-why", f"{entry.where} has no `why`: say in a few words where its values come from.", why
+        )
     if kind == "fixed":
-        drawn: dict[str, Any] = {"choices": (scalar(entry["value"]),)}
+        drawn: dict[str, Any] = {"choices": (scalar(keys["value"]),)}
     else:
-        drawn = _choices(entry, where) if kind == "categorical" else _range(kind, entry, where)
-    return Parameter(field=name, kind=kind, why=why.strip(), when=_when(name, entry, where), space=space, **drawn)
+        drawn = _choices(entry) if kind == "categorical" else _range(kind, entry)
+    return Parameter(field=name, kind=kind, why=why.strip(), when=_when(entry), space=space, **drawn)
 
 
-def _kind(entry: Mapping[str, Any], where: str) -> str:
-    kind = entry.get("kind")
-    if "value" in entry:
+def _kind(entry: _Entry) -> str:
+    kind, where = entry.keys.get("kind"), entry.where
+    if "value" in entry.keys:
         if kind is not None:
-            raise UserError(f"{where} has both a kind and a value: take `value` out to search it, `kind` to fix it.")
+            sentence = f"{where} has both a kind and a value: take `value` out to search it, `kind` to fix it."
+            raise entry.refused("kind-and-value", sentence, kind)
         return "fixed"
     if not isinstance(kind, str) or kind not in KEYS:
-        raise UserError(f"The kind of {where} is {kind!r}: give one of {', '.join(KEYS)}, or a `value` that is fixed.")
+        sentence = f"The kind of {where} is {kind!r}: give one of {', '.join(KEYS)}, or a `value` that is fixed."
+        raise entry.refused("unknown-kind", sentence, kind)
     return kind
 
 
-def _range(kind: str, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    low, high = (_number(kind, entry.get(key), key, where) for key in ("low", "high"))
+def _range(kind: str, entry: _Entry) -> dict[str, Any]:
+    where = entry.where
+    low, high = (_number(kind, key, entry) for key in ("low", "high"))
     if not low < high:
-        raise UserError(f"The range of {where} is empty: low {low}, high {high}; low must be below high.")
-    log = entry.get("log", False)
+        sentence = f"The range of {where} is empty: low {low}, high {high}; low must be below high."
+        raise entry.refused("empty-range", sentence, (low, high))
+    log = entry.keys.get("log", False)
     if not isinstance(log, bool):
-        raise UserError(f"log of {where} is {log!r}: give true or false.")
+        raise entry.refused("log-not-boolean", f"log of {where} is {log!r}: give true or false.", log)
     if log and low <= 0:
-        raise UserError(f"{where} is on a log scale: low must be above 0, not {low}.")
-    step = entry.get("step")
-    if step is None:
+        raise entry.refused("log-from-zero", f"{where} is on a log scale: low must be above 0, not {low}.", low)
+    if entry.keys.get("step") is None:
         return {"low": low, "high": high, "log": log}
-    step = _number(kind, step, "step", where)
+    step = _number(kind, "step", entry)
     if log:
-        raise UserError(f"{where} has a step on a log scale: take `step` or `log` out.")
+        raise entry.refused("step-on-log", f"{where} has a step on a log scale: take `step` or `log` out.", step)
     if step <= 0 or not _divides(step, high - low):
-        raise UserError(f"The step {step} of {where} does not lead from low {low} to high {high}: change one of them.")
+        sentence = f"The step {step} of {where} does not lead from low {low} to high {high}: change one of them."
+        raise entry.refused("step-misses-end", sentence, step)
     return {"low": low, "high": high, "step": step}
 
 
-def _choices(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    choices = entry.get("choices")
+def _choices(entry: _Entry) -> dict[str, Any]:
+    choices = entry.keys.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise UserError(f"{where} has no choices: list them as `choices: [one, another]`.")
+        raise entry.refused("no-choices", f"{entry.where} has no choices: list them as `choices: [one, another]`.")
     for position, choice in enumerate(choices):
         if choice in choices[:position]:
-            raise UserError(f"{where} has the choice {choice!r} twice: take one out.")
+            raise entry.refused("choice-twice", f"{entry.where} has the choice {choice!r} twice: take one out.", choice)
     return {"choices": tuple(map(scalar, choices))}
 
 
-def _when(name: str, entry: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
-    when = entry.get("when", {})
-    if not isinstance(when, dict) or ("when" in entry and not when):
-        raise UserError(f"when of {where} must map a searched field to its value, or a list of values.")
+def _when(entry: _Entry) -> dict[str, tuple[Any, ...]]:
+    when, where = entry.keys.get("when", {}), entry.where
+    if not isinstance(when, dict) or ("when" in entry.keys and not when):
+        raise entry.refused(
+            "when-form", f"when of {where} must map a searched field to its value, or a list of values."
+        )
     conditions = {
         field: tuple(map(scalar, values)) if isinstance(values, list) else (scalar(values),)
         for field, values in when.items()
     }
     for field, values in conditions.items():
         if not values:
-            raise UserError(f"{where} is drawn when {field} is one of no values: list some.")
-        if field == name:
-            raise UserError(f"{where} depends on itself: take {field} out of its `when`.")
+            sentence = f"{where} is drawn when {field} is one of no values: list some."
+            raise entry.refused("when-form", sentence, field)
+        if field == entry.field:
+            raise entry.refused(
+                "condition-circle", f"{where} depends on itself: take {field} out of its `when`.", field
+            )
     return conditions
 
 
-def _number(kind: str, value: Any, key: str, where: str) -> float:
+def _number(kind: str, key: str, entry: _Entry) -> float:
     """A finite number, an int for kind int and a float for kind float."""
+    value: Any = entry.keys.get(key)
+    where = entry.where
     if isinstance(value, str):
         hint = " (YAML reads an exponent only behind a dot: 1.0e-5)" if "e" in value.lower() else ""
-        raise UserError(f"{key} of {where} is the text {value!r}: give a number{hint}.")
+        raise entry.refused("not-a-number", f"{key} of {where} is the text {value!r}: give a number{hint}.", value)
     if not _is_number(value) or not math.isfinite(value):
-        raise UserError(f"{key} of {where} is {value}: give a number.")
+        raise entry.refused("not-a-number", f"{key} of {where} is {value}: give a number.", value)
     if kind == "int" and not isinstance(value, int):
-        raise UserError(f"{key} of {where} is {value}: a field of kind int needs whole numbers.")
+        sentence = f"{key} of {where} is {value}: a field of kind int needs whole numbers."
+        raise entry.refused("not-whole", sentence, value)
     number: float = value if kind == "int" else float(value)
     return number
 

@@ -125,15 +125,15 @@ def _finished(out: Path, scans: int, seed: int) -> PhantomSummary | None:
 def _written(cases: Sequence[Case], root: Path, workers: int | None) -> Iterator[None]:
     """Write all volumes; yields once a scan."""
     workers = min(workers or os.cpu_count() or 1, len(cases) // 4)
-    jobs = [(case, root) for case in cases]
+    tasks = [(case, root) for case in cases]
     if workers <= 1:
-        yield from map(_write_scan, jobs)
+        yield from map(_write_scan, tasks)
         return
     # Spawned, not forked, as the caller may have threads (torch, Ray). An executor, not a Pool: where a worker cannot start, a
     # Pool tries for ever.
     try:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield from pool.map(_write_scan, jobs, chunksize=4)
+            yield from pool.map(_write_scan, tasks, chunksize=4)
     except BrokenProcessPool as error:
         raise UserError(
             "A worker process of the phantom could not start or died: call write_tree from below "
@@ -142,8 +142,8 @@ def _written(cases: Sequence[Case], root: Path, workers: int | None) -> Iterator
         ) from error
 
 
-def _write_scan(job: tuple[Case, Path]) -> None:
-    case, root = job
+def _write_scan(task: tuple[Case, Path]) -> None:
+    case, root = task
     for index, grid in enumerate(case.reconstructions):
         name = volume_name(case, index)
         folder = root / "dataset" / case.split / f"{case.split}_{case.patient}" / case.scan_id

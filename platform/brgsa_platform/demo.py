@@ -66,7 +66,7 @@ class Arm:
     title: str
 
 
-# Each differs from the one before it in one thing: reports become summaries, then the bank is there.
+# From one to the next: reports (one to five sentences drawn) become summaries (one sentence drawn); then comes the bank.
 ARMS = {
     "baseline": Arm("demo-clip", "CLIP on reports"),
     "clip_summaries": Arm("demo-clip-summaries", "CLIP on summaries"),
@@ -113,6 +113,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                 SearchMethod(seed=seed),
                 folder=out / "searches" / SPACE,
                 preset="demo",
+                cache=cache,
             )
             _say(searched.summary())
         with _step("8/8 evaluate all three on the test split, which neither training nor search has seen", seconds):
@@ -156,7 +157,12 @@ def _clear(out: Path) -> None:
             entry.name for entry in out.iterdir() if entry.name not in FILES and not entry.name.startswith(".")
         ]
         if strangers:
-            raise UserError(f"{out} holds {strangers[0]}, which no demo wrote: choose another --out.")
+            raise UserError(
+                f"{out} holds {strangers[0]}, which no demo wrote: choose another --out.",
+                code="folder-taken",
+                field="--out",
+                value=strangers[0],
+            )
         for name in FILES:
             path = out / name
             if path.is_dir():
@@ -164,7 +170,12 @@ def _clear(out: Path) -> None:
             else:
                 path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"The folder {out} cannot be written ({error.strerror}): choose another --out.") from error
+        raise UserError(
+            f"The folder {out} cannot be written ({error.strerror}): choose another --out.",
+            code="folder-not-writable",
+            field="--out",
+            value=str(out),
+        ) from error
 
 
 @contextmanager

@@ -235,6 +235,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_equal_one_process(case: str, two_workers: list[dict[str, dict[str, torch.Tensor]]]) -> None:
     bank, config = CASES[case]

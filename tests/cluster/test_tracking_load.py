@@ -99,6 +99,17 @@ def look_at_pages(url: str, experiment: str, end: Event, queue: Any) -> None:
     queue.put(looks)
 
 
+def page_figures(looks: list[Look], begin: float) -> dict[str, Any]:
+    """How fast a page answered, in seconds; `begin` is when the load began."""
+    seconds = [look.seconds for look in looks]
+    return {
+        "looks": len(looks),
+        "unanswered": sum(not look.answered for look in looks),
+        **{f"p{q}": round(float(np.percentile(seconds, q)), 3) for q in (50, 95, 99, 100)},
+        "slow_after_s": [round(look.at - begin) for look in looks if look.seconds > WITHIN_S / 2],
+    }
+
+
 @pytest.mark.parametrize("restart", [False, True], ids=["throughout", "restarted"])
 def test_nothing_is_lost_and_the_pages_answer(
     server: TrackingServer, restart: bool, capsys: pytest.CaptureFixture[str]
@@ -149,14 +160,9 @@ def test_nothing_is_lost_and_the_pages_answer(
             assert len(points) == len(set(points)), "a point stands there twice"
             figures["points_lost"] += len({(step, step + i / 10) for step in range(STEPS)} - set(points))
     for page, all_looks in looks.items():
-        there = [look for look in all_looks if not (away[0] - WITHIN_S <= look.at <= away[1])]
-        seconds = [look.seconds for look in there]
-        figures[page] = {
-            "looks": len(there),
-            "unanswered": sum(not look.answered for look in there),
-            **{f"p{q}": round(float(np.percentile(seconds, q)), 3) for q in (50, 95, 99, 100)},
-            "slow_after_s": [round(look.at - begin) for look in there if look.seconds > WITHIN_S / 2],
-        }
+        figures[page] = page_figures(
+            [look for look in all_looks if not away[0] - WITHIN_S <= look.at <= away[1]], begin
+        )
     with capsys.disabled():
         print("\n" + json.dumps(figures, indent=1))
     assert figures["points_lost"] == 0

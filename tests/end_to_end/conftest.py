@@ -24,7 +24,7 @@ def made_place(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", _tracking_uri(folder))
         shared_ray.start(CPUS)
-        write_tree(folder / "phantom", SCANS, 3, workers=2)
+        write_tree(folder / "phantom", SCANS, 3, workers=1)
         geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
         prepare(folder / "phantom", "ct-rate", folder / "store", PrepareOptions(geometry, validation_fraction=0.25))
         summarize(folder / "store", ["positives"])

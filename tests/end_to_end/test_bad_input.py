@@ -117,7 +117,7 @@ def test_output_folders(place: Path, tmp_path: Path) -> None:
     train = ["train", "--data", place / "store", "--preset", "demo-smoke"]
     refused(brgsa(*train, "--out", "file/run"), "file/run", "another --out")
     prepare_it = ["prepare", place / "phantom", "--layout", "ct-rate"]
-    refused(brgsa(*prepare_it, "--out", "file/store"), "file/store", "another --out")
+    refused(brgsa(*prepare_it, "--out", "file/store"), "file/store", "choose another")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     refused(brgsa(*prepare_it, "--out", "mine"), "mine", "another --out")

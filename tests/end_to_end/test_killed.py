@@ -17,7 +17,7 @@ import pytest
 from brgsa_platform.config import load_config
 from brgsa_platform.runtime import files
 from brgsa_platform.training import run_checkpoints
-from brgsa_platform.training.driver import TrainResult, train
+from brgsa_platform.training.driver import TrainOptions, TrainResult, train
 
 pytestmark = pytest.mark.ray
 
@@ -27,7 +27,7 @@ SETTINGS = [f"train.epochs={EPOCHS}", f"train.keep={EPOCHS}", "train.threads=1",
 
 def train_here(place: Path, out: Path) -> TrainResult:
     config = load_config("demo-smoke", overrides=SETTINGS)
-    return train(place / "store", config, out=out, preset="demo-smoke", quiet=True)
+    return train(place / "store", config, out=out, preset="demo-smoke", options=TrainOptions(quiet=True))
 
 
 def made_at(out: Path, epoch: int) -> int:

@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 import typer
+from commandline import Done, brgsa
 from sharedray import SharedRay
 
 from brgsa.checkpoint import load
@@ -24,9 +25,15 @@ from brgsa_platform.training import run_checkpoints
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_ELSEWHERE = {"make demo": "test_demo.py", "make test": "this run", "brgsa ui": "platform_rooms/tracking/test_ui.py"}
+RUN_ELSEWHERE = {
+    "make demo": "test_demo.py",
+    "make test": "this run",
+    "make test-fast": "this run",
+    "brgsa ui": "platform_rooms/tracking/test_ui.py",
+}
 
-
+# Verbs that are run as the installed command; the others run in the test's process, which has imported all that they need.
+IN_A_PROCESS = {"prepare", "train", "predict"}
 PAGES = ("README.md", "docs/store.md")
 
 
@@ -47,9 +54,9 @@ def test_no_page_prints_commands_that_nobody_runs() -> None:
 
 
 def test_every_printed_command_is_one_that_is_run() -> None:
-    found = commands()
-    assert len(found) >= 8
-    for command in found:
+    shell_commands = commands()
+    assert len(shell_commands) >= 8
+    for command in shell_commands:
         verb = " ".join(command.split()[:2])
         assert verb.startswith("brgsa ") or verb in RUN_ELSEWHERE, command
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
@@ -59,15 +66,15 @@ def test_every_printed_command_is_one_that_is_run() -> None:
 def test_every_page_prints_commands_that_the_command_line_takes() -> None:
     from brgsa_platform.cli.main import app
 
-    found = [
+    lines = [
         line.removeprefix("$ ").split(" #")[0].strip()
         for page in sorted((ROOT / "docs").glob("*.md"))
         for block in blocks("console", f"docs/{page.name}")
         for line in block.splitlines()
         if line.startswith("$ brgsa ")
     ]
-    assert len(found) >= 15
-    for line in found:
+    assert len(lines) >= 15
+    for line in lines:
         command: Any = typer.main.get_command(app)
         words = shlex.split(line)[1:]
         while hasattr(command, "commands"):
@@ -94,28 +101,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_the_commands_run_one_after_the_other(folder: Path, shared_ray: SharedRay) -> None:
+def test_the_commands_run_one_after_the_other(
+    folder: Path, shared_ray: SharedRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shared_ray.start(num_cpus=5)
-    scripts = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlruns-brgsa' / 'mlflow.db'}",
-        "RAY_ADDRESS": "",  # the first command starts a Ray of its own, the others join one
-    }
-    for command in commands():
-        if " ".join(command.split()[:2]) in RUN_ELSEWHERE:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlruns-brgsa' / 'mlflow.db'}")
+    monkeypatch.setenv("RAY_ADDRESS", "")  # the first command starts a Ray of its own; the others use this process's
+    for line in commands():
+        command = shlex.split(line)
+        if " ".join(command[:2]) in RUN_ELSEWHERE:
             continue
-        done = subprocess.run(
-            shlex.split(command), cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        environment["RAY_ADDRESS"] = shared_ray.address
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        done = run(command) if command[1] in IN_A_PROCESS else brgsa(*command[1:])
+        monkeypatch.setenv("RAY_ADDRESS", shared_ray.address)
+        assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
         # What the libraries below would say is not the user's business.
         for noise in ("Warning", "WARNING", "INFO", "(pid=", "Traceback"):
-            assert noise not in done.stdout + done.stderr, f"{command}\n{done.stdout}\n{done.stderr}"
+            assert noise not in done.out + done.err, f"{line}\n{done.out}\n{done.err}"
     assert (folder / "seen.png").stat().st_size > 10_000
     assert run_checkpoints.resolve(folder / "runs" / "first").is_dir()
+
+
+def run(command: list[str]) -> Done:
+    """The installed command, in a process of its own."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def test_the_python_example_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

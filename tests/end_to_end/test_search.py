@@ -2,61 +2,65 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from commandline import brgsa
 from objectstore import Door
+from patience import Patience, until
 from servers import mlflow_server
+from sharedray import SharedRay
 
 from brgsa.checkpoint import load
 from brgsa.errors import UserError
-from brgsa_platform.config import load_config
+from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.runtime import files
-from brgsa_platform.search.driver import SearchResult, resume, tune
-from brgsa_platform.search.spec import SearchOptions
+from brgsa_platform.search import report
+from brgsa_platform.search import study as studies
+from brgsa_platform.search.driver import tune
+from brgsa_platform.search.result import SearchResult
+from brgsa_platform.search.spec import SearchMethod, SearchOptions, read_spec, trial_name
+from brgsa_platform.search.trials import trial_folder
 from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.ray
+
+SPACE = """
+model.bank.size: {kind: categorical, choices: [16, 1000000000000], why: the second is 128 TB}
+optim.lr: {kind: float, low: 1.0e-4, high: 1.0e+30, log: true, why: from a usual one to one without any number left}
+"""
+GOOD, BAD, WORSE = {"model.bank.size": 16, "optim.lr": 1e-2}, {"optim.lr": 1e-1}, {"optim.lr": 1e-3}
+POINTS = [GOOD, {**GOOD, "model.bank.size": 10**12}, {**GOOD, "optim.lr": 1e30}, {**GOOD, **BAD}, {**GOOD, **WORSE}]
 
 
-def smoke(*settings: str) -> Any:
-    return load_config("demo-smoke", overrides=["train.threads=1", *settings])
+def smoke(*settings: str) -> RunConfig:
+    # The base lies outside the space, so no trial comes before the points.
+    return load_config("demo-smoke", overrides=["model.bank.size=32", "optim.warmup_steps=0", *settings])
 
 
-def children(run_id: str) -> list[Any]:
-    api = connection.client()
+def children(run_id: str, uri: str | None = None) -> dict[str, Any]:
+    """The trials' MLflow runs of a search, by name."""
+    api = connection.client(uri)
     experiment = api.get_experiment_by_name(connection.experiment_name())
-    return list(api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'"))
+    runs = api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'")
+    return {run.info.run_name: run for run in runs}
 
 
-def wait(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 240) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        if process.poll() is not None:
-            pytest.fail(f"the search ended early: {process.stdout.read() if process.stdout else ''}")
-        time.sleep(0.02)
-    pytest.fail("waited too long")
-
-
-def start(place: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """`brgsa tune` as a user runs it, in a process group and a Ray of its own."""
-    command = [sys.executable, "-m", "brgsa_platform.cli", "tune", "--out", str(place / "searches"), *arguments]
+def start(*arguments: str, ray_address: str = "") -> subprocess.Popen[str]:
+    """`brgsa tune` as a user runs it, in a process group of its own; in a Ray of its own where no address is given."""
     return subprocess.Popen(
-        command,
-        env={**os.environ, "RAY_ADDRESS": "", **environment},
+        [sys.executable, "-m", "brgsa_platform.cli", "tune", *arguments],
+        env={**os.environ, "RAY_ADDRESS": ray_address},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,248 +68,215 @@ def start(place: Path, *arguments: str, **environment: str) -> subprocess.Popen[
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    return output
+def epochs_of(folder: Path, number: int) -> int:
+    """The whole epochs of a trial."""
+    return max((epoch for epoch, _ in run_checkpoints.whole(trial_folder(folder, number))), default=0)
 
 
-def pid_of(folder: Path, number: int, epoch: int) -> int | None:
-    """The process of a trial that has so many epochs behind it."""
-    run = folder / "trials" / f"trial-{number:04d}"
-    newest = run_checkpoints.latest(run) if run.is_dir() else None
-    if newest is None or not newest.name.endswith(f"{epoch:04d}"):
-        return None
-    try:
-        return int(files.read_json(run / "progress.json")["pid"])
-    except UserError:
-        return None
+def pid_of(folder: Path, number: int) -> int:
+    return int(files.read_json(trial_folder(folder, number) / "progress.json")["pid"])
 
 
 @pytest.fixture(scope="module")
-def pruned(place: Path) -> SearchResult:
-    """Trials under ASHA, one at a time."""
-    options = SearchOptions(trials=6, concurrent=1)
-    out = place / "searches"
-    return tune(
-        place / "store", smoke("train.epochs=3"), ["cmki-small"], options, name="pruned", out=out, pruner="asha"
-    )
+def space(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("spaces") / "rates.yaml"
+    path.write_text(SPACE)
+    return str(path)
 
 
-def free_cpus() -> float:
-    import ray
-
-    return float(ray.available_resources().get("CPU", 0))
+@pytest.fixture(scope="module")
+def searched(place: Path, space: str) -> SearchResult:
+    """One after the other under ASHA: a good trial, two that fail, and two that are not among the best third."""
+    options = SearchOptions(trials=len(POINTS), concurrent=1, points=POINTS)
+    folder = place / "searches" / "searched"
+    return tune(place / "store", smoke("train.epochs=3"), [space], options, SearchMethod(pruner="asha"), folder=folder)
 
 
 def nothing_is_held() -> None:
-    """All CPUs are free and no placement group is left, within half a minute."""
+    """All CPUs become free, and no placement group is left."""
     import ray
 
-    end = time.monotonic() + 30
-    while free_cpus() < ray.cluster_resources()["CPU"] and time.monotonic() < end:
-        time.sleep(0.2)
-    assert free_cpus() == ray.cluster_resources()["CPU"]
+    def free() -> bool:
+        return bool(ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"])
+
+    until(free, 30, pause=0.2)
     table = ray.util.placement_group_table()
     assert [group for group in table.values() if group["state"] != "REMOVED"] == []
 
 
-def test_pruned_trials_leave_nothing_behind(pruned: SearchResult) -> None:
-    states = [row["state"] for row in pruned.trials]
-    assert states.count("pruned") >= 1
-    assert states.count("complete") >= 1
+def test_each_trial_ends_in_its_own_way_and_nothing_is_left_of_it(searched: SearchResult) -> None:
+    rows = searched.trials
+    assert [row["optim.lr"] for row in rows] == [point["optim.lr"] for point in POINTS]
+    assert [(row["state"], row["epochs"]) for row in rows[:3]] == [("complete", 3), ("failed", 0), ("failed", 0)]
+    assert rows[1]["reason"] == "out of memory"
+    assert rows[2]["reason"].startswith("The loss is ")
+    assert [(row["state"], row["epochs"]) for row in rows[3:]] == [("pruned", 1)] * 2
     nothing_is_held()
 
 
-@pytest.mark.usefixtures("another_ray")
-def test_pruned_trials_of_two_workers_leave_nothing_behind(place: Path) -> None:
-    config = smoke("train.workers=2", "train.epochs=2")
-    found = tune(
-        place / "store", config, ["cmki-small"], SearchOptions(trials=3), name="two-workers", out=place / "searches",
-        pruner="asha",
-    )  # fmt: skip
-    assert [(row["state"], row["epochs"]) for row in found.trials] == [("complete", 2), ("complete", 2), ("pruned", 1)]
-    nothing_is_held()
-
-
-def test_a_trial_out_of_memory_does_not_end_the_search(place: Path, tmp_path: Path) -> None:
-    space = tmp_path / "huge.yaml"
-    space.write_text("model.bank.size: {kind: categorical, choices: [32, 1000000000000], why: the second is 128 TB}\n")
-    found = tune(
-        place / "store", smoke(), [str(space)], SearchOptions(trials=2), name="huge", out=place / "searches",
-        sampler="grid",
-    )  # fmt: skip
-    reasons = {row["model.bank.size"]: (row["state"], row["reason"]) for row in found.trials}
-    assert reasons == {32: ("complete", ""), 1000000000000: ("failed", "out of memory")}
-
-
-def test_what_the_search_tells_mlflow(tmp_path: Path, pruned: SearchResult) -> None:
-    runs = {run.info.run_name: run for run in children(pruned.run_id)}
-    assert set(runs) == {f"trial-{row['number']:04d}" for row in pruned.trials}
-    for row in pruned.trials:
-        run = runs[f"trial-{row['number']:04d}"]
-        assert run.info.status == {"complete": "FINISHED", "pruned": "KILLED"}[row["state"]]
+def test_what_the_search_tells_mlflow(tmp_path: Path, searched: SearchResult) -> None:
+    runs = children(searched.run_id)
+    assert set(runs) == {trial_name(row["number"]) for row in searched.trials}
+    for row in searched.trials:
+        run = runs[trial_name(row["number"])]
+        assert run.info.status == {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[row["state"]]
         assert run.data.tags["brgsa.state"] == row["state"]
-        assert run.data.tags["brgsa.space"] == "cmki-small"
+        assert run.data.tags.get("brgsa.reason", "") == row["reason"]
         assert run.data.params["model.bank.size"] == str(row["model.bank.size"])
         points = connection.client().get_metric_history(run.info.run_id, "val/auroc")
         assert len(points) == len({point.step for point in points}) == row["epochs"]
-        run_folder = pruned.out / "trials" / f"trial-{row['number']:04d}"
-        assert run.data.tags["brgsa.checkpoint"] == run_checkpoints.resolve(run_folder).name
-        copied = connection.client().download_artifacts(run.info.run_id, "checkpoint", str(tmp_path))
-        assert load(copied).model.config == load(run_checkpoints.resolve(run_folder)).model.config
-    best = pruned.out / "trials" / f"trial-{pruned.best['number']:04d}"
-    assert run_checkpoints.resolve(best).is_dir()
-    assert load_config(str(pruned.preset)).model.bank.size == pruned.best["values"]["model.bank.size"]
+        if row["epochs"]:
+            checkpoint = run_checkpoints.resolve(trial_folder(searched.out, row["number"]))
+            assert run.data.tags["brgsa.checkpoint"] == checkpoint.name
+            copied = connection.client().download_artifacts(run.info.run_id, "checkpoint", str(tmp_path))
+            assert load(copied).model.config == load(checkpoint).model.config
+    assert connection.client().get_run(searched.run_id).info.status == "FINISHED"
+    assert load_config(str(searched.preset)).optim.lr == searched.best["values"]["optim.lr"] == 1e-2
+
+
+def test_a_trial_trains_in_its_own_process_with_the_threads_of_its_node(searched: SearchResult) -> None:
+    for row in searched.trials:
+        given = files.read_json(trial_folder(searched.out, row["number"]) / "run.json")["config"]["train"]
+        assert (given["workers"], given["threads"]) == (0, min(5, os.cpu_count() or 1))
+
+
+def test_a_cluster_too_small_is_refused(place: Path, space: str) -> None:
+    with pytest.raises(UserError) as error:
+        tune(place / "store", smoke("train.workers=8"), [space], folder=place / "searches" / "wide")
+    assert (error.value.code, error.value.field, error.value.value) == ("cluster-too-small", "train.workers", 8)
+
+
+@pytest.mark.usefixtures("another_ray")
+def test_pruned_trials_of_two_workers_leave_nothing_behind(place: Path, space: str) -> None:
+    config = smoke("train.workers=2", "train.epochs=2", "train.threads=1")
+    options = SearchOptions(trials=2, points=[POINTS[0], POINTS[3]])
+    result = tune(
+        place / "store",
+        config,
+        [space],
+        options,
+        SearchMethod(pruner="asha"),
+        folder=place / "searches" / "two-workers",
+    )
+    assert [(row["state"], row["epochs"]) for row in result.trials] == [("complete", 2), ("pruned", 1)]
+    nothing_is_held()
 
 
 def test_two_goals_and_a_search_that_learns_from_another(place: Path) -> None:
-    from brgsa_platform.search import report as search_report
-    from brgsa_platform.search.study import make_sampler, open_study
-
-    options = SearchOptions(
-        trials=3, points=[{"model.bank.size": 32, "loss.temperature": 0.07, "data.style": "findings"}]
-    )
-    out = place / "searches"
+    point = {"model.bank.size": 32, "loss.temperature": 0.07, "data.style": "positives"}
+    store, method = place / "store", SearchMethod(goals=("common", "rare"), sampler="nsga2")
     first = tune(
-        place / "store",
+        store,
         smoke(),
         ["cmki-small"],
-        options,
-        name="pareto",
-        out=out,
-        goals=["common", "rare"],
-        sampler="nsga2",
+        SearchOptions(trials=2, points=[point]),
+        method,
+        folder=place / "searches" / "two",
     )
-    assert [row["state"] for row in first.trials] == ["complete"] * 3
-    assert first.trials[0]["model.bank.size"] == 32
-    more = SearchOptions(trials=1, warm_from=["pareto"])
-    second = tune(place / "store", smoke(), ["cmki-small"], more, name="warm", out=out, goals=["common", "rare"])
-    assert [row["number"] for row in second.trials] == [0]  # then come those that were known
-    study = open_study(
-        "warm", second.out, storage=None, goals=["auroc_common", "auroc_rare"], sampler=make_sampler("tpe", 0, []),
-        pruner="none", epochs=1,
-    )  # fmt: skip
-    assert [trial.user_attrs.get("from") for trial in study.get_trials()] == [None] + ["pareto"] * 3
-    assert 1 <= len(search_report.pareto(study)) <= 4
-    again = resume("warm", SearchOptions(trials=2), out=out)
-    assert [row["number"] for row in again.trials] == [0, 4]
-    assert again.run_id == second.run_id
-    with pytest.raises(UserError, match=r"search warm is over cmki-small .*not over cmki"):
-        resume("warm", SearchOptions(trials=3), out=out, spaces=["cmki"])
-    with pytest.raises(UserError, match=r"--warm-from say how a search begins, and warm has begun"):
-        resume("warm", more, out=out)
-    with pytest.raises(UserError, match=r"no search cold"):
-        resume("cold", out=out)
+    assert [row["state"] for row in first.trials] == ["complete"] * 2
+    assert {key: first.trials[0][key] for key in point} == point
+    more = SearchOptions(trials=1, warm_from=["two"], points=[{**point, "model.bank.size": 64}])
+    second = tune(store, smoke(), ["cmki-small"], more, method, folder=place / "searches" / "warm")
+    assert [row["model.bank.size"] for row in second.trials] == [64]
+    spec = read_spec(second.out)
+    assert spec is not None
+    study = studies.open_study("warm", spec, studies.open_storage(second.out, spec))
+    known = [trial for trial in study.get_trials() if trial.user_attrs.get("from") == "two"]
+    objectives = ("auroc_common", "auroc_rare")
+    assert [trial.values for trial in known] == [[row[name] for name in objectives] for row in first.trials]
+    # Of this search's one trial, whatever those that it learnt from had reached.
+    assert [row["number"] for row in report.pareto(study)] == [second.trials[0]["number"]] == [second.best["number"]]
 
 
-def test_a_name_that_is_taken_shows_both_spaces(place: Path, pruned: SearchResult) -> None:
-    with pytest.raises(UserError, match=r"pruned .*over cmki-small .*would be over cmki .*--resume pruned"):
-        tune(place / "store", smoke(), ["cmki"], name="pruned", out=place / "searches")
-
-
-def test_a_cluster_too_small_is_refused_with_the_numbers(place: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.workers=8 needs 16\.5 CPUs and 0 GPUs, and the cluster has 5 and 0"):
-        tune(place / "store", smoke("train.workers=8"), ["cmki-small"], name="wide", out=place / "searches")
-
-
-def test_no_trial_completed(place: Path) -> None:
-    config = smoke("optim.lr=1e30", "optim.warmup_steps=0")
-    with pytest.raises(UserError, match=r"None of the 2 trials of broken completed; the first: The loss is"):
-        tune(place / "store", config, ["cmki-small"], SearchOptions(trials=2), name="broken", out=place / "searches")
-    api = connection.client()
-    experiment = api.get_experiment_by_name(connection.experiment_name())
-    (run,) = api.search_runs([experiment.experiment_id], "attributes.run_name = 'broken'")
-    assert run.info.status == "FAILED"
-    assert {(child.info.status, child.data.tags["brgsa.state"]) for child in children(run.info.run_id)} == {
-        ("FAILED", "failed")
-    }
-
-
-def test_a_killed_trial_and_a_killed_driver(place: Path) -> None:
-    name = "killed"
-    folder = place / "searches" / name
-    arguments = [
-        "--data",
-        str(place / "store"),
-        "--space",
-        "cmki-small",
-        "--trials",
-        "3",
-        "--name",
-        name,
-        "--seed",
-        "4",
-    ]
-    settings = ["--preset", "demo-smoke", "train.epochs=30", "train.threads=1", "train.keep=30"]
-    process = start(place, *arguments, *settings)
-    os.kill(wait(lambda: pid_of(folder, 0, 2), process), signal.SIGKILL)
-    wait(lambda: pid_of(folder, 1, 3), process)
+def test_a_killed_trial_and_a_killed_driver(place: Path, shared_ray: SharedRay) -> None:
+    epochs, folder = 12, place / "searches" / "killed"
+    arguments = ["--name", "killed", "--data", str(place / "store"), "--space", "cmki-small", "--trials", "3"]
+    settings = ["--preset", "demo-smoke", f"train.epochs={epochs}", "train.threads=1", f"train.keep={epochs}"]
+    process = start("--out", str(folder.parent), *arguments, *settings, ray_address=shared_ray.address)
+    until(lambda: epochs_of(folder, 0) >= 2, 240, process=process, pause=0.02)
+    os.kill(pid_of(folder, 0), signal.SIGKILL)
+    until(lambda: epochs_of(folder, 1) >= 2, 240, process=process, pause=0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    # What a driver's death leaves of its Ray ends by itself; what its trial wrote stays.
-    reached = run_checkpoints.latest(folder / "trials" / "trial-0001")
-    assert reached is not None
-    output = finish(start(place, "--resume", name, "--trials", "3"))
-    assert "3 trials (2 complete, 1 failed)" in output
-    with (folder / "trials.csv").open() as file:
-        rows = file.read()
-    assert "its process was killed" in rows
-    history = json.loads((run_checkpoints.latest(folder / "trials" / "trial-0001") / "training.json").read_text())[
-        "history"
-    ]  # type: ignore[operator]
-    assert [entry["epoch"] for entry in history] == list(range(1, 31))
-    parent = files.read_json(folder / "search.json")["parent_run"]
-    assert sorted(run.info.status for run in children(parent)) == ["FAILED", "FINISHED", "FINISHED"]
-    assert connection.client().get_run(parent).info.status == "FINISHED"
+    process.communicate()
+    spec = read_spec(folder)
+    assert spec is not None
+    (begun,) = (run for name, run in children(spec.parent_run).items() if name == trial_name(1))
+
+    done = brgsa("tune", "--out", folder.parent, "--resume", "killed", "--trials", 3)
+    assert done.status == 0, done.err
+    assert "3 trials (2 complete, 1 failed)" in done.out
+    study = studies.open_study("killed", spec, studies.open_storage(folder, spec))
+    rows = report.trial_rows(study)
+    assert [(row["number"], row["state"]) for row in rows] == [(0, "failed"), (1, "complete"), (2, "complete")]
+    assert rows[0]["reason"] == "its process was killed"
+    newest = run_checkpoints.latest(trial_folder(folder, 1))
+    assert newest is not None
+    history = files.read_json(newest / "training.json")["history"]
+    assert [entry["epoch"] for entry in history] == list(range(1, epochs + 1))
+    runs = children(spec.parent_run)
+    assert runs[trial_name(1)].info.run_id == begun.info.run_id
+    assert [runs[trial_name(row["number"])].info.status for row in rows] == ["FAILED", "FINISHED", "FINISHED"]
+    assert connection.client().get_run(spec.parent_run).info.status == "FINISHED"
 
 
 def test_ctrl_c_ends_at_once_and_leaves_nothing(place: Path) -> None:
-    name = "interrupted"
-    folder = place / "searches" / name
+    folder = place / "searches" / "interrupted"
     process = start(
-        place, "--data", str(place / "store"), "--space", "cmki-small", "--trials", "2", "--name", name, "--preset",
-        "demo-smoke", "train.epochs=200", "train.threads=1",
+        "--out", str(folder.parent), "--name", "interrupted", "--data", str(place / "store"), "--space", "cmki-small",
+        "--trials", "2", "--preset", "demo-smoke", "train.epochs=500", "train.threads=1",
     )  # fmt: skip
-    trial = wait(lambda: pid_of(folder, 0, 2), process)
-    below = psutil.Process(process.pid).children(recursive=True)
+    until(lambda: epochs_of(folder, 0) >= 1, 240, process=process, pause=0.02)
+    trial, below = pid_of(folder, 0), psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGINT)
-    started = time.monotonic()
-    output, _ = process.communicate(timeout=60)
-    assert time.monotonic() - started < 10
+    patience = Patience(10)
+    output, _ = process.communicate()
+    assert not patience.over()
     assert process.returncode == 130, output
-    assert "interrupted" in output
     assert "Traceback" not in output
-    _, left = psutil.wait_procs(below, timeout=10)
-    assert [p.pid for p in left] == []
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below), 10)
     assert not psutil.pid_exists(trial)
-    parent = files.read_json(folder / "search.json")["parent_run"]
-    assert connection.client().get_run(parent).info.status == "KILLED"
-    assert [run.info.status for run in children(parent)] == ["KILLED"]
+    spec = read_spec(folder)
+    assert spec is not None
+    assert connection.client().get_run(spec.parent_run).info.status == "KILLED"
+    assert {run.info.status for run in children(spec.parent_run).values()} == {"KILLED"}
 
 
-def test_mlflow_away_for_half_a_minute(place: Path, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def away_while_a_trial_ends(door: Door, folder: Path, epochs: int) -> Iterator[None]:
+    """The server is away from a trial's first epoch on, until its training has ended and waits to say so."""
+    over = threading.Event()
+
+    def lock_and_unlock() -> None:
+        for reached, act in ((1, door.lock), (epochs, lambda: None)):
+            while epochs_of(folder, 0) < reached and not over.wait(0.02):
+                pass
+            act()
+        over.wait(3.0)
+        door.unlock()
+
+    thread = threading.Thread(target=lock_and_unlock)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_mlflow_away_while_a_trial_ends(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs, folder = 4, place / "searches" / "outage"
     with mlflow_server(tmp_path) as port:
         door = Door(port)
         uri = f"http://127.0.0.1:{door.port}"
-        name = "outage"
-        folder = place / "searches" / name
-        process = start(
-            place, "--data", str(place / "store"), "--space", "cmki-small", "--trials", "2", "--name", name, "--preset",
-            "demo-smoke", "train.epochs=8", "train.threads=1", MLFLOW_TRACKING_URI=uri,
-        )  # fmt: skip
-        wait(lambda: pid_of(folder, 0, 2), process)
-        door.lock()
-        opener = threading.Timer(30, door.unlock)
-        opener.start()
-        output = finish(process)
-        assert "2 complete" in output
-        api = connection.client(uri)
-        parent = files.read_json(folder / "search.json")["parent_run"]
-        assert api.get_run(parent).info.status == "FINISHED"
-        experiment = api.get_experiment_by_name(connection.experiment_name())
-        runs = api.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{parent}'")
-        assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
-        for run in runs:
-            assert len(api.get_metric_history(run.info.run_id, "val/auroc")) == 8
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with away_while_a_trial_ends(door, folder, epochs):
+            config = smoke(f"train.epochs={epochs}", "train.threads=1")
+            options = SearchOptions(trials=2, concurrent=1)
+            result = tune(place / "store", config, ["cmki-small"], options, folder=folder)
+        assert [row["state"] for row in result.trials] == ["complete"] * 2
+        api, runs = connection.client(uri), children(result.run_id, uri)
+        assert api.get_run(result.run_id).info.status == "FINISHED"
+        assert {name: run.info.status for name, run in runs.items()} == {trial_name(n): "FINISHED" for n in (0, 1)}
+        for run in runs.values():
+            assert len(api.get_metric_history(run.info.run_id, "val/auroc")) == epochs
         door.lock()

@@ -40,7 +40,7 @@ def searched(place: Path) -> SearchResult:
         place / "store",
         config,
         ["cmki-small"],
-        SearchOptions(trials=2),
+        SearchOptions(trials=2, concurrent=1),
         SearchMethod(seed=1),
         folder=place / "searches" / "cmki-small",
         preset="demo-smoke",
@@ -121,12 +121,12 @@ def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult)
 def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult) -> None:
     scan = next((place / "phantom" / "dataset" / "valid").rglob("*.nii.gz"))
     tables = place / "phantom" / "dataset" / "metadata" / "validation_metadata.csv"
-    found = predict(trained.checkpoint, scan, metadata=tables)
-    assert {row.prompt for row in found.rows} == set(zeroshot.prompts(Store.open(place / "store").labels))
-    shares = [row.percentile for row in found.rows]
+    prediction = predict(trained.checkpoint, scan, metadata=tables)
+    assert {row.prompt for row in prediction.rows} == set(zeroshot.prompts(Store.open(place / "store").labels))
+    shares = [row.percentile for row in prediction.rows]
     assert None not in shares
     assert sorted(shares, reverse=True) == shares
-    assert found.warnings == []
+    assert prediction.warnings == []
 
 
 def test_no_report_and_no_patient_reaches_mlflow(place: Path, trained: TrainResult, searched: SearchResult) -> None:

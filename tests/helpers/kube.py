@@ -67,9 +67,9 @@ class Kube:
             time.sleep(0.2)
         self.hold.wait()
         log.append("last line")
-        said = {"FAILED": {"reason": "AppFailed", "message": "entrypoint failed"}}.get(outcome, {})
+        reason = {"FAILED": {"reason": "AppFailed", "message": "entrypoint failed"}}.get(outcome, {})
         ended = {"SUCCEEDED": "Complete", "FAILED": "Failed"}[outcome]
-        status |= {"jobStatus": outcome, "jobDeploymentStatus": ended, "endTime": _now(), **said}
+        status |= {"jobStatus": outcome, "jobDeploymentStatus": ended, "endTime": _now(), **reason}
 
 
 @contextmanager
@@ -120,10 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self.kube.jobs[parts[-1]])
         elif path.startswith("/api/v1/") and parts[-1] == "pods":
             wanted = query["labelSelector"].removeprefix("job-name=") + "-pod"
-            found = [
+            pods = [
                 {"metadata": {"name": name, "creationTimestamp": _now()}} for name in self.kube.pods if name == wanted
             ]
-            self._send({"kind": "PodList", "items": found})
+            self._send({"kind": "PodList", "items": pods})
         elif path.startswith("/api/v1/") and parts[-1] == "log" and parts[-2] in self.kube.pods:
             assert query["container"] == "ray-job-submitter"
             self._log(parts[-2], query.get("follow") == "true")

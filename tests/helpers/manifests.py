@@ -15,6 +15,7 @@ import cel
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from patience import stretched
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
 OVERLAYS = ("airgapped", "gpu", "kind", "kueue", "spot")
@@ -30,7 +31,8 @@ def render(path: str) -> list[Manifest]:
     kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed (it comes with the development dependencies on x86-64 and arm64)")
-    done = subprocess.run([kubectl, "kustomize", str(K8S / path)], capture_output=True, text=True, timeout=60)
+    limit = stretched(60)
+    done = subprocess.run([kubectl, "kustomize", str(K8S / path)], capture_output=True, text=True, timeout=limit)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr, done.stderr
     return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]

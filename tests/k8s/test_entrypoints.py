@@ -59,19 +59,20 @@ def nodes(entry: Manifest) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_command_line_knows_every_command(overlay: str) -> None:
-    found = {}
+    options = {}
     for entry in jobs(overlay):
         verb, given = parse(entry["spec"]["entrypoint"])
         assert entry["metadata"]["name"] == f"brgsa-{verb}"
         assert entry["metadata"]["labels"]["brgsa.dev/verb"] == verb
-        found[verb] = given
-    assert sorted(found) == sorted(VERBS)
+        options[verb] = given
+    assert sorted(options) == sorted(VERBS)
     # One job's result is the next one's input, all on the shared volume.
-    store = found["prepare"]["out"]
-    assert {found[verb]["data"] for verb in ("train", "tune", "evaluate")} == {store} == {found["summarize"]["store"]}
-    assert found["evaluate"]["checkpoint"] == found["train"]["out"]
-    assert all(str(place).startswith("/data/") for place in (store, found["train"]["out"], found["tune"]["out"]))
-    assert load_config(found["train"]["preset"]).data.style in found["summarize"]["style"]
+    store = options["prepare"]["out"]
+    assert {options[verb]["data"] for verb in ("train", "tune", "evaluate")} == {store}
+    assert options["summarize"]["store"] == store
+    assert options["evaluate"]["checkpoint"] == options["train"]["out"]
+    assert all(str(place).startswith("/data/") for place in (store, options["train"]["out"], options["tune"]["out"]))
+    assert load_config(options["train"]["preset"]).data.style in options["summarize"]["style"]
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ def test_nodes_have_the_roles_that_the_platform_looks_for() -> None:
     for overlay in OVERLAYS:
         for manifest in jobs(overlay):
             groups = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-            found = {group["groupName"]: group["labels"][ROLE_LABEL] for group in groups}
-            assert found == {"data": "data", "gpu": "training"} or found == {"data": "data"}, overlay
+            roles = {group["groupName"]: group["labels"][ROLE_LABEL] for group in groups}
+            assert roles == {"data": "data", "gpu": "training"} or roles == {"data": "data"}, overlay
 
 
 def test_airgapped_takes_images_from_one_registry_and_stays_offline() -> None:
@@ -169,14 +169,14 @@ def test_airgapped_takes_images_from_one_registry_and_stays_offline() -> None:
 
 def secrets_named(manifest: Manifest) -> set[tuple[str, str]]:
     """(secret, key) that a manifest refers to; KubeRay reads the token's by itself."""
-    found: set[tuple[str, str]] = set()
+    secrets: set[tuple[str, str]] = set()
 
     def walk(node: object) -> None:
         if isinstance(node, dict):
             if "secretKeyRef" in node:
-                found.add((node["secretKeyRef"]["name"], node["secretKeyRef"]["key"]))
+                secrets.add((node["secretKeyRef"]["name"], node["secretKeyRef"]["key"]))
             if "authOptions" in node:
-                found.add((node["authOptions"]["secretName"], "auth_token"))
+                secrets.add((node["authOptions"]["secretName"], "auth_token"))
             for entry in node.values():
                 walk(entry)
         elif isinstance(node, list):
@@ -184,7 +184,7 @@ def secrets_named(manifest: Manifest) -> set[tuple[str, str]]:
                 walk(entry)
 
     walk(manifest)
-    return found
+    return secrets
 
 
 def test_secrets_are_named_and_the_readme_makes_them() -> None:

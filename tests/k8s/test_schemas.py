@@ -19,9 +19,9 @@ GROUPS = ("ray.io/v1", "kueue.x-k8s.io/v1beta2")  # kinds that Kubernetes itself
 @pytest.mark.shared
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_ray_kinds_are_valid(overlay: str, shared_data: Path) -> None:
-    found = [m for m in services(overlay) + jobs(overlay) if m["apiVersion"] == "ray.io/v1"]
-    assert found
-    for manifest in found:
+    ray_manifests = [m for m in services(overlay) + jobs(overlay) if m["apiVersion"] == "ray.io/v1"]
+    assert ray_manifests
+    for manifest in ray_manifests:
         assert ray_faults(manifest, shared_data / "kuberay-crds") == []
 
 
@@ -61,8 +61,9 @@ DELETION = {
 
 
 def container(job: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
-    return found
+    pod: dict[str, Any] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+    container: dict[str, Any] = pod["containers"][0]
+    return container
 
 
 @pytest.mark.shared

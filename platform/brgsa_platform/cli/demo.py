@@ -10,7 +10,7 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("demo-out"),
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller: fewer scans and epochs.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller: fewer scans, trials and resamples.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of phantom, training and search.")] = 0,
 ) -> None:
     """The whole way on synthetic CT: phantom, prepare, summarize, train, tune, evaluate; one table side by side."""

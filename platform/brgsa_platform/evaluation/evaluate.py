@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from brgsa.errors import UserError, nearest
 from brgsa.model import BrgSA
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation.outputs import file_names, log_result, writable_folder, write_files
-from brgsa_platform.evaluation.scores import scores_of
 from brgsa_platform.evaluation.tables import EvaluationResult, Gap, tabulate
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
@@ -248,11 +246,23 @@ class _Evaluation:
             return tested, tested if others is None else encoded(others)
 
     def scorer(self, model: BrgSA) -> Callable[[EncodedSplit], Scores]:
-        """What gives the scores (N, P) of an encoded split; the prompts are encoded once."""
+        """What gives the scores (N, P) of an encoded split for the prompts, which are encoded once.
+
+        Where there are prompts of their absence, the scores are contrasted with those.
+        """
         template, contrast = self.options.template, self.options.contrast
         present = encode_texts(model, zeroshot.prompts(self.names, template))
         absent = None if contrast is None else encode_texts(model, zeroshot.prompts(self.names, contrast))
-        return partial(scores_of, present=present, absent=absent, pairing=self.options.pairing)
+        pairing = self.options.pairing
+
+        def score(encoded: EncodedSplit) -> Scores:
+            if absent is None:
+                scores = zeroshot.scores(encoded.embeddings, present, pairing)
+            else:
+                scores = zeroshot.contrast_scores(encoded.embeddings, present, absent, pairing)
+            return scores.numpy().astype(np.float64)
+
+        return score
 
     def thresholds(self, fitted_on: EncodedSplit | None, score: Callable[[EncodedSplit], Scores]) -> Scores:
         """(P,) the threshold of each abnormality, NaN where none can be chosen."""

@@ -105,7 +105,7 @@ def _listed(folders: Sequence[Path], workers: int) -> Iterator[tuple[Series, ...
             yield from pool.map(_series_of, folders, chunksize=4)
     except BrokenProcessPool as error:
         raise UserError(
-            "A process that was reading DICOM headers died, perhaps for want of memory: try again.",
+            "A process that was reading DICOM headers died, perhaps because memory ran out: try again.",
             code="reader-died",
         ) from error
 

@@ -4,8 +4,9 @@ Each process that wants a folder writes a claim `lock-….json` into it and then
 sees no other claim of a living process; otherwise it takes its own back. Of two that come at the same moment at least one
 sees the other, so two never hold the folder, and a claim of the dead is in nobody's way.
 
-A process of this machine is dead where its number is gone or was given to another. One of another machine is dead after two
-minutes without a sign of life; its silence is measured by the file system's own clock.
+A process of this machine is dead where its number is gone or was given to another. One of another machine gives a sign of life
+every few seconds: a newcomer waits for the next one and is refused, or takes over after two minutes of silence, measured by
+the file system's own clock. So a job that is started again on another machine goes on where the lost one stopped.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from brgsa.errors import UserError
 from brgsa_platform.runtime.storage import Folder, short_error
 
-SECONDS_BETWEEN_SIGNS = 15.0
+PREFIX = "lock-"  # of a claim's file name
+SECONDS_BETWEEN_SIGNS = 5.0
 SECONDS_OF_SILENCE = 120.0  # after which a process of another machine counts as dead
-LOOKS, SECONDS_BETWEEN_LOOKS = 3, 0.3  # for others that came at the same moment, and withdraw
+SECONDS_BETWEEN_LOOKS = 0.3
+SECONDS_TO_WITHDRAW = 0.9  # that one of this machine needs which came at the same moment
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +64,14 @@ class Holder:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         return cls(verb, socket.gethostname(), os.getpid(), since, _machine(), _start_tick(os.getpid()))
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine knows if the process lives."""
+        return self.machine == _machine() and self.tick is not None
+
     def is_dead(self, silence: float) -> bool:
         """Whether it works no longer; `silence` is the time in seconds since its last sign of life."""
-        if self.machine != _machine() or self.tick is None:
+        if not self.is_here:
             return silence > SECONDS_OF_SILENCE
         try:
             os.kill(self.pid, 0)  # sends nothing
@@ -88,50 +97,74 @@ def held(folder: Folder | Path | str, verb: str) -> Iterator[None]:
             cannot be written ("folder-not-writable").
     """
     folder = folder if isinstance(folder, Folder) else Folder(folder)
-    name, claim = f"lock-{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this_process(verb)), indent=1)
+    name, claim = f"{PREFIX}{uuid.uuid4().hex[:12]}.json", json.dumps(asdict(Holder.this_process(verb)), indent=1)
     try:
         folder.make()
         folder.write(name, claim)
     except OSError as error:
         raise UserError(
-            f"The folder {folder} cannot be written ({short_error(error)}): mend that, or choose another.",
+            f"The folder {folder} cannot be written ({short_error(error)}): mend that, or choose another --out.",
             code="folder-not-writable",
             field=str(folder),
         ) from error
     try:
-        _refuse_second(folder, name)
         with _signs_of_life(folder, name, claim):
+            _refuse_second(folder, name)
             yield
     finally:
         with contextlib.suppress(OSError):  # a claim that stays is one of the dead
             folder.delete(name)
 
 
+def is_claim(name: str) -> bool:
+    """Whether a file of this name in a folder is a process's claim to it."""
+    return name.startswith(PREFIX) and name.endswith(".json")
+
+
+class _Claim(NamedTuple):
+    """Another process's claim, and when it was last renewed."""
+
+    holder: Holder
+    renewed: float | None
+
+
 def _refuse_second(folder: Folder, mine: str) -> None:
     """Raise UserError where another process holds the folder, or came at the same moment and is first by its claim's name."""
-    for look in range(LOOKS):
-        others = _living(folder, mine)
-        if not others:
-            return
-        if min(others) < mine or look == LOOKS - 1:
-            break
+    first_seen: dict[str, float | None] = {}
+    noticed = 0.0
+    while others := _living(folder, mine):
+        for name, claim in others.items():
+            if not claim.holder.is_here and name not in first_seen:
+                log.warning(
+                    "%s: waiting for a sign of life of process %s on %s", folder, claim.holder.pid, claim.holder.host
+                )
+            first_seen.setdefault(name, claim.renewed)
+        alive = [n for n, claim in others.items() if claim.holder.is_here or claim.renewed != first_seen[n]]
+        if alive:
+            noticed = noticed or time.monotonic()
+            here = all(others[name].holder.is_here for name in alive)
+            patience = SECONDS_TO_WITHDRAW if here else 2 * SECONDS_BETWEEN_SIGNS
+            if min(alive) < mine or time.monotonic() - noticed > patience:
+                raise _in_use(folder, others[min(alive)].holder)
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    first = others[min(others)]
-    raise UserError(
-        f"{folder} is in use: `brgsa {first.verb}` works in it since {first.since} on {first.host} (process {first.pid}). "
-        "Wait until it ends, or choose another folder.",
+
+
+def _in_use(folder: Folder, holder: Holder) -> UserError:
+    return UserError(
+        f"{folder} is in use: `brgsa {holder.verb}` works in it since {holder.since} on {holder.host} (process {holder.pid}). "
+        "Wait until it ends, or choose another --out.",
         code="folder-in-use",
         field=str(folder),
-        value=(first.host, first.pid, first.since),
+        value=(holder.host, holder.pid, holder.since),
     )
 
 
-def _living(folder: Folder, mine: str) -> dict[str, Holder]:
+def _living(folder: Folder, mine: str) -> dict[str, _Claim]:
     """The other claims of living processes by name; those of the dead are removed."""
     now = folder.written_at(mine) or 0.0
-    found: dict[str, Holder] = {}
+    living: dict[str, _Claim] = {}
     for name in folder.names():
-        if name == mine or not (name.startswith("lock-") and name.endswith(".json")):
+        if name == mine or not is_claim(name):
             continue
         try:
             holder = Holder(**json.loads(folder.read(name)))
@@ -139,11 +172,13 @@ def _living(folder: Folder, mine: str) -> dict[str, Holder]:
             continue
         except (ValueError, TypeError):  # of another version
             holder = Holder("", "an unknown machine", 0, "an unknown time", "", None)
-        if holder.is_dead(silence=now - (folder.written_at(name) or now)):
-            folder.delete(name)
+        renewed = folder.written_at(name)
+        if holder.is_dead(silence=now - (renewed or now)):
+            with contextlib.suppress(FileNotFoundError):  # another newcomer removed it
+                folder.delete(name)
         else:
-            found[name] = holder
-    return found
+            living[name] = _Claim(holder, renewed)
+    return living
 
 
 @contextmanager
@@ -175,7 +210,7 @@ def _signs_of_life(folder: Folder, name: str, claim: str) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """What is one and the same for all processes whose numbers mean the same: a container has numbers of its own."""
+    """An identifier of the machine, boot and process namespace within which a process number is unique."""
     told = [socket.gethostname()]
     with contextlib.suppress(OSError):
         told.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -1,6 +1,6 @@
-"""The pictures: ROC curves, per-abnormality bars, embedding clouds, and CT slices as the model sees them.
+"""Pictures: ROC curves, bars of metrics, clouds of embeddings, CT slices as the model sees them, an archive's fingerprint.
 
-Figures are made without pyplot, whose global state is neither thread-safe nor freed. Colours are Okabe and Ito's, which
+Figures are made without pyplot, whose global state is neither thread-safe nor freed. The colours are Okabe and Ito's, which
 colour-blind readers tell apart.
 """
 
@@ -22,6 +22,7 @@ BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F",
 )  # fmt: skip
 CYCLE = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+MARKERS = "osD^vP"
 DASHES = ("-", "--", ":", "-.")
 
 LUNG, SOFT_TISSUE = (-1000.0, 250.0), (-160.0, 240.0)  # HU shown from black to white
@@ -29,7 +30,11 @@ PLANES = ("axial", "coronal", "sagittal")
 
 
 def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC curves") -> Figure:
-    """One curve per abnormality, best AUROC first in the legend; `curves` maps a name to its curve and AUROC."""
+    """One curve an abnormality, the best AUROC first in the legend.
+
+    Args:
+        curves: abnormality → its curve and AUROC.
+    """
     figure = _figure(8.4, 5.6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
@@ -50,23 +55,25 @@ def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC c
 def bars_figure(
     groups: Mapping[str, Mapping[str, Interval]], metric: str = "AUROC", chance: float | None = 0.5, title: str = ""
 ) -> Figure:
-    """Points with 95 % intervals, one row per abnormality, one colour per model or group.
+    """Points with 95 % intervals: one row an abnormality, in the first model's order of falling value, one colour a model.
 
-    groups: name of a model → (abnormality → interval). Rows stand in the first model's order of falling value; what
-    cannot be measured is left out.
+    Args:
+        groups: a model's name → abnormality → interval; an abnormality that could not be measured (NaN) is left out.
+        metric: the metric's name, for the axis.
+        chance: the value of a model that guesses, drawn as a line.
     """
     names: list[str] = []
     for values in groups.values():
-        for name in sorted(values, key=lambda n: -values[n].value):
-            if name not in names and np.isfinite(values[name].value):
-                names.append(name)
+        measured = [name for name in values if np.isfinite(values[name].value) and name not in names]
+        names += sorted(measured, key=lambda name: -values[name].value)
     figure = _figure(7.6, 1.4 + 0.3 * max(len(names), 3))
     axes = figure.add_subplot()
     if chance is not None:
         axes.axvline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     side_by_side = len(names) < sum(len(values) for values in groups.values())
     offsets = np.linspace(-0.18, 0.18, len(groups)) if side_by_side else np.zeros(len(groups))
-    for (group, values), colour, marker, offset in zip(groups.items(), CYCLE, "osD^vP", offsets, strict=False):
+    for i, ((group, values), offset) in enumerate(zip(groups.items(), offsets, strict=True)):
+        colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i % len(MARKERS)]
         shown = [(row + offset, values[name]) for row, name in enumerate(names) if name in values]
         rows = [row for row, _ in shown]
         axes.hlines(
@@ -86,7 +93,12 @@ def bars_figure(
 def clouds_figure(
     before: Clouds, gap_before: float, after: Clouds | None = None, gap_after: float | None = None
 ) -> Figure:
-    """The volumes' and the texts' embeddings in the plane, plain and (with a bank) through CMKI, to the same scale."""
+    """Embeddings of volumes and texts in the plane, to the same scale: plain and, for a model with a bank, through CMKI.
+
+    Args:
+        before, after: the points; `after` is None for a model without a bank.
+        gap_before, gap_after: the modality gap, for the titles.
+    """
     panels = [("Before CMKI" if after is not None else "Plain embeddings (no bank)", before, gap_before)]
     if after is not None and gap_after is not None:
         panels.append(("After CMKI", after, gap_after))
@@ -111,11 +123,15 @@ def planes_figure(
     spacing: tuple[float, float, float],
     centre: tuple[int, int, int] | None = None,
 ) -> Figure:
-    """Axial, coronal and sagittal slices of CT volumes in HU, one row each, in a lung and a soft-tissue window.
+    """Axial, coronal and sagittal slices of CT volumes, one row a volume, in a lung and a soft-tissue window.
 
-    volumes: caption (no identifier of a patient) and array (x, y, z), all of one shape, with x to the patient's left,
-    y to posterior, z to superior; spacing in mm. Shown in the radiological convention: the patient's right at the
-    picture's left. The slices go through `centre` (voxel), by default the middle.
+    They are shown in the radiological convention: the patient's right is at the picture's left.
+
+    Args:
+        volumes: caption (no identifier of a patient) and HU (x, y, z), all of one shape, with x to the patient's left, y
+            to posterior, z to superior.
+        spacing: mm of a voxel along x, y and z.
+        centre: the voxel (x, y, z) through which the slices go; by default the middle.
     """
     across, deep, high = (n * mm for n, mm in zip(volumes[0][1].shape, spacing, strict=True))
     widths, tallest = [across, across, deep] * 2, max(deep, high)  # all planes to one scale
@@ -134,8 +150,43 @@ def planes_figure(
     return figure
 
 
+def fingerprint_figure(
+    spacing: Mapping[str, Mapping[str, float]],
+    extent: Mapping[str, Mapping[str, float]],
+    histogram: Sequence[float],
+    bins: tuple[int, int],
+) -> Figure:
+    """What an archive's scans are like: their spacing and extent along each axis, and the HU of the store.
+
+    Args:
+        spacing, extent: axis → percentile → mm; five percentiles, the median in the middle.
+        histogram: the share of voxels in each bin.
+        bins: the first bin's lowest HU, and the width of a bin.
+    """
+    figure = _figure(10.5, 3.4)
+    panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
+    for axes, values, title in ((panels[0], spacing, "Spacing (mm)"), (panels[1], extent, "Extent (mm)")):
+        for row, by_percentile in enumerate(values.values()):
+            lowest, low, median, high, highest = by_percentile.values()
+            axes.plot([lowest, highest], [row, row], color=BLUE, linewidth=1.2)
+            axes.plot([low, high], [row, row], color=BLUE, linewidth=5, alpha=0.5)
+            axes.plot(median, row, "o", color=VERMILION, markersize=5)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set(title=title, ylim=(len(values) - 0.5, -0.5), xlabel="median; 5-95 %; 0.5-99.5 %")
+        _plain(axes)
+    edges = bins[0] + bins[1] * np.arange(len(histogram) + 1)
+    panels[2].stairs(np.asarray(histogram) * 100, edges, fill=True, color=SKY)
+    panels[2].set(title="HU on the store's grid", xlabel="HU", ylabel="voxels (%)", yscale="log")
+    _plain(panels[2])
+    return figure
+
+
 def save(figure: Figure, path: Path | str) -> None:
-    """Write a PNG aside and rename it to `path`."""
+    """Write a PNG aside and rename it to `path`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     with written_aside(Path(path)) as aside:
         figure.savefig(aside, format="png", dpi=130)
 
@@ -149,7 +200,7 @@ def _slice(
     window: tuple[float, float],
 ) -> None:
     x, y, z = at
-    # Rows run downwards: to posterior in the axial plane, to inferior (so z turned round) in the other two.
+    # Rows run downwards: to posterior in the axial plane, to inferior in the other two, where z is turned round.
     picture, tall, wide, letters = {
         "axial": (array[:, :, z].T, spacing[1], spacing[0], "RLAP"),
         "coronal": (array[:, y, ::-1].T, spacing[2], spacing[0], "RLSI"),
@@ -181,34 +232,3 @@ def _figure(width: float, height: float) -> Figure:
 
 def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def fingerprint_figure(
-    spacing: Mapping[str, Mapping[str, float]],
-    extent: Mapping[str, Mapping[str, float]],
-    histogram: Sequence[float],
-    bins: tuple[int, int],
-) -> Figure:
-    """What an archive's scans are like: spacing and extent along each axis, and the store's HU.
-
-    Args:
-        spacing, extent: axis → percentile → mm.
-        histogram: share of voxels in each bin.
-        bins: first HU and width of a bin.
-    """
-    figure = _figure(10.5, 3.4)
-    panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
-    for axes, values, title in ((panels[0], spacing, "Spacing (mm)"), (panels[1], extent, "Extent (mm)")):
-        for row, by_percentile in enumerate(values.values()):
-            found = list(by_percentile.values())
-            axes.plot([found[0], found[-1]], [row, row], color=BLUE, linewidth=1.2)
-            axes.plot([found[1], found[-2]], [row, row], color=BLUE, linewidth=5, alpha=0.5)
-            axes.plot(found[2], row, "o", color=VERMILION, markersize=5)
-        axes.set_yticks(range(len(values)), list(values))
-        axes.set(title=title, ylim=(len(values) - 0.5, -0.5), xlabel="median; 5-95 %; 0.5-99.5 %")
-        _plain(axes)
-    edges = bins[0] + bins[1] * np.arange(len(histogram) + 1)
-    panels[2].stairs(np.asarray(histogram) * 100, edges, fill=True, color=SKY)
-    panels[2].set(title="HU on the store's grid", xlabel="HU", ylabel="voxels (%)", yscale="log")
-    _plain(panels[2])
-    return figure

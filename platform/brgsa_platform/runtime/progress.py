@@ -16,10 +16,11 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def progress(total: int | None, what: str) -> Iterator[Callable[..., None]]:
     """Show how far a piece of work is.
 
-    Yields `advance(n=1, note="")`: count n more pieces done; the note (a metric, say) stands behind the bar.
+    Yields:
+        `advance(n=1, note="")`, which counts n more pieces as done and shows the note, such as a metric, behind the bar.
 
     Args:
-        total: pieces of work, None when unknown.
+        total: the number of pieces; None where it is unknown.
         what: a few words, such as "prepare volumes".
     """
     if sys.stderr.isatty():
@@ -95,7 +96,7 @@ def _bar(total: int | None, what: str) -> Iterator[Callable[..., None]]:
 
 
 class _Lines:
-    """Prints `what 120/1400, 35.1/s, 37 s left, note` now and then, and at the end."""
+    """Prints "what 120/1400, 35.1/s, 37 s left, note" every few seconds and at the end."""
 
     def __init__(self, total: int | None, what: str) -> None:
         self.total, self.what, self.done = total, what, 0

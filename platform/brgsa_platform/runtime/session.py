@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from brgsa.errors import UserError
+
 # A user's own value wins. Ray polls each two seconds by default, and a report waits for the next poll.
 QUIET_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -43,11 +45,11 @@ def quiet_environment() -> None:
 def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     """Join the cluster of `RAY_ADDRESS`, or start Ray on this machine and stop it afterwards.
 
-    A session that already runs in this process is used as it is and left running, so verbs nest.
+    A session that already runs in this process is used and left running, so that verbs nest.
 
     Args:
-        num_cpus: logical CPUs of a Ray started here; default all, at least 2 (a training worker and its data tasks
-            each need one).
+        num_cpus: logical CPUs of a Ray that is started here; by default all, and at least 2: a training worker and its
+            data tasks need one each.
     """
     quiet_environment()
     import ray
@@ -80,24 +82,31 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
 
 
 def set_data_context() -> None:
-    """Ray Data in this process: without its own bars and start-up lines, on the nodes that are there for it."""
+    """Set Ray Data in this process to the nodes for data work, without its own bars and start-up lines."""
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.label_selector = nodes_for("data") or None
-    # Ray Data warns that its bars are off; we draw our own.
+    # Ray Data warns that its bars are off.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def nodes_for(role: str) -> dict[str, str]:
-    """Ray label selector of the nodes for a role, "data" or "training"; empty where the cluster's nodes have no roles.
+    """Ray's label selector of the nodes for a role, "data" or "training"; empty where every node does everything.
 
-    A node has one by its label `brgsa.io/role`, and roles count where there are nodes for both. `BRGSA_NODE_ROLES=on` counts
-    on nodes that an autoscaler has still to start; `off` uses all nodes for everything.
+    A node has its role by the label `brgsa.io/role`. Roles count where there are nodes for both; with `BRGSA_NODE_ROLES=on`
+    they count although an autoscaler has yet to start such nodes, with `off` they never do.
+
+    Raises:
+        UserError: the variable has another value than auto, on or off ("bad-variable").
     """
     mode = os.environ.get(ROLES, "auto")
+    if mode not in ("auto", "on", "off"):
+        raise UserError(
+            f"{ROLES} is {mode!r}: set it to auto, on or off.", code="bad-variable", field=ROLES, value=mode
+        )
     if mode == "on" or (mode == "auto" and {labels.get(ROLE_LABEL) for labels, _ in _nodes()} >= {"data", "training"}):
         return {ROLE_LABEL: role}
     return {}
@@ -110,14 +119,14 @@ def cluster_cpus(role: str | None = None) -> float:
 
 
 def _nodes() -> list[tuple[dict[str, str], float]]:
-    """Labels and logical CPUs of each node that lives."""
+    """Labels and logical CPUs of each living node."""
     import ray
 
     return [(node.get("Labels", {}), float(node["Resources"].get("CPU", 0.0))) for node in ray.nodes() if node["Alive"]]
 
 
 def dashboard_address() -> str | None:
-    """HOST:PORT of the session's dashboard; None where none runs."""
+    """HOST:PORT of the session's dashboard; None where there is none."""
     import ray
 
     return ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR).dashboard_url or None

@@ -1,7 +1,7 @@
-"""A folder on this machine or in an object store, by path or URL: what a store lies in.
+"""A folder on this machine or in an object store, by path or URL; a store of volumes is one.
 
-Everything goes through pyarrow's filesystems, so `s3://` (and `gs://`, `hdfs://`) work where a path does. S3 takes its
-credentials, region and endpoint from the usual `AWS_…` variables, on every node.
+All goes through pyarrow's filesystems, so that `s3://`, `gs://` and `hdfs://` work where a path does. S3's credentials,
+region and endpoint come from the usual `AWS_…` variables, on every node.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 PATIENCE = 60.0  # seconds that a remote filesystem may be away before a piece of work fails
-# What object stores answer, or do not answer, while they are away or busy; anything else is final.
+# Words in the errors of object stores that are away or busy; any other error is final.
 _AWAY = re.compile(
     "NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING|curlCode|response code 50"
 )
@@ -36,13 +36,17 @@ T = TypeVar("T")
 
 
 class Folder:
-    """A folder, and files in it by name ("volumes/part-00000.parquet").
+    """A folder, and the files in it by their names from there ("volumes/part-00000.parquet").
+
+    Where it is remote, each call waits up to `PATIENCE` seconds for a store that is away. Calls raise OSError
+    (FileNotFoundError, PermissionError) as a local file system does.
 
     Attributes:
-        url: as messages name it, and as `Folder` takes it again on any node: an absolute path or a URL.
+        url: the absolute path or URL, as messages name it and as another node opens it.
+        remote: whether it lies in an object store.
 
     Raises:
-        UserError: the URL is of a kind that cannot be read here.
+        UserError: the URL is of a kind that cannot be read here ("bad-url").
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -62,16 +66,16 @@ class Folder:
         return f"{self.url}/{name}"
 
     def make(self) -> None:
-        """Create it; an object store has nothing to create but the bucket, which must be there."""
+        """Create the folder. An object store has no folders, and its bucket must be there already."""
         if not self.remote:
             Path(self.url).mkdir(parents=True, exist_ok=True)
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file, or the folder itself, is there."""
+        """Whether a file is there, or the folder itself."""
         return bool(self._info(name).type != fs.FileType.NotFound)
 
     def names(self) -> list[str]:
-        """What lies in it, files and folders, sorted."""
+        """The names of the files and folders in it, sorted; none where it is not there."""
         chosen = fs.FileSelector(self._root, allow_not_found=True)
         return sorted(f.base_name for f in self._patiently(lambda: self._fs.get_file_info(chosen)))
 
@@ -86,18 +90,18 @@ class Folder:
         return float(info.mtime_ns) / 1e9 if info.type == fs.FileType.File else None
 
     def sizes(self, below: str = "") -> dict[str, int]:
-        """Bytes of every file under a subfolder, by its name there, hidden ones too, sorted; one listing."""
+        """Name from the subfolder `below` → bytes, of every file under it, hidden ones too, sorted; by one listing."""
         root = self._path(below)
         chosen = fs.FileSelector(root, recursive=True, allow_not_found=True)
-        found = self._patiently(lambda: self._fs.get_file_info(chosen))
+        infos = self._patiently(lambda: self._fs.get_file_info(chosen))
         return {
-            f.path.removeprefix(root).lstrip("/"): int(f.size)
-            for f in sorted(found, key=lambda info: str(info.path))
-            if f.type == fs.FileType.File
+            info.path.removeprefix(root).lstrip("/"): int(info.size)
+            for info in sorted(infos, key=lambda info: str(info.path))
+            if info.type == fs.FileType.File
         }
 
     def open(self, name: str) -> pa.NativeFile:
-        """A file for reading at any place; a local one is mapped, so that reading copies nothing."""
+        """A file, opened for reading from any position; a local file is mapped into memory, so that reading copies nothing."""
         path = self._path(name)
         if not self.remote:
             return pa.memory_map(path)
@@ -113,18 +117,18 @@ class Folder:
         return self._patiently(whole)
 
     def delete(self, name: str) -> None:
-        """Remove a file; where there is none, nothing happens."""
+        """Remove a file, if it is there."""
         if self.exists(name):
             self._patiently(lambda: self._fs.delete_file(self._path(name)))
 
     def remove(self, below: str) -> None:
-        """Remove a subfolder and all in it."""
+        """Remove a subfolder and all in it, if it is there."""
         if self.exists(below):
             self._patiently(lambda: self._fs.delete_dir(self._path(below)))
 
     @contextmanager
     def written_aside(self, name: str) -> Iterator[Path]:
-        """A local path to write to; at the end it becomes the file `name`, whole or not at all.
+        """A local path for the caller to write to; at the end it becomes the file `name`, whole or not at all.
 
         Local: see `files.written_aside`. Remote: a temporary file is sent under a hidden name, measured, and only then moved
         to its place, so that a transfer that breaks off leaves nothing that counts.
@@ -147,7 +151,7 @@ class Folder:
             aside.write_text(text, encoding="utf-8")
 
     def sweep(self, below: str = "") -> None:
-        """Remove what killed writers left under hidden names."""
+        """Remove the hidden files that killed writers left under a subfolder."""
         for name in self.sizes(below):
             if name.rpartition("/")[2].startswith("."):
                 self.delete(f"{below}/{name}" if below else name)
@@ -177,7 +181,11 @@ class Folder:
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """A file as a local path: itself, or a remote one's copy, which is removed afterwards."""
+    """A file as a local path: its own, or that of a remote file's copy, which is removed afterwards.
+
+    Raises:
+        UserError, OSError: see `Folder`.
+    """
     if "://" not in path:
         yield Path(path)
         return
@@ -203,7 +211,7 @@ def is_away(error: Exception) -> bool:
 
 
 def short_error(error: BaseException) -> str:
-    """What a failed read or write says, in one line and without a library's own decoration."""
+    """The reason of a failed read or write in one line, without what libraries put around it."""
     text = str(getattr(error, "strerror", None) or error).partition("\n")[0]
     detail = re.search(r"Detail: (?:\[\w+ error \d+\] |\[errno \d+\] )?(.+)", text)
     return (detail[1] if detail else text.partition("; Details")[0]).strip().rstrip(".")
@@ -215,9 +223,8 @@ def _filesystem(url: str) -> tuple[fs.FileSystem, str]:
         if url.startswith("s3://") and endpoint:  # pyarrow does not look at these
             region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
             return fs.S3FileSystem(endpoint_override=endpoint, region=region), url.removeprefix("s3://")
-        found, path = fs.FileSystem.from_uri(url)
+        filesystem, path = fs.FileSystem.from_uri(url)
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise UserError(
-            f"{url} cannot be opened ({short_error(error)}): correct the URL or its credentials."
-        ) from error
-    return found, path
+        message = f"{url} cannot be opened ({short_error(error)}): correct the URL or its credentials."
+        raise UserError(message, code="bad-url", value=url) from error
+    return filesystem, path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
-from brgsa_platform.runtime.locks import held
+from brgsa_platform.runtime.locks import held, is_claim
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
 from brgsa_platform.search import study as studies
 from brgsa_platform.search import warm_start
@@ -33,7 +33,7 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection, query
 from brgsa_platform.training.batches import rare_labels, split_index
 from brgsa_platform.training.driver import check_fit
-from brgsa_platform.training.volume_cache import decode_once
+from brgsa_platform.training.volume_cache import VolumeCache, decode_once
 
 if TYPE_CHECKING:
     from brgsa_platform.search.searcher import Search
@@ -52,6 +52,7 @@ def tune(
     folder: Path | None = None,
     preset: str | None = None,
     go_on: bool = False,
+    cache: VolumeCache | None = None,
 ) -> SearchResult:
     """Search `spaces` for the configuration with the best validation AUROC, starting from `base`.
 
@@ -63,6 +64,7 @@ def tune(
         folder: of the search; its name is the search's. Default searches/SPACES.
         preset: name of the base's preset, for MLflow's tag.
         go_on: where the search in this folder has begun in the same way, go on with it: one command for every try.
+        cache: the store's volumes where they are decoded already, in this Ray session; None decodes them.
 
     Raises:
         UserError: the space does not fit the configuration or the store; search-exists or folder-taken; folder-in-use by
@@ -79,12 +81,12 @@ def tune(
     if begun is not None:
         check_same(folder.name, begun, spec)
         with held(folder, "tune"):
-            return _run(folder, begun, store, options)
+            return _run(folder, begun, store, options, cache=cache)
     earlier = warm_start.learn(options.warm_from, folder.parent, spec)
     _claim(folder, spec)
     with held(folder, "tune"):
         studies.forget(folder)
-        return _run(folder, spec, store, options, earlier)
+        return _run(folder, spec, store, options, earlier, cache)
 
 
 def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Sequence[str] = ()) -> SearchResult:
@@ -163,7 +165,7 @@ def _claim(folder: Path, spec: SearchSpec) -> None:
 
 def _of_no_search(name: str) -> bool:
     """Whether a file in a folder without a search is what one leaves that has not begun: a lock, or an unused journal."""
-    return name.startswith(("lock-", studies.JOURNAL))
+    return is_claim(name) or name.startswith(studies.JOURNAL)
 
 
 def _run(
@@ -172,6 +174,7 @@ def _run(
     store: Store,
     options: SearchOptions,
     earlier: Sequence[warm_start.EarlierTraining] = (),
+    cache: VolumeCache | None = None,
 ) -> SearchResult:
     """Begin the search or go on with it, to its end."""
     quiet_environment()  # before Ray is imported, which reads it then
@@ -201,7 +204,7 @@ def _run(
             write_spec(folder, spec)  # from here on the search has begun
             search = Search(spec, study, storage, options.limits)
             try:
-                _run_trials(search, folder, store, resources)
+                _run_trials(search, folder, resources, cache or decode_once(store))
             finally:
                 settle(folder, study)
             result = conclude(run, folder, search)
@@ -209,7 +212,7 @@ def _run(
             return result
 
 
-def _run_trials(search: Search, folder: Path, store: Store, resources: TrialResources) -> None:
+def _run_trials(search: Search, folder: Path, resources: TrialResources, cache: VolumeCache | None) -> None:
     """Run trials until a limit is reached."""
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's handler would make Ctrl-C wait for the trials
     from ray import tune as ray_tune
@@ -233,7 +236,7 @@ def _run_trials(search: Search, folder: Path, store: Store, resources: TrialReso
         experiment=connection.experiment_name(),
         patience=MLFLOW_PATIENCE,
         resources=resources,
-        cache=decode_once(store),
+        cache=cache,
     )
     trainable = ray_tune.with_parameters(run_trial, settings=settings)
     with Watch(search, folder) as watch:
@@ -270,7 +273,9 @@ def _check_comparable(store: Store, goals: Sequence[str]) -> None:
     """
     try:
         labels = split_index(store, "validation").labels
-    except UserError:
+    except UserError as error:
+        if error.code != "empty-split":
+            raise
         raise UserError(
             f"{store.path} has no validation split to compare trials on: prepare it with a --validation-fraction.",
             code="no-validation",

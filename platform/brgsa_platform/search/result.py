@@ -34,7 +34,8 @@ class SearchResult:
     """A finished search.
 
     Attributes:
-        out: its folder. run_id: its MLflow run.
+        out: its folder.
+        run_id: its MLflow run.
         trials: a row a trial, see `report.trial_rows`.
         best: `number` of the best trial, its `auroc` (or first goal) and its `values` by field.
         preset: file of the best configuration, which `brgsa train --preset` takes.

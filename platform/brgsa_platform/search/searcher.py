@@ -152,16 +152,22 @@ class Search:
         limits = self.limits
         if limits.seconds is not None and time.monotonic() - self._started > limits.seconds:
             return "the time is over"
-        if limits.epochs is not None and self.epochs_spent() >= limits.epochs:
+        if limits.epochs is not None and self.epochs_spent() + self._ended_without_epoch() >= limits.epochs:
             return "the epochs are spent"
         return ""
+
+    def _ended_without_epoch(self) -> int:
+        """Trials that failed before their first epoch. Each counts as one: where all do so, the search ends nevertheless."""
+        own = studies.own_trials(self.study)
+        return sum(trial.state.is_finished() and not trial.user_attrs.get(EPOCHS) for trial in own)
 
     def _patience_spent(self) -> str:
         if self.limits.patience is None or len(self.objectives) > 1:
             return ""
-        ended = [t for t in studies.own_trials(self.study) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        ended = [trial for trial in studies.own_trials(self.study) if trial.state.is_finished()]
         best = studies.best_trial(ended)
-        since = 0 if best is None else sum(trial.number > best.number for trial in ended)
+        # Failed trials count too, and all that ended where none is complete: a search in which all fail ends.
+        since = sum(best is None or trial.number > best.number for trial in ended)
         return f"the best has not moved for {since} trials" if since >= self.limits.patience else ""
 
     def _fail(self, trial: Trial, reason: str) -> None:

@@ -73,8 +73,8 @@ class Limits:
     Attributes:
         trials: of this search, whatever became of them.
         seconds: of wall clock, of this start of the driver.
-        epochs: of all trials together.
-        patience: completed or pruned trials without a better one.
+        epochs: of all trials together; a trial that failed before its first counts as one.
+        patience: ended trials (complete, pruned or failed) without a better one.
     """
 
     trials: int | None = None
@@ -88,8 +88,10 @@ class SearchOptions:
     """How a search is run; all of it may change when the search is resumed, but for where it begins.
 
     Attributes:
-        trials: in all; None: no limit. hours: of wall clock, this time. epochs: of all trials together. patience: trials
-            without a better one after which the search ends.
+        trials: in all; None: no limit.
+        hours: of wall clock, this time; None: no limit.
+        epochs: of all trials together; None: no limit.
+        patience: trials without a better one after which the search ends; None: no limit.
         concurrent: trials at a time; None: as many as the cluster holds.
         gpu_share: GPUs of each training process; None: as `train.gpu` says, where "auto" is one if the cluster has any.
         checkpoints: which trials' best checkpoints MLflow gets a copy of: all, best (that of the best trial) or none.

@@ -42,7 +42,7 @@ class TrialResources:
 
     @classmethod
     def of(cls, base: RunConfig, options: SearchOptions, cluster: Mapping[str, float]) -> TrialResources:
-        """Plan from what the cluster has.
+        """Work out from what the cluster has.
 
         A trial with `train.workers` 0 or 1 trains in its own process; one with more starts them with Ray Train. Each
         training process wants a CPU and one more for its data, so trials never wait for each other's.

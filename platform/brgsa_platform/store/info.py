@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,9 @@ from brgsa.volumes import decode
 from brgsa_platform.layouts import SPLITS
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 BODY = -500  # HU from which a voxel counts as body: with the air, the percentiles would say little about the patient
@@ -88,10 +91,14 @@ class StoreInfo:
                 print_line(f"{title}: " + ", ".join(f"{name} {n}" for name, n in counts_by_name.items()))
 
     def draw(self, file: Path) -> None:
-        """Write a PNG of spacings, extents and HU; OSError where it cannot be written."""
+        """Write a PNG of spacings, extents and HU.
+
+        Raises:
+            UserError: it cannot be written ("picture-unwritable").
+        """
         from brgsa_platform.runtime.plots import fingerprint_figure
 
-        fingerprint_figure(self.spacing, self.size, self.histogram, (HU_FIRST, HU_BIN)).savefig(file, dpi=120)
+        _save(fingerprint_figure(self.spacing, self.size, self.histogram, (HU_FIRST, HU_BIN)), file)
 
 
 def info(path: str) -> StoreInfo:
@@ -163,15 +170,7 @@ def show(path: str, volume_id: str, picture: Path, with_report: bool = False) ->
         )
     row = rows[0]
     volume = decode(store.encoded(row["shard"], row["row_group"]))
-    try:
-        planes_figure([(volume_id, volume)], store.geometry.spacing).savefig(picture, dpi=120)
-    except OSError as error:
-        raise UserError(
-            f"The picture {picture} cannot be written ({error.strerror or error}).",
-            code="picture-unwritable",
-            field="--picture",
-            value=str(picture),
-        ) from error
+    _save(planes_figure([(volume_id, volume)], store.geometry.spacing), picture)
     present = [name for name, value in (row["labels"] or {}).items() if value == 1]
     lines = {
         "volume": f"{volume_id}, scan {row['scan_id']}, patient {row['patient_id']}, split {row['split']}",
@@ -185,6 +184,20 @@ def show(path: str, volume_id: str, picture: Path, with_report: bool = False) ->
     if with_report:
         lines["report"] = row["report"]
     return "\n".join(f"{name:>9}  {text}" for name, text in lines.items())
+
+
+def _save(figure: Figure, picture: Path) -> None:
+    from brgsa_platform.runtime import plots
+
+    try:
+        plots.save(figure, picture)
+    except OSError as error:
+        raise UserError(
+            f"The picture {picture} cannot be written ({error.strerror or error}): name a file in a folder that can be.",
+            code="picture-unwritable",
+            field="--picture",
+            value=str(picture),
+        ) from error
 
 
 def _prevalence(rows: pa.Table, label: str) -> tuple[int, int]:

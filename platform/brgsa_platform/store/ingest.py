@@ -62,11 +62,11 @@ def _write_shards(
 
     set_data_context()
     log = IngestLogHandle.start()
-    # Once in the object store, as Arrow text: each task takes its own rows without a copy of the rest.
+    # Put the items into the object store once, as Arrow text, so that each task copies only its own rows.
     items = ray.put(pa.array([json.dumps(item.to_dict(), default=str) for item in planned.items], pa.large_string()))
     size = planned.batch.per_shard
-    jobs = [{"shard": name, "start": planned.batch.shards.index(name) * size, "count": size} for name in shards]
-    dataset = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map(
+    tasks = [{"shard": name, "start": planned.batch.shards.index(name) * size, "count": size} for name in shards]
+    dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
         _write_shard, fn_kwargs={"writer": writer, "items": [items], "log": log}, concurrency=workers
     )
     with following(lambda: (log.finished(), ""), advance):  # the driver itself waits for whole shards
@@ -82,10 +82,10 @@ def _write_shards(
 
 
 def _write_shard(
-    job: dict[str, Any], writer: ShardWriter, items: Sequence[Any], log: IngestLogHandle
+    task: dict[str, Any], writer: ShardWriter, items: Sequence[Any], log: IngestLogHandle
 ) -> dict[str, Any]:
-    """A task's work: write the shard of one job. `items` is a list, as Ray passes a reference in a list as it is."""
+    """Write the shard of one task. `items` is a list, as Ray passes a reference in a list as it is."""
     import ray
 
-    texts = ray.get(items[0])[job["start"] : job["start"] + job["count"]]
-    return {"error": writer(job["shard"], [Item(**json.loads(text)) for text in texts.to_pylist()], log)}
+    texts = ray.get(items[0])[task["start"] : task["start"] + task["count"]]
+    return {"error": writer(task["shard"], [Item(**json.loads(text)) for text in texts.to_pylist()], log)}

@@ -52,14 +52,17 @@ class IngestLogHandle:
         return cls(ray.remote(num_cpus=0)(IngestLog).remote())
 
     def begin(self, volume_id: str) -> int:
+        """As `IngestLog.begin`; waits for the answer."""
         import ray
 
         return int(ray.get(self.actor.begin.remote(volume_id)))
 
     def finish(self, volume_id: str) -> None:
+        """As `IngestLog.finish`."""
         self.actor.finish.remote(volume_id)  # without waiting: calls of one task arrive in order
 
     def finished(self) -> int:
+        """As `IngestLog.finished`; waits for the answer."""
         import ray
 
         return int(ray.get(self.actor.finished.remote()))

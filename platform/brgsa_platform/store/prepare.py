@@ -19,7 +19,7 @@ import numpy.typing as npt
 from brgsa.errors import UserError
 from brgsa.volumes import Geometry, decode
 from brgsa_platform.layouts import Item, identity_key, read_layout
-from brgsa_platform.runtime.locks import held
+from brgsa_platform.runtime.locks import held, is_claim
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.index import quarantined
@@ -156,7 +156,7 @@ def _check_folder(store: Folder) -> None:
         if read_meta(store) is not None:
             return
         # A run in which no volume could be used leaves its quarantine table; one that was killed at once leaves a plan.
-        strange = [name for name in store.names() if name not in STORE_FILES and not name.startswith((".", "lock-"))]
+        strange = [n for n in store.names() if n not in STORE_FILES and not n.startswith(".") and not is_claim(n)]
     if strange:
         raise UserError(
             f"The folder {store} is not empty and no store: choose another --out.",

@@ -98,23 +98,23 @@ def _read_all(store: Store, expected: dict[int, dict[str, str]]) -> list[Damage]
     import ray
 
     set_data_context()
-    jobs = [
+    tasks = [
         {"shard": name, "size": store.meta.sizes[name], "rows": json.dumps(expected[number])}
         for number, name in enumerate(store.meta.shards)
     ]
-    dataset = ray.data.from_items(jobs, override_num_blocks=len(jobs))
+    dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     dataset = dataset.map(_verify_shard, fn_kwargs={"folder": store.folder})
     damage: list[Damage] = []
-    with progress(len(jobs), "verify: shards") as advance:
+    with progress(len(tasks), "verify: shards") as advance:
         for row in dataset.iter_rows():
             damage += [Damage(*problem) for problem in json.loads(row["damage"])]
             advance()
     return sorted(damage, key=lambda d: (d.shard, d.volume_id))
 
 
-def _verify_shard(job: dict[str, Any], folder: Folder) -> dict[str, Any]:
-    problems = _shard_problems(folder, job["shard"], int(job["size"]), json.loads(job["rows"]))
-    return {"damage": json.dumps([[job["shard"], volume_id, problem] for volume_id, problem in problems])}
+def _verify_shard(task: dict[str, Any], folder: Folder) -> dict[str, Any]:
+    problems = _shard_problems(folder, task["shard"], int(task["size"]), json.loads(task["rows"]))
+    return {"damage": json.dumps([[task["shard"], volume_id, problem] for volume_id, problem in problems])}
 
 
 def _shard_problems(folder: Folder, shard: str, size: int, rows: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -1,1 +1,1 @@
-"""Runs in MLflow: the only room that imports it."""
+"""Runs in MLflow, written, read and served: the only room that imports it."""

@@ -71,8 +71,16 @@ def patience() -> float:
     """Seconds to wait for a server that is away: `BRGSA_MLFLOW_PATIENCE_S`, by default 0.
 
     A search sets it for its trials: a server that is being restarted must not cost an hour's training.
+
+    Raises:
+        UserError: the variable holds no number ("bad-variable").
     """
-    return float(os.environ.get(PATIENCE, "0"))
+    given = os.environ.get(PATIENCE, "0")
+    try:
+        return float(given)
+    except ValueError as error:
+        message = f"{PATIENCE} is {given!r}: set it to a number of seconds."
+        raise UserError(message, code="bad-variable", field=PATIENCE, value=given) from error
 
 
 def client(uri: str | None = None) -> MlflowClient:

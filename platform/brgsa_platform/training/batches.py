@@ -149,7 +149,7 @@ def training_batches(source: BatchSource, *, batch_size: int, epochs: range, see
 
     def slices() -> Iterator[BatchSlice]:
         for epoch in epochs:
-            # Made when the stream gets there: an epoch of 50,000 volumes costs 0.1 s, and only its own order is held.
+            # An epoch's order is computed when the stream reaches it (0.1 s for 50,000 volumes), so only one is in memory.
             batches = epoch_batches(index.shard, index.scans, batch_size, seed, epoch, data.shuffle_buffer)
             for batch in batches[skip if epoch == epochs.start else 0 :]:
                 yield BatchSlice(np.split(batch, source.world)[source.rank], epoch)

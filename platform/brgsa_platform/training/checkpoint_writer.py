@@ -12,7 +12,7 @@ from brgsa_platform.training.state import TrainingState
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints; the first worker alone has one."""
+    """Writes a run's checkpoints, on rank 0 alone."""
 
     def __init__(self, run_folder: Path, run: dict[str, Any], config: TrainSection) -> None:
         self._run_folder, self._run, self._config = run_folder, run, config
@@ -24,7 +24,7 @@ class CheckpointWriter:
         run_checkpoints.keep_best(self._run_folder, state.progress.history, self._config.keep)
 
     def within_epoch(self, state: TrainingState) -> None:
-        """Save where the last checkpoint is old enough. The other workers have the same state and need not know."""
+        """Save if the last checkpoint is old enough. Only rank 0 saves; all workers hold the same state."""
         if time.monotonic() - self._written >= 60 * self._config.checkpoint_minutes:
             progress = state.progress
             self._save(state, run_checkpoints.folder_of(self._run_folder, progress.epoch, progress.step), {})

@@ -96,7 +96,8 @@ def train(
     out = (out or default_out(store, config, preset)).absolute()
     check_fit(store, config)
     # An earlier process of a search's trial may still be about to end.
-    with ray_session(), claimed(out, wait_s=SECONDS_FOR_A_TRIAL if options.parent_run else 0):
+    # Claimed before Ray starts and until its workers are gone: they write to the folder.
+    with claimed(out, wait_s=SECONDS_FOR_A_TRIAL if options.parent_run else 0), ray_session():
         if config.train.workers:
             check_resources(config)
         tags = {"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name, **options.tags}
@@ -215,7 +216,10 @@ def check_fit(store: Store, config: RunConfig) -> None:
     if any(want > have for want, have in zip(crop, shape, strict=True)):
         raise UserError(
             f"model.vision.volume {tuple(crop)} is larger than the volumes of {store.path}, {tuple(shape)}: choose a smaller "
-            "one or prepare the store with a larger --shape."
+            "one or prepare the store with a larger --shape.",
+            code="crop-too-large",
+            field="model.vision.volume",
+            value=tuple(crop),
         )
     store.texts(config.data.style)  # refuses a style that has not been computed
     _steps(store, config)  # refuses a split too small for a batch

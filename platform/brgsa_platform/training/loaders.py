@@ -10,6 +10,7 @@ comes as its blocks, which are views of shared memory. Volumes stay int16 until 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -18,7 +19,6 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -139,7 +139,7 @@ def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     """Read the slices' batches in their order, a few of them ahead.
 
     Args:
-        data: `loader` decides which processes read; `cpus` and `object_store_share` bound them.
+        data: `loader` decides which processes read; `cpus` bounds them, with Ray also `object_store_share`.
         world: training workers that load batches side by side.
 
     Raises:
@@ -252,8 +252,8 @@ def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     source = iter(slices)
     while batches := list(_up_to(TASKS_A_STREAM, source, reader)):
         tasks = _Tasks(reader, [piece for cut in batches for piece in cut])
-        # Closed here and now: left to the garbage collector, Ray Data's executor may be ended in a thread of its own, and hang.
-        with closing(_ray_blocks(tasks, data, world)) as blocks:
+        # Closed here: left to the garbage collector, Ray Data's executor may be ended in a thread of its own, and hang.
+        with contextlib.closing(_ray_blocks(tasks, data, world)) as blocks:
             for cut in batches:
                 yield _joined(list(islice(blocks, len(cut))))
 

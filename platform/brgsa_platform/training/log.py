@@ -1,4 +1,4 @@
-"""What the first worker tells of a training while it runs: points in MLflow, and a small file for the driver's progress bar."""
+"""Progress of a training, written by rank 0: metrics in MLflow, and a file for the driver's bar."""
 
 from __future__ import annotations
 

@@ -72,7 +72,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     workers = WorkerContext(
-        context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), ray.train.report
+        context.get_world_rank(),
+        context.get_world_size(),
+        ray.train.torch.get_device(),
+        ray.train.report,
+        context.get_local_world_size(),
     )
     task: TrainingTask = settings["task"]
     if workers.rank == 0:
@@ -112,11 +116,11 @@ class Trainer:
     """One of the workers that train a model together."""
 
     def __init__(self, task: TrainingTask, workers: WorkerContext) -> None:
-        """Set up without a word to the other workers: data, texts, model, and the run's newest checkpoint."""
+        """Set up data, texts, model and the run's newest checkpoint; no call here waits for another worker."""
         self.task, self.workers = task, workers
         self.config = RunConfig.from_tree(task.config)
         train, out = self.config.train, Path(task.out)
-        _set_up_torch(train, workers.world)
+        _set_up_torch(train, workers.local_world)
 
         store = Store.open(task.store)
         self.rows = split_index(store, "train")
@@ -144,11 +148,11 @@ class Trainer:
         if self.resumed_from is None:
             self.initialise_bank()
         elif progress.history:
-            # A kill may have come between the checkpoint and the report; who knows the epoch already leaves it aside.
+            # A kill may have come before the report. A receiver that has this epoch already ignores it.
             self.workers.report(run_checkpoints.report_of(progress.history[-1]))
         epochs = range(progress.epoch, self.config.train.epochs)
         if epochs:
-            # Closed, as what stops a training would else keep the stream alive until Ray is gone.
+            # Close the stream: the traceback of an error would keep it open until Ray ends.
             with contextlib.closing(self._batches(epochs)) as batches:
                 self._fit(self._parallel(), batches, epochs)
         if self.log is not None:
@@ -240,7 +244,7 @@ class Trainer:
         self.state.schedule.after_epoch(metrics.get("val/loss", metrics["train/loss"]))
         progress.end_epoch(metrics.get("val/auroc", -metrics["train/loss"]), metrics)
         if self.checkpoints is not None:
-            # Saved first, reported then: a worker that dies right after a report loses what was not yet polled.
+            # Save before reporting: a worker that dies right after a report loses what Ray has not polled yet.
             self.checkpoints.end_epoch(self.state, validated.reference_scores)
         if self.log is not None:
             self.log.epoch(metrics, progress.step)
@@ -253,7 +257,7 @@ class Trainer:
         train = self.config.train
         volumes = self._encode(self.validation.rows, train.precision).embeddings
         measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
-        # The word of rank 0 counts: were two workers' losses rounded differently, their learning rates could part.
+        # Rank 0's metrics count. Rounded differently on two workers, a loss would make their learning rates diverge.
         return self.workers.gather(measured)[0]
 
     def initialise_bank(self) -> None:

@@ -28,7 +28,7 @@ def remember(run: Path) -> None:
 
 
 def release(run: Path) -> bool:
-    """Remove the placement group of a run's workers, if Ray still holds it; whether it did."""
+    """Remove the placement group of a run's workers where Ray still holds it; gives whether it did."""
     import ray
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -46,16 +46,16 @@ def release(run: Path) -> bool:
 
 @dataclass
 class PlacementGroupReaper:
-    """Runs of trials that have ended, whose workers' groups may be left."""
+    """Releases the workers of trials that have ended; a trial's workers may outlive it for some seconds."""
 
     _runs: dict[Path, float] = field(default_factory=dict)
 
     def add(self, run: Path) -> None:
-        """The trial with this run folder has ended, or was stopped."""
+        """Look after the workers of a trial, given its run folder, that has ended or was stopped."""
         self._runs[run] = time.monotonic()
 
     def sweep(self, grace: float = GRACE) -> None:
-        """Release what ended at least so many seconds ago."""
+        """Release the workers of trials that ended at least `grace` seconds ago."""
         now = time.monotonic()
         for run, ended in list(self._runs.items()):
             if now - ended >= grace:

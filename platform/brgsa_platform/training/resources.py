@@ -1,7 +1,8 @@
-"""What of a cluster a training takes: a CPU and perhaps a GPU for each worker, and CPUs for its data tasks."""
+"""The CPUs and GPUs that a training takes of a cluster."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from brgsa.errors import UserError
@@ -59,10 +60,24 @@ def local_device(config: RunConfig, gpus: float | None = None) -> torch.device:
             field="train.gpu",
             value=config.train.gpu,
         )
-    import ray.train.torch
+    return torch.device("cuda", _gpu_given_by_ray())
 
-    given = ray.train.torch.get_device()
-    return given if given.type == "cuda" else torch.device("cuda", 0)
+
+def _gpu_given_by_ray() -> int:
+    """Torch's number of the GPU that Ray gave this process; 0 where Ray gave none.
+
+    Ray makes a process see its own GPUs alone, as a rule (CUDA_VISIBLE_DEVICES), and torch counts those that it sees.
+    """
+    import ray
+
+    given = [str(gpu) for gpu in ray.get_gpu_ids()] if ray.is_initialized() else []
+    if not given:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return int(given[0])
+    seen = visible.split(",")
+    return seen.index(given[0]) if given[0] in seen else 0
 
 
 def check_resources(config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoints of a training run: which are whole, which is best, which may go.
+"""The checkpoints of a training run: which there are, which is best, which may go.
 
     RUN/run.json                 configuration, store, MLflow run
     RUN/checkpoints/epoch-0003/  one folder a kept epoch (see brgsa.checkpoint)
@@ -37,12 +37,12 @@ def whole(run: Path) -> list[tuple[int, Path]]:
 
 def latest(run: Path) -> Path | None:
     """The newest checkpoint, at the end of an epoch or within one, from which a training goes on."""
-    found = _all(run)
-    return found[-1][2] if found else None
+    checkpoints = _all(run)
+    return checkpoints[-1][2] if checkpoints else None
 
 
 def forget_steps(run: Path) -> None:
-    """Remove the checkpoints within an epoch that a newer one has made needless."""
+    """Remove the checkpoints within an epoch that are older than the newest checkpoint."""
     for _, step, path in _all(run)[:-1]:
         if step is not None:
             _remove(path)
@@ -50,40 +50,54 @@ def forget_steps(run: Path) -> None:
 
 def _all(run: Path) -> list[tuple[int, int | None, Path]]:
     """(epoch, step or None, folder), oldest first."""
-    found = []
+    checkpoints = []
     for path in (run / FOLDER).glob("epoch-*"):
-        # A user's copy of one ("epoch-0003-good") is none of the run's.
+        # A copy that a user has made ("epoch-0003-good") is no checkpoint of the run.
         if name := NAME.fullmatch(path.name):
-            found.append((int(name["epoch"]), int(name["step"]) if name["step"] else None, path))
-    return sorted(found, key=lambda one: (one[0], one[1] or 0))
+            checkpoints.append((int(name["epoch"]), int(name["step"]) if name["step"] else None, path))
+    return sorted(checkpoints, key=lambda checkpoint: (checkpoint[0], checkpoint[1] or 0))
 
 
 def resolve(path: Path | str) -> Path:
     """A checkpoint folder from itself, or from its run's folder: then the best one.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is neither, or the run has no epoch yet, or its best.json is damaged.
     """
     path = Path(path)
     if (path / "model.json").is_file():
         return path
-    best = path / FOLDER / "best.json"
-    if best.is_file():
-        name = str(read_json(best).get("checkpoint"))
-        if not NAME.fullmatch(name):  # a run from elsewhere must not choose what is read
-            raise UserError(f"{best} points to {name}, which is no checkpoint's name: give the folder of an epoch.")
-        chosen = path / FOLDER / name
-        if not (chosen / "model.json").is_file():
-            raise UserError(
-                f"{best} points to {chosen.name}, which is no checkpoint: give the folder of another epoch."
-            )
-        return chosen
+    if (path / FOLDER / "best.json").is_file():
+        return _best(path)
     newest = latest(path)
     if newest is not None:
         raise UserError(
-            f"{path} has not finished an epoch: go on with its `brgsa train`, or give {newest.name} in its {FOLDER} folder."
+            f"{path} has not finished an epoch: go on with its `brgsa train`, or give {newest.name} in its {FOLDER} folder.",
+            code="run-without-epoch",
+            field=str(path),
+            value=newest.name,
         )
-    raise UserError(f"{path} is neither a checkpoint nor a run of `brgsa train` with one: give one of those folders.")
+    raise UserError(
+        f"{path} is neither a checkpoint nor a run of `brgsa train` with one: give one of those folders.",
+        code="not-a-checkpoint",
+        field=str(path),
+    )
+
+
+def _best(run: Path) -> Path:
+    """The checkpoint that a run's best.json names."""
+    file = run / FOLDER / "best.json"
+    name = str(read_json(file).get("checkpoint"))
+    # A run from elsewhere must not choose what is read: only one of its own checkpoints is followed.
+    chosen = run / FOLDER / name if NAME.fullmatch(name) else None
+    if chosen is None or not (chosen / "model.json").is_file():
+        raise UserError(
+            f"{file} points to {name}, which is no checkpoint of this run: give the folder of another epoch.",
+            code="best-not-a-checkpoint",
+            field=str(file),
+            value=name,
+        )
+    return chosen
 
 
 def keep_best(run: Path, history: list[dict[str, Any]], keep: int) -> None:
@@ -92,9 +106,8 @@ def keep_best(run: Path, history: list[dict[str, Any]], keep: int) -> None:
     Args:
         history: one entry an epoch, with `epoch` and `score` (larger is better).
     """
-    ranked = sorted(history, key=merit, reverse=True)
-    there = {epoch for epoch, _ in whole(run)}
-    ranked = [entry for entry in ranked if entry["epoch"] in there]
+    saved = {epoch for epoch, _ in whole(run)}
+    ranked = [entry for entry in sorted(history, key=merit, reverse=True) if entry["epoch"] in saved]
     if not ranked:
         return
     best = ranked[0]
@@ -102,8 +115,8 @@ def keep_best(run: Path, history: list[dict[str, Any]], keep: int) -> None:
         run / FOLDER / "best.json",
         {"checkpoint": folder_of(run, best["epoch"]).name, "epoch": best["epoch"], "score": best["score"]},
     )
-    kept = {entry["epoch"] for entry in ranked[:keep]} | {max(there)}
-    for epoch in there - kept:
+    kept = {entry["epoch"] for entry in ranked[:keep]} | {max(saved)}
+    for epoch in saved - kept:
         _remove(folder_of(run, epoch))
 
 
@@ -126,7 +139,7 @@ def mend(run: Path, keep: int) -> list[dict[str, Any]]:
 
 
 def _remove(folder: Path) -> None:
-    # A run that goes on clears what a kill leaves of it.
+    """Remove a checkpoint by a rename: what a kill leaves of it is cleared when the run goes on."""
     aside = folder.with_name(f".{folder.name}.removed")
     os.replace(folder, aside)
     shutil.rmtree(aside)

@@ -127,7 +127,7 @@ def write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
         UserError: the folder cannot be written.
     """
     try:
-        (out / run_checkpoints.FOLDER).mkdir(exist_ok=True)
+        (out / run_checkpoints.FOLDER).mkdir(parents=True, exist_ok=True)
         files.write_json(
             out / "run.json",
             {"config": config.to_dict(), "store": store.path, "data": store.fingerprint, "mlflow_run_id": run_id},

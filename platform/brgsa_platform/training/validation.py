@@ -54,7 +54,9 @@ class Validation:
         """
         try:
             rows = split_index(store, "validation")
-        except UserError:
+        except UserError as error:
+            if error.code != "empty-split":
+                raise
             return None
         return cls(rows, tuple(store.labels), rare_labels(training_rows), written_texts(store, style, rows))
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from brgsa.errors import UserError
+from brgsa.volumes.augment import Volume16
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import nodes_for
 from brgsa_platform.store.reader import decoded_volume
 from brgsa_platform.store.store import Store
 
 OBJECT_STORE_SHARE = 0.5  # that decoded volumes may fill; the rest is for what trains
-BLOCK_BYTES = 64 * 2**20
-SPLITS = ("train", "validation")
+DECODED_BLOCK_BYTES = 64 * 2**20
+CACHED_SPLITS = ("train", "validation")
 
-Volumes16 = npt.NDArray[np.int16]
 Position = tuple[int, int]
 
 
@@ -37,18 +36,18 @@ class VolumeCache:
     blocks: Sequence[Any] = field(repr=False)
     positions: Mapping[Position, Position] = field(repr=False)
 
-    def volume(self, shard: int, row_group: int) -> Volumes16:
+    def volume(self, shard: int, row_group: int) -> Volume16:
         """A volume (x, y, z), int16 HU, as a read-only view of the object store."""
         block, index = self.positions[shard, row_group]
-        volume: Volumes16 = _fetched(self.blocks[block])[index]
+        volume: Volume16 = _fetched(self.blocks[block])[index]
         return volume
 
 
 @functools.lru_cache(maxsize=4096)
-def _fetched(reference: Any) -> Volumes16:
+def _fetched(reference: Any) -> Volume16:
     import ray
 
-    array: Volumes16 = ray.get(reference)
+    array: Volume16 = ray.get(reference)
     return array
 
 
@@ -63,11 +62,11 @@ def decode_once(store: Store) -> VolumeCache | None:
     import ray
 
     index = store.index(["split", "shard", "row_group"]).to_pylist()
-    wanted = [(row["shard"], row["row_group"]) for row in index if row["split"] in SPLITS]
+    wanted = [(row["shard"], row["row_group"]) for row in index if row["split"] in CACHED_SPLITS]
     volume_bytes = 2 * int(np.prod(store.geometry.shape))
     if not fits_on_every_node(len(wanted) * volume_bytes):
         return None
-    blocks = _block_plan(wanted, max(1, BLOCK_BYTES // volume_bytes))
+    blocks = _blocks_of(wanted, max(1, DECODED_BLOCK_BYTES // volume_bytes))
     task = ray.remote(num_cpus=1, num_returns=2, label_selector=nodes_for("data"))(_decode_block)
     shards = store.shards()
     started = [task.remote(shards[shard], row_groups) for shard, row_groups in blocks]
@@ -111,7 +110,7 @@ def smallest_object_store(nodes: Iterable[Mapping[str, Any]], selector: Mapping[
     return min(stores, default=0.0)
 
 
-def _block_plan(wanted: Iterable[Position], a_block: int) -> list[tuple[int, list[int]]]:
+def _blocks_of(wanted: Iterable[Position], a_block: int) -> list[tuple[int, list[int]]]:
     """Shard and row groups of each block: at most `a_block` volumes of one shard."""
     by_shard: dict[int, list[int]] = defaultdict(list)
     for shard, row_group in wanted:
@@ -123,7 +122,7 @@ def _block_plan(wanted: Iterable[Position], a_block: int) -> list[tuple[int, lis
     ]
 
 
-def _decode_block(shard: str, row_groups: Sequence[int]) -> tuple[Volumes16 | None, UserError | None]:
+def _decode_block(shard: str, row_groups: Sequence[int]) -> tuple[Volume16 | None, UserError | None]:
     """The volumes (n, x, y, z), or why they cannot be read: as a value, a refusal crosses processes unharmed."""
     try:
         return np.stack([decoded_volume(shard, row_group) for row_group in row_groups]), None

@@ -27,12 +27,14 @@ class WorkerContext:
         rank: from 0 to world - 1; rank 0 writes files and talks to MLflow.
         device: where the model is.
         report: is told of each epoch's metrics.
+        local_world: how many of the workers are on this node and share its CPUs.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = CPU
     report: Callable[[dict[str, Any]], None] = lambda metrics: None
+    local_world: int = 1
 
     def together(self, work: Callable[[], T]) -> T:
         """Do work that has no collective in it; where a worker refuses it, all workers do, with the same words.

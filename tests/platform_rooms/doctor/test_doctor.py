@@ -30,12 +30,12 @@ CPU = {"listed": [], "driver": None, "driver_cuda": None, "torch_cuda": None, "s
 FAST = {"seen": True, "write": 300.0, "read": 500.0, "error": None}
 
 
-def one(found: list[Finding]) -> Finding:
+def one(judged_findings: list[Finding]) -> Finding:
     """The only finding; a bad one has a mend of one sentence, a good one none."""
-    assert len(found) == 1, found
-    assert found[0].state == OK or found[0].mend.endswith(".")
-    assert found[0].state != OK or not found[0].mend
-    return found[0]
+    assert len(judged_findings) == 1, judged_findings
+    assert judged_findings[0].state == OK or judged_findings[0].mend.endswith(".")
+    assert judged_findings[0].state != OK or not judged_findings[0].mend
+    return judged_findings[0]
 
 
 def test_versions_that_differ_name_both_nodes() -> None:
@@ -152,7 +152,7 @@ def test_transfers_all_reduce_and_access() -> None:
     assert one(findings.judge_all_reduce(ProbeFailure("GetTimeoutError"), size)).state == FAIL
 
     def states(token: bool, dashboard: str | None) -> list[str]:
-        return [found.state for found in findings.judge_access(token, dashboard)]
+        return [finding.state for finding in findings.judge_access(token, dashboard)]
 
     assert states(True, "127.0.0.1:8265") == [OK, OK]
     assert states(False, None) == [WARN, OK]
@@ -180,11 +180,11 @@ def test_a_driver_is_read_and_torch_asked(tmp_path: Path, monkeypatch: pytest.Mo
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = probes.gpus(1.0)
-    assert (found["listed"], found["driver"], found["driver_cuda"]) == (["H100"], "550.54", "12.4")
+    node = probes.gpus(1.0)
+    assert (node["listed"], node["driver"], node["driver_cuda"]) == (["H100"], "550.54", "12.4")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    if found["torch_cuda"] is None:
-        assert one(findings.judge_gpus({"a": found}, {"a": 1.0})).state == FAIL
+    if node["torch_cuda"] is None:
+        assert one(findings.judge_gpus({"a": node}, {"a": 1.0})).state == FAIL
 
 
 def test_storage_is_written_read_and_left_clean(tmp_path: Path) -> None:
@@ -271,31 +271,31 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out, err = finish(process, 300)
     assert process.returncode == 0, err
     assert list(folder.iterdir()) == []  # nothing is left behind
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
+    tree: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return tree
 
 
-def by_name(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {one["name"]: one for one in found}
+def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in rows}
 
 
 @pytest.mark.ray
 def test_two_nodes_of_which_one_is_another_and_then_freezes(two_nodes: dict[str, Any]) -> None:
-    found = by_name(two_nodes["both"])
-    assert found["nodes"]["found"].startswith("2 nodes answered: ")
-    head, other = found["nodes"]["found"].removeprefix("2 nodes answered: ").split(", ")
+    findings_by_name = by_name(two_nodes["both"])
+    assert findings_by_name["nodes"]["found"].startswith("2 nodes answered: ")
+    head, other = findings_by_name["nodes"]["found"].removeprefix("2 nodes answered: ").split(", ")
     assert head.endswith(" (head)")
-    assert found["versions"]["state"] == FAIL
-    assert found["versions"]["found"].endswith(f"; ffffffffffff on {other}")
-    assert f"this process, {head}" in found["versions"]["found"]
-    assert found["MLflow"]["state"] == FAIL
-    assert "2 nodes" in found["MLflow"]["found"]
-    assert found["all-reduce"]["state"] in (OK, WARN)
-    assert f"({head} and {other})" in found["all-reduce"]["found"]
-    assert found["runs"]["state"] != FAIL
-    assert found["shared memory"]["state"] != FAIL
-    assert found["clocks"]["state"] == OK
-    assert found["token"]["state"] == WARN
+    assert findings_by_name["versions"]["state"] == FAIL
+    assert findings_by_name["versions"]["found"].endswith(f"; ffffffffffff on {other}")
+    assert f"this process, {head}" in findings_by_name["versions"]["found"]
+    assert findings_by_name["MLflow"]["state"] == FAIL
+    assert "2 nodes" in findings_by_name["MLflow"]["found"]
+    assert findings_by_name["all-reduce"]["state"] in (OK, WARN)
+    assert f"({head} and {other})" in findings_by_name["all-reduce"]["found"]
+    assert findings_by_name["runs"]["state"] != FAIL
+    assert findings_by_name["shared memory"]["state"] != FAIL
+    assert findings_by_name["clocks"]["state"] == OK
+    assert findings_by_name["token"]["state"] == WARN
     assert two_nodes["status"] == 1
 
     frozen = by_name(two_nodes["frozen"])

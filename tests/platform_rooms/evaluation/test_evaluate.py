@@ -51,7 +51,7 @@ def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Arch
     rows, scans, labels = [], {}, {}
     for scan, split in enumerate(SPLITS):
         # Cardiomegaly in each second scan, no pneumothorax anywhere but in validation, nodules rare in training.
-        found = [scan % 2, int(split != "train" and scan % 3 == 0), (scan // 2) % 2, int(scan == 7)]
+        labels = [scan % 2, int(split != "train" and scan % 3 == 0), (scan // 2) % 2, int(scan == 7)]
         for reconstruction in range(1 + (scan % 4 == 0)):
             volume_id = f"s{scan}_{reconstruction}"
             hu = rng.integers(-1000, 600, (24, 22, 12)).astype(np.int16)
@@ -59,7 +59,7 @@ def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Arch
             nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), path)
             scans[volume_id] = path
             report = REPORT.format(scan)
-            rows.append([path.name, report, f"s{scan}", f"p{scan}", split, *found])
+            rows.append([path.name, report, f"s{scan}", f"p{scan}", split, *labels])
     with (folder / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["volume", "report", "scan_id", "patient_id", "split", *LABELS], *rows])
     prepare(folder / "manifest.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
@@ -141,11 +141,11 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
 
 
 def test_thresholds_are_chosen_on_validation_or_on_test_as_asked(archive: Archive, tmp_path: Path) -> None:
-    found = {}
+    thresholds = {}
     for protocol in ("validation", "paper"):
         options = EvaluateOptions(protocol=protocol, resamples=20)
         result = evaluate(archive.checkpoint, archive.store, options=options, out=tmp_path / protocol)
-        found[protocol] = [row.threshold for row in result.abnormalities]
+        thresholds[protocol] = [row.threshold for row in result.abnormalities]
         assert protocol in result.about["threshold_source"]
         assert result.about["cluster"] == {"validation": "scan", "paper": "volume"}[protocol]
     for protocol, split in (("validation", "validation"), ("paper", "test")):
@@ -154,7 +154,7 @@ def test_thresholds_are_chosen_on_validation_or_on_test_as_asked(archive: Archiv
         volume_ids, scores = read_scores(here.files["scores"])
         truth = np.array([archive.labels[volume] for volume in volume_ids])
         expected = [metrics.corner_threshold(truth[:, i], scores[:, i]) for i in range(4)]
-        np.testing.assert_allclose(found[protocol], expected)
+        np.testing.assert_allclose(thresholds[protocol], expected)
 
 
 def test_gap_is_measured_on_the_texts_of_the_training_style(archive: Archive, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ VERBS = typer.main.get_command(app).commands
 ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.shared,
     pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed (Debian: kubernetes-client)"),
 ]

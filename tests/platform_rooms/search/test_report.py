@@ -254,15 +254,15 @@ def test_the_search_s_run_holds_tables_pictures_and_counts(tmp_path: Path, monke
         search_report.log_search(run, study, folder)
         search_report.log_search(run, study, folder)  # as a search does that goes on
     api = connection.client()
-    found = api.get_run(run.run_id)
-    assert found.data.metrics == {
+    stored_run = api.get_run(run.run_id)
+    assert stored_run.data.metrics == {
         "trials": 20.0, "trials/complete": 14.0, "trials/pruned": 4.0, "trials/failed": 2.0, "epochs": 54.0,
         "best/auroc": study.best_value,
     }  # fmt: skip
     assert {"brgsa.preset": "demo", "brgsa.data": "fingerprint", "brgsa.space": "cmki,optim"}.items() <= (
-        found.data.tags.items()
+        stored_run.data.tags.items()
     )
-    assert {entry["path"] for entry in json.loads(found.data.tags["mlflow.loggedArtifacts"])} == {
+    assert {entry["path"] for entry in json.loads(stored_run.data.tags["mlflow.loggedArtifacts"])} == {
         "trials.json", "importance.json",
     }  # fmt: skip
     names = {artifact.path for artifact in api.list_artifacts(run.run_id)}

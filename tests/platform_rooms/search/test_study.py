@@ -210,6 +210,27 @@ def test_the_ends_of_a_search(folders: Iterator[Path], space: Space) -> None:
     assert run(make(next(folders), space, Limits(trials=8, seconds=0.0)), all_alike) == []
 
 
+@pytest.mark.parametrize("limits", [Limits(patience=3), Limits(epochs=3)])
+def test_a_search_ends_where_every_trial_fails(tmp_path: Path, space: Space, limits: Limits) -> None:
+    search = make(tmp_path, space, limits)
+    for number in range(3):
+        assert search.next(f"t{number}") is not None
+        search.failed(f"t{number}", "out of memory")
+    assert search.next("t3") is None
+    assert search.ended_because()
+
+
+def test_failed_trials_after_the_best_use_up_the_patience(tmp_path: Path, space: Space) -> None:
+    search = make(tmp_path, space, Limits(patience=2))
+    assert search.next("good") is not None
+    search.epoch("good", report(search, 1, 0.6))
+    search.finished("good")
+    for name in ("first", "second"):
+        assert search.next(name) is not None
+        search.failed(name, "out of memory")
+    assert search.next("third") is None
+
+
 EARLIER = [
     EarlierTraining("before", {"model.bank.size": size, "loss.temperature": 0.1, "optim.schedule": "constant"}, [0.99])
     for size in (64, 128, 256, 512, 1024)

@@ -77,9 +77,9 @@ def test_elsewhere_it_says_a_line_now_and_then_and_one_at_the_end(monkeypatch: p
         assert text(console).count("\n") == 1
         assert "best AUROC 0.600 in trial 1" in text(console)
         table.update(TrialLine(0, PARAMS, 4, 4, 0.3, 0.4, "complete"))
-        said = text(console).count("\n")
+        lines_before = text(console).count("\n")
     last = text(console).splitlines()[-1]
-    assert text(console).count("\n") == said + 1
+    assert text(console).count("\n") == lines_before + 1
     assert last.startswith("search: 1 of 3 trials done (1 running), best AUROC 0.400 in trial 0, 5 epochs")
 
 

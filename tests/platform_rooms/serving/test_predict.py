@@ -53,18 +53,18 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_scores_are_the_model_s_on_the_centre_crop(saved: Path, scan: Path) -> None:
-    found = predict(saved, scan)
+    prediction = predict(saved, scan)
     model = checkpoint.load(saved).model
     seen = standardize(read_volume(scan), GEOMETRY)[2:18, 2:18, 1:9].astype(np.float32) / 1000
     expected = zeroshot.scores(
         model.encode_volumes(torch.from_numpy(seen)[None, None]), model.encode_texts(zeroshot.prompts(LABELS))
     )[0]
-    assert {row.prompt: row.score for row in found.rows} == pytest.approx(
+    assert {row.prompt: row.score for row in prediction.rows} == pytest.approx(
         dict(zip(zeroshot.prompts(LABELS), expected.tolist(), strict=True)), abs=1e-6
     )
-    scores = [row.score for row in found.rows]
+    scores = [row.score for row in prediction.rows]
     assert scores == sorted(scores, reverse=True)
-    assert all(row.percentile is None for row in found.rows)
+    assert all(row.percentile is None for row in prediction.rows)
 
 
 def test_own_prompts_and_pairings(saved: Path, scan: Path) -> None:
@@ -72,7 +72,7 @@ def test_own_prompts_and_pairings(saved: Path, scan: Path) -> None:
     plain, bridged = (predict(saved, scan, asked, pairing=pairing) for pairing in ("v.t", "v'.t"))
     both = predict(saved, scan, asked)
     assert {row.prompt for row in both.rows} == set(asked)
-    by_prompt = [{row.prompt: row.score for row in found.rows} for found in (plain, bridged, both)]
+    by_prompt = [{row.prompt: row.score for row in prediction.rows} for prediction in (plain, bridged, both)]
     for text in asked:
         assert by_prompt[2][text] == pytest.approx((by_prompt[0][text] + by_prompt[1][text]) / 2, abs=1e-6)
 
@@ -81,8 +81,8 @@ def test_percentiles_stand_among_the_validation_scores(tmp_path: Path, scan: Pat
     first, second, third = zeroshot.prompts(LABELS)
     known = {first: [-1.0] * 3 + [1.0], second: [-1.0, 1.0, 1.0, 1.0], third: [-1.0, -1.0, 1.0, 1.0]}
     path = save_model(tmp_path / "epoch-0002", reference_scores=known)
-    found = predict(path, scan)
-    assert [(row.prompt, row.percentile) for row in found.rows] == [(first, 0.75), (third, 0.5), (second, 0.25)]
+    prediction = predict(path, scan)
+    assert [(row.prompt, row.percentile) for row in prediction.rows] == [(first, 0.75), (third, 0.5), (second, 0.25)]
     # They are of the default pairing, and of these prompts, alone.
     assert all(row.percentile is None for row in predict(path, scan, pairing="v.t").rows)
     mixed = predict(path, scan, [first, "There is a stent."]).rows
@@ -107,10 +107,10 @@ def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
         "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
     }
     table.write_text(",".join(fields) + "\n" + ",".join(f'"{value}"' for value in fields.values()) + "\n")
-    found, expected = predict(saved, bare, metadata=table), predict(saved, scan)
-    assert [row.prompt for row in found.rows] == [row.prompt for row in expected.rows]
-    assert [row.score for row in found.rows] == pytest.approx([row.score for row in expected.rows], abs=1e-6)
-    assert not found.warnings
+    prediction, expected = predict(saved, bare, metadata=table), predict(saved, scan)
+    assert [row.prompt for row in prediction.rows] == [row.prompt for row in expected.rows]
+    assert [row.score for row in prediction.rows] == pytest.approx([row.score for row in expected.rows], abs=1e-6)
+    assert not prediction.warnings
     predict(saved, bare).print()
     assert "Caution" in capsys.readouterr().out
     with refused("metadata-without-scan", field=str(table), value="scan.nii.gz"):
@@ -121,13 +121,13 @@ def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
 
 
 def test_printed_as_table_and_as_json(saved: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = predict(saved, scan)
-    found.print(as_json=True)
+    prediction = predict(saved, scan)
+    prediction.print(as_json=True)
     tree = json.loads(capsys.readouterr().out)
-    assert [row["prompt"] for row in tree["prompts"]] == [row.prompt for row in found.rows]
-    found.print()
+    assert [row["prompt"] for row in tree["prompts"]] == [row.prompt for row in prediction.rows]
+    prediction.print()
     shown = capsys.readouterr().out
-    assert all(row.prompt in shown for row in found.rows)
+    assert all(row.prompt in shown for row in prediction.rows)
     assert "higher than" not in shown
 
 

@@ -44,6 +44,8 @@ def test_a_volume_is_shown_and_its_report_only_when_asked(labelled: Path, tmp_pa
         show(str(labelled), "s9", tmp_path / "s9.png")
     with refused("picture-unwritable", value=str(tmp_path / "absent" / "s3.png")):
         show(str(labelled), "s3", tmp_path / "absent" / "s3.png")
+    with refused("picture-unwritable", value=str(tmp_path / "absent" / "fingerprint.png")):
+        info(str(labelled)).draw(tmp_path / "absent" / "fingerprint.png")
 
 
 def test_the_commands(labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from refusals import refused
 
 from brgsa_platform.layouts import read_layout
 from brgsa_platform.runtime import locks, session, storage
-from brgsa_platform.runtime.storage import Folder, is_away
+from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.store.verify import verify
@@ -137,8 +137,3 @@ def test_a_second_run_is_refused_in_a_bucket_too(door: Door, tmp_path: Path) -> 
     manifest = save_manifest(tmp_path / "in", 1)
     with locks.held("s3://archive/stores/held", "prepare"), refused("folder-in-use", field="s3://archive/stores/held"):
         prepare(manifest, "manifest", "s3://archive/stores/held", PrepareOptions(SMALL))
-
-
-def test_a_final_answer_is_no_absence() -> None:
-    assert is_away(OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7"))
-    assert not is_away(OSError("AWS Error ACCESS_DENIED during PutObject operation"))

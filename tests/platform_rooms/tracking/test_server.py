@@ -29,6 +29,8 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection, query
 from brgsa_platform.tracking.server import ServerOptions, find_database, serve
 
+pytestmark = pytest.mark.slow
+
 ADMIN = f"admin:{server_helper.PASSWORD}"
 # A worker whose every look into the server's folder fails, as on another machine.
 WORKER = """

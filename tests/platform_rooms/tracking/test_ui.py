@@ -1,4 +1,4 @@
-"""`brgsa ui`: what it refuses, and that it serves the tracking store until it is interrupted."""
+"""`brgsa ui`: what it refuses, and that it serves the tracking store until it is told to end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,21 @@ from pathlib import Path
 import psutil
 import pytest
 from postgres import free_port
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa_platform.tracking.ui import ui
+
+pytestmark = pytest.mark.slow
+
+# A server with a child, neither of which ends when it is asked to.
+STUBBORN = """
+import sys
+from brgsa_platform.tracking import ui
+ui.SECONDS_TO_END = 0.5
+child = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(os.getpid(), flush=True); "
+server = child + "import subprocess; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+sys.exit(ui.run_until_told([sys.executable, "-c", server, child + "time.sleep(600)"], {}))
+"""
 
 
 def test_a_taken_port_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,10 +38,12 @@ def test_a_taken_port_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"{port}.*--port"):
+        with refused("cannot-listen", value=("127.0.0.1", port)):
             ui(port=port)
-    with pytest.raises(UserError, match="--port"):
+    with refused("cannot-listen"):
         ui(port=70000)
+    with refused("cannot-listen"):
+        ui(host="192.0.2.7")  # no address of this machine
 
 
 def test_a_server_s_address_is_printed_without_its_password(
@@ -43,7 +57,25 @@ def test_a_server_s_address_is_printed_without_its_password(
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_serves_a_new_store_until_told_to_end_and_leaves_nothing_behind(tmp_path: Path, ending: signal.Signals) -> None:
+def test_a_server_that_is_told_to_end_leaves_no_process_behind(tmp_path: Path, ending: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        family = [psutil.Process(int(process.stdout.readline())) for _ in range(2)]
+        process.send_signal(ending)
+        assert process.wait(timeout=60) == 0
+        assert not psutil.wait_procs(family, timeout=10)[1]
+    finally:
+        process.kill()
+
+
+def test_the_status_of_a_server_that_ends_by_itself_is_handed_on() -> None:
+    command = "import sys; from brgsa_platform.tracking.ui import run_until_told; "
+    command += "sys.exit(run_until_told([sys.executable, '-c', 'raise SystemExit(3)'], {}))"
+    assert subprocess.run([sys.executable, "-c", command], timeout=120, check=False).returncode == 3
+
+
+def test_serves_a_new_store_until_told_to_end(tmp_path: Path) -> None:
     port = free_port()
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-c", f"from brgsa_platform.tracking.ui import ui; ui(port={port})"]
@@ -67,7 +99,7 @@ def test_serves_a_new_store_until_told_to_end_and_leaves_nothing_behind(tmp_path
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         assert len(family) > 1
         assert not any("sqlite:" in word for process in family for word in process.cmdline())  # it may hold a password
-        server.send_signal(ending)
+        server.send_signal(signal.SIGINT)
         assert server.wait(timeout=60) == 0
     finally:
         server.kill()  # nothing to do, unless the test has failed

@@ -21,9 +21,9 @@ def codes(scans: list[int]) -> np.ndarray:
 @settings(deadline=None, max_examples=300)  # the machine may be busy
 @given(SPLITS, st.integers(1, 6), st.integers(0, 3), st.integers(1, 50), st.integers(1, 12))
 def test_batches_hold_distinct_scans_and_no_row_twice(
-    found: list[int], batch_size: int, epoch: int, buffer: int, volumes_a_shard: int
+    scan_numbers: list[int], batch_size: int, epoch: int, buffer: int, volumes_a_shard: int
 ) -> None:
-    scans = codes(found)
+    scans = codes(scan_numbers)
     shard = np.arange(len(scans)) // volumes_a_shard
     if scans.max() + 1 < batch_size:
         with refused("batch-too-large", field="train.batch_size", value=batch_size):
@@ -56,8 +56,8 @@ def test_seed_and_epoch_decide() -> None:
     shard, scans = np.arange(60) // 6, np.arange(60) // 2
 
     def batches(seed: int, epoch: int, buffer: int) -> list[list[int]]:
-        found: list[list[int]] = epoch_batches(shard, scans, 4, seed, epoch, buffer).tolist()
-        return found
+        batches: list[list[int]] = epoch_batches(shard, scans, 4, seed, epoch, buffer).tolist()
+        return batches
 
     for buffer in (10, 100):
         assert batches(1, 2, buffer) == batches(1, 2, buffer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import ray
 import torch
 from refusals import refused
 
@@ -48,3 +49,23 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for gpu, share in (("true", None), ("auto", 0.5)):
         with refused("no-gpu", field="train.gpu"):
             local_device(config(gpu), share)
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "number"),
+    [
+        ([], None, 0),
+        (["1"], "1", 0),  # Ray shows the process its own GPU alone
+        (["2"], "0,2", 1),
+        ([3], None, 3),  # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES
+    ],
+)
+def test_the_device_is_the_one_that_ray_gave(
+    cuda: None, monkeypatch: pytest.MonkeyPatch, given: list[object], visible: str | None, number: int
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: given)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert local_device(config("auto"), 0.5) == torch.device("cuda", number)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
-from brgsa.errors import UserError
 from brgsa_platform.training import run_checkpoints
 
 
@@ -129,30 +129,37 @@ def test_a_checkpoint_is_found_from_itself_or_its_run(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_neither(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(UserError, match="is neither a checkpoint nor a run of `brgsa train`") as found:
+        with refused("not-a-checkpoint", field=str(path)):
             run_checkpoints.resolve(path)
-        assert str(path) in str(found.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "code"),
     [
-        ("{", r"best\.json cannot be read \(.*\): remove"),
-        ("[]", r"best\.json cannot be read \(it holds no JSON object\)"),
-        ("{}", r"best\.json points to .* no checkpoint"),
-        ('{"checkpoint": "../../elsewhere"}', r"points to \.\./\.\./elsewhere, which is no checkpoint's name"),
-        ('{"checkpoint": "/etc"}', r"points to /etc, which is no checkpoint's name"),
-        (
-            '{"checkpoint": "epoch-0009"}',
-            r"points to epoch-0009, which is no checkpoint: give the folder of another epoch",
-        ),
+        ("{", "unreadable-json"),
+        ("[]", "unreadable-json"),
+        ("{}", "best-not-a-checkpoint"),
+        ('{"checkpoint": "../../elsewhere"}', "best-not-a-checkpoint"),
+        ('{"checkpoint": "/etc"}', "best-not-a-checkpoint"),
+        ('{"checkpoint": "epoch-0009"}', "best-not-a-checkpoint"),
     ],
 )
-def test_a_damaged_pointer_to_the_best(tmp_path: Path, content: str, says: str) -> None:
+def test_a_damaged_pointer_to_the_best(tmp_path: Path, content: str, code: str) -> None:
     train(tmp_path, [0.5], keep=1)
-    (tmp_path / run_checkpoints.FOLDER / "best.json").write_text(content)
-    with pytest.raises(UserError, match=says):
+    file = tmp_path / run_checkpoints.FOLDER / "best.json"
+    file.write_text(content)
+    with refused(code, field=str(file)):
         run_checkpoints.resolve(tmp_path)
+
+
+def test_a_checkpoint_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    train(tmp_path / "run", [0.5], keep=1)
+    train(tmp_path / "other", [0.5], keep=1)
+    elsewhere = "../../other/checkpoints/epoch-0001"
+    assert (tmp_path / "run" / run_checkpoints.FOLDER / elsewhere / "model.json").is_file()
+    (tmp_path / "run" / run_checkpoints.FOLDER / "best.json").write_text(json.dumps({"checkpoint": elsewhere}))
+    with refused("best-not-a-checkpoint", value=elsewhere):
+        run_checkpoints.resolve(tmp_path / "run")
 
 
 def add_step(run: Path, epoch: int, step: int) -> Path:
@@ -184,6 +191,23 @@ def test_within_an_epoch_the_last_is_kept_to_go_on_from(tmp_path: Path) -> None:
 
 def test_a_run_in_its_first_epoch_has_no_best(tmp_path: Path) -> None:
     last = add_step(tmp_path, 0, 7)
-    with pytest.raises(UserError, match=r"has not finished an epoch: go on .* or give epoch-0000-step-00000007"):
+    with refused("run-without-epoch", field=str(tmp_path), value=last.name):
         run_checkpoints.resolve(tmp_path)
     assert run_checkpoints.resolve(last) == last
+
+
+def test_mending_points_to_the_best_and_removes_what_is_not_kept(tmp_path: Path) -> None:
+    """Epoch 3 was saved and the run killed: best.json still points to an older epoch, and nothing was removed."""
+    history = train(tmp_path, [0.5, 0.4], keep=1)
+    add_step(tmp_path, 2, 41)
+    history.append({"epoch": 3, "score": 0.9})
+    (add(tmp_path, 3) / "training.json").write_text(json.dumps({"history": history}))
+    assert run_checkpoints.mend(tmp_path, keep=1) == history
+    assert best(tmp_path) == {"checkpoint": "epoch-0003", "epoch": 3, "score": 0.9}
+    assert [path.name for path in (tmp_path / run_checkpoints.FOLDER).glob("epoch-*")] == ["epoch-0003"]
+    assert run_checkpoints.mend(tmp_path, keep=1) == history
+
+
+def test_nothing_is_mended_in_a_run_that_has_not_begun(tmp_path: Path) -> None:
+    assert run_checkpoints.mend(tmp_path, keep=1) == []
+    assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,9 @@ CROP = (16, 16, 8)
 
 def test_decoded_volumes_make_the_loaders_batches(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(pairs)
-    monkeypatch.setattr(volume_cache, "BLOCK_BYTES", 3 * 2 * 20 * 20 * 10)  # several volumes a block, several blocks
+    monkeypatch.setattr(
+        volume_cache, "DECODED_BLOCK_BYTES", 3 * 2 * 20 * 20 * 10
+    )  # several volumes a block, several blocks
     cache = volume_cache.decode_once(store)
     assert cache is not None
     index = store.index(["split", "shard", "row_group"]).to_pylist()
