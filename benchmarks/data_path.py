@@ -7,7 +7,8 @@ chance; where a batch ends as float in [-1, 1], intensities are also scaled and 
 
 One core: each way makes batches of BATCH volumes in this process, pinned to one core; what counts is the core's time that the
 process used, not what it waited for a busy machine. Two workers: two processes read for a third that only receives, by either
-`data.loader`. Their start, and Ray Data's planning of a stream, do not count: the time runs from the fifth batch.
+`data.loader`; volumes a second, and volumes in a second of all cores' time that any process of it used. Their start, and Ray
+Data's planning of a stream, do not count: the time runs from the fifth batch.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ from brgsa_platform.training.order import epoch_batches
 FULL = ((256, 256, 128), (224, 224, 112))
 BATCH = 8
 WORKERS = 2
+LOADERS: tuple[Literal["torch", "ray"], ...] = ("torch", "ray")
 ENDLESS = 10**6  # epochs: the clock ends a pass
 FLIP, SCALE, SHIFT, NOISE = 0.5, 0.1, 20.0, 20.0
 AUGMENTATION = Augmentation(seed=0, flip=(FLIP, 0.0, 0.0))
@@ -249,40 +251,59 @@ def one_thread() -> Iterator[None]:
 # Two workers.
 
 
-def loaded(data: Data, loader: Literal["ray", "torch"], seconds: float) -> float:
-    """Volumes a second from two CPUs of Ray Data's, or two processes of torch's, to an actor in a training worker's place."""
+class LoaderRate(NamedTuple):
+    """Volumes in a second, and in a second of the cores' time."""
+
+    wall: float
+    cores: float
+
+
+def loaded(data: Data, loader: Literal["ray", "torch"], seconds: float) -> LoaderRate:
+    """From two CPUs of Ray Data's, or two processes of torch's, to an actor in a training worker's place."""
     import ray
 
     source = BatchSource(data.index, data.crop, DataSection(flip=AUGMENTATION.flip, loader=loader, cpus=WORKERS))
+    driver = os.getpid()
 
     @ray.remote(num_cpus=1)
-    def worker() -> float:
+    def worker() -> LoaderRate:
         batches = training_batches(source, batch_size=BATCH, epochs=range(ENDLESS), seed=0)
-        return _steady_rate((sum(len(torch.from_numpy(block)) for block in b.blocks) for b in batches), seconds)
+        sizes = (sum(len(torch.from_numpy(block)) for block in batch.blocks) for batch in batches)
+        for _ in range(2 * WORKERS):
+            next(sizes)
+        started, used, volumes = time.perf_counter(), _cores_seconds(driver), 0
+        while (passed := time.perf_counter() - started) < seconds:
+            volumes += next(sizes)
+        return LoaderRate(volumes / passed, volumes / (_cores_seconds(driver) - used))
 
-    return float(ray.get(worker.remote()))
+    return LoaderRate(*ray.get(worker.remote()))
 
 
-def _steady_rate(sizes: Iterator[int], seconds: float) -> float:
-    for _ in range(2 * WORKERS):
-        next(sizes)
-    started, volumes = time.perf_counter(), 0
-    while (passed := time.perf_counter() - started) < seconds:
-        volumes += next(sizes)
-    return volumes / passed
+def _cores_seconds(pid: int) -> float:
+    """Time on any core of a process and all below it."""
+    import psutil
+
+    total = 0.0
+    for process in (root := psutil.Process(pid), *root.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def two_workers(data: Data, repeats: int, seconds: float) -> dict[str, list[float]]:
-    """Volumes a second of both loaders in each repeat, in turns."""
+    """Both loaders in each repeat, in turns."""
     from brgsa_platform.runtime.session import ray_session
 
-    rates: dict[str, list[float]] = {"torch": [], "ray": []}
+    rates: dict[str, list[float]] = {}
     with ray_session(num_cpus=WORKERS + 1):
         loaded(data, "ray", min(seconds, 1.0))  # starts Ray's processes
         for _ in range(repeats):
-            rates["torch"].append(loaded(data, "torch", seconds))
-            rates["ray"].append(loaded(data, "ray", seconds))
-    return {f"loader {name}": values for name, values in rates.items()}
+            for loader in LOADERS:
+                rate = loaded(data, loader, seconds)
+                rates.setdefault(f"loader {loader}", []).append(rate.wall)
+                rates.setdefault(f"loader {loader}, a core", []).append(rate.cores)
+    return rates
 
 
 def run(
@@ -311,6 +332,7 @@ def run(
         "vs_floor": median["ours, int16"] / median["floor"],
         "as_buffer_vs_ours": median["by as_buffer, float"] / median["ours, float"],
         "ray_vs_direct": median["loader ray"] / median["loader torch"],
+        "ray_vs_direct_a_core": median["loader ray, a core"] / median["loader torch, a core"],
     }
     print("\n" + "\n".join(f"{name:32}{ratio:9.2f}" for name, ratio in ratios.items()))
     figures = {

@@ -27,6 +27,7 @@ def test_it_runs_and_reports() -> None:
     assert found["benchmark"] == "data_path"
     assert set(found["ratios"]) == {
         "vs_monai_nifti", "vs_monai_persistent", "vs_floor", "as_buffer_vs_ours", "ray_vs_direct",
+        "ray_vs_direct_a_core",
     }  # fmt: skip
     assert all(ratio > 0 for ratio in found["ratios"].values())
     for name, figures in found["figures"].items():

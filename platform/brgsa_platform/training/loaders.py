@@ -252,7 +252,7 @@ def _through_ray(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
     source = iter(slices)
     while batches := list(_up_to(TASKS_A_STREAM, source, reader)):
         tasks = _Tasks(reader, [piece for cut in batches for piece in cut])
-        # Close the stream here: left to the garbage collector, Ray Data's executor may end in another thread, and hang.
+        # Closed here: left to the garbage collector, Ray Data's executor may be ended in a thread of its own, and hang.
         with contextlib.closing(_ray_blocks(tasks, data, world)) as blocks:
             for cut in batches:
                 yield _joined(list(islice(blocks, len(cut))))
