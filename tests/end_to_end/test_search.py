@@ -191,7 +191,15 @@ def test_two_goals_and_a_search_that_learns_from_another(place: Path) -> None:
 def test_a_killed_trial_and_a_killed_driver(place: Path, shared_ray: SharedRay) -> None:
     epochs, folder = 12, place / "searches" / "killed"
     arguments = ["--name", "killed", "--data", str(place / "store"), "--space", "cmki-small", "--trials", "3"]
-    settings = ["--preset", "demo-smoke", f"train.epochs={epochs}", "train.threads=1", f"train.keep={epochs}"]
+    settings = [
+        "--concurrent",
+        "1",
+        "--preset",
+        "demo-smoke",
+        f"train.epochs={epochs}",
+        "train.threads=1",
+        f"train.keep={epochs}",
+    ]
     process = start("--out", str(folder.parent), *arguments, *settings, ray_address=shared_ray.address)
     until(lambda: epochs_of(folder, 0) >= 2, 240, process=process, pause=0.02)
     os.kill(pid_of(folder, 0), signal.SIGKILL)

@@ -96,7 +96,7 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
         spaces: if given, must be the search's.
 
     Raises:
-        UserError: no-search in this folder; other-space; begun-already (points or a warm start); store-changed;
+        UserError: unknown-search in this folder; other-space; begun-already (points or a warm start); store-changed;
             folder-in-use by another process.
     """
     folder = folder.absolute()
@@ -104,7 +104,7 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
     if spec is None:
         raise UserError(
             f"There is no search {name} in {folder.parent}: name one of the folders there.",
-            code="no-search",
+            code="unknown-search",
             field=name,
         )
     if spaces and list(spaces) != list(spec.spaces):

@@ -76,7 +76,7 @@ def test_what_cannot_be_gone_on_with(pairs: Path, tmp_path: Path) -> None:
     begun(tmp_path / "old", store.path, "other data")
     point = SearchOptions(points=[{"loss.temperature": 0.1}])
     for name, more, code in (
-        ("cold", {}, "no-search"),
+        ("cold", {}, "unknown-search"),
         ("s", {"spaces": ["cmki"]}, "other-space"),
         ("s", {"options": point}, "begun-already"),
         ("s", {"options": SearchOptions(warm_from=["old"])}, "begun-already"),
@@ -96,7 +96,7 @@ def test_the_same_command_begins_a_search_and_goes_on_with_it(tmp_path: Path) ->
     begin = [*again, f"--data={tmp_path}/new", "--space=cmki"]
     with pytest.raises(UserError) as error:
         app(again, standalone_mode=False)
-    assert (error.value.code, error.value.field) == ("no-search", "s")
+    assert (error.value.code, error.value.field) == ("unknown-search", "s")
     with pytest.raises(UserError, match=f"{tmp_path}/new"):
         app(begin, standalone_mode=False)
     begun(tmp_path / "s", f"{tmp_path}/old")
