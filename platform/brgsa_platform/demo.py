@@ -109,11 +109,10 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0) -> dict[str, Any]:
                 out / "store",
                 short,
                 [SPACE],
-                SearchOptions(trials=size.trials),
+                SearchOptions(trials=size.trials, cache=cache),
                 SearchMethod(seed=seed),
                 folder=out / "searches" / SPACE,
                 preset="demo",
-                cache=cache,
             )
             _say(searched.summary())
         with _step("8/8 evaluate all three on the test split, which neither training nor search has seen", seconds):

@@ -52,7 +52,6 @@ def tune(
     folder: Path | None = None,
     preset: str | None = None,
     go_on: bool = False,
-    cache: VolumeCache | None = None,
 ) -> SearchResult:
     """Search `spaces` for the configuration with the best validation AUROC, starting from `base`.
 
@@ -64,7 +63,6 @@ def tune(
         folder: of the search; its name is the search's. Default searches/SPACES.
         preset: name of the base's preset, for MLflow's tag.
         go_on: where the search in this folder has begun in the same way, go on with it: one command for every try.
-        cache: the store's volumes where they are decoded already, in this Ray session; None decodes them.
 
     Raises:
         UserError: the space does not fit the configuration or the store; search-exists or folder-taken; folder-in-use by
@@ -81,12 +79,12 @@ def tune(
     if begun is not None:
         check_same(folder.name, begun, spec)
         with held(folder, "tune"):
-            return _run(folder, begun, store, options, cache=cache)
+            return _run(folder, begun, store, options)
     earlier = warm_start.learn(options.warm_from, folder.parent, spec)
     _claim(folder, spec)
     with held(folder, "tune"):
         studies.forget(folder)
-        return _run(folder, spec, store, options, earlier, cache)
+        return _run(folder, spec, store, options, earlier)
 
 
 def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Sequence[str] = ()) -> SearchResult:
@@ -174,7 +172,6 @@ def _run(
     store: Store,
     options: SearchOptions,
     earlier: Sequence[warm_start.EarlierTraining] = (),
-    cache: VolumeCache | None = None,
 ) -> SearchResult:
     """Begin the search or go on with it, to its end."""
     quiet_environment()  # before Ray is imported, which reads it then
@@ -204,7 +201,7 @@ def _run(
             write_spec(folder, spec)  # from here on the search has begun
             search = Search(spec, study, storage, options.limits)
             try:
-                _run_trials(search, folder, resources, cache or decode_once(store))
+                _run_trials(search, folder, resources, options.cache or decode_once(store))
             finally:
                 settle(folder, study)
             result = conclude(run, folder, search)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig, flatten
 from brgsa_platform.runtime.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from brgsa_platform.training.volume_cache import VolumeCache
 
 # A goal is what the user asks for by name; its objective is the metric of an epoch's report that the search maximises.
 GOALS = {"auroc": "val/auroc", "common": "val/auroc_common", "rare": "val/auroc_rare"}
@@ -97,6 +100,7 @@ class SearchOptions:
         checkpoints: which trials' best checkpoints MLflow gets a copy of: all, best (that of the best trial) or none.
         points: values by field of the first trials, before anything is drawn.
         warm_from: searches of the same folder or runs in MLflow that the sampler learns from; see `warm_start.learn`.
+        cache: the store's volumes where they are decoded already, in this Ray session; None decodes them.
 
     Raises:
         UserError: option-value names the option that is out of its range; endless-search where nothing ends it.
@@ -111,6 +115,7 @@ class SearchOptions:
     checkpoints: str = "all"
     points: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     warm_from: Sequence[str] = field(default_factory=tuple)
+    cache: VolumeCache | None = None
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs", "patience", "concurrent"):

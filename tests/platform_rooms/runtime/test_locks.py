@@ -127,6 +127,7 @@ def test_one_of_another_machine_that_gives_a_sign_of_life_is_named(place: str) -
             leave_claim(place, machine="elsewhere", host="elsewhere", pid=1)
             over.wait(1.1)
 
+    leave_claim(place, machine="elsewhere", host="elsewhere", pid=1)
     other = threading.Thread(target=live)
     other.start()
     try:
