@@ -10,7 +10,7 @@ import pytest
 from brgsa_platform import demo
 from brgsa_platform.tracking import connection
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 
 
 def test_the_demo_ends_in_a_table(

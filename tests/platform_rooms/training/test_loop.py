@@ -20,7 +20,7 @@ from brgsa_platform.training.loop import Trainer, TrainingTask
 from brgsa_platform.training.run_folder import make_tokenizer, write_run
 from brgsa_platform.training.workers import ALONE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 
 SETTINGS = [
     "data={style: report, shuffle_buffer: 20}",

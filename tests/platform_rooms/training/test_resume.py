@@ -19,7 +19,7 @@ from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.ray
 
 EPOCHS = 3
 # Everything that draws random numbers is on: order, crop, flips, turns, intensities, noise, sentences, dropout.

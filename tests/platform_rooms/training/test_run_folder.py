@@ -22,7 +22,7 @@ from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, TrainResult, train
 from brgsa_platform.training.run_folder import claimed, previous_run, write_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 
 SETTINGS = [
     "data={style: report, shuffle_buffer: 20}",

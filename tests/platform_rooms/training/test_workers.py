@@ -36,7 +36,7 @@ from brgsa_platform.training.validation import Validation
 from brgsa_platform.training.volume_cache import VolumeCache
 from brgsa_platform.training.workers import ALONE, WorkerContext
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 
 SETTINGS = [
     "data={style: report, shuffle_buffer: 20}",
