@@ -211,12 +211,20 @@ def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
 
 
 def check_fit(store: Store, config: RunConfig) -> None:
-    """Refuse a configuration that this store cannot serve, before anything starts."""
+    """Refuse a configuration that this store cannot serve, before anything starts.
+
+    Raises:
+        UserError: the crop is larger than the volumes, the text style is missing, the training split is smaller than a
+            batch, or a transform is unknown.
+    """
     crop, shape = config.model.vision.volume, store.geometry.shape
     if any(want > have for want, have in zip(crop, shape, strict=True)):
         raise UserError(
             f"model.vision.volume {tuple(crop)} is larger than the volumes of {store.path}, {tuple(shape)}: choose a smaller "
-            "one or prepare the store with a larger --shape."
+            "one or prepare the store with a larger --shape.",
+            code="crop-too-large",
+            field="model.vision.volume",
+            value=tuple(crop),
         )
     store.texts(config.data.style)  # refuses a style that has not been computed
     _steps(store, config)  # refuses a split too small for a batch

@@ -14,7 +14,7 @@ from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 from brgsa_platform.training.batches import BatchSource, evaluation_batches
-from brgsa_platform.training.driver import TrainOptions, checkpoint_record, train
+from brgsa_platform.training.driver import TrainOptions, check_fit, checkpoint_record, train
 from brgsa_platform.training.encoding import encode_split, encode_texts
 from brgsa_platform.training.loop import Trainer, TrainingTask
 from brgsa_platform.training.run_folder import make_tokenizer, write_run
@@ -44,6 +44,11 @@ def test_training_names_a_damaged_shard(pairs: Path, tmp_path: Path, workers: in
         train(tmp_path / "store", settings, out=tmp_path / "run", options=TrainOptions(quiet=True))
     assert str(tmp_path / "store") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_crop_larger_than_the_volumes(pairs: Path) -> None:
+    with refused("crop-too-large", field="model.vision.volume", value=(32, 16, 8)):
+        check_fit(Store.open(pairs), config("model.vision.volume=[32, 16, 8]"))
 
 
 def test_a_loss_that_is_no_number(pairs: Path, tmp_path: Path) -> None:
