@@ -211,7 +211,12 @@ def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
 
 
 def check_fit(store: Store, config: RunConfig) -> None:
-    """Refuse a configuration that this store cannot serve, before anything starts."""
+    """Refuse a configuration that this store cannot serve, before anything starts.
+
+    Raises:
+        UserError: the crop is larger than the volumes, the text style is missing, the training split is smaller than a
+            batch, or a transform is unknown.
+    """
     crop, shape = config.model.vision.volume, store.geometry.shape
     if any(want > have for want, have in zip(crop, shape, strict=True)):
         raise UserError(
