@@ -183,8 +183,8 @@ def test_a_driver_is_read_and_torch_asked(tmp_path: Path, monkeypatch: pytest.Mo
     node = probes.gpus(1.0)
     assert (node["listed"], node["driver"], node["driver_cuda"]) == (["H100"], "550.54", "12.4")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    if node["torch_cuda"] is None:
-        assert one(findings.judge_gpus({"a": node}, {"a": 1.0})).state == FAIL
+    built_without_cuda = {**node, "torch_cuda": None, "seen": 0}
+    assert one(findings.judge_gpus({"a": built_without_cuda}, {"a": 1.0})).state == FAIL
 
 
 def test_storage_is_written_read_and_left_clean(tmp_path: Path) -> None:
