@@ -21,12 +21,13 @@ def test_every_arm_makes_its_step_and_the_models_are_equal() -> None:
     assert result["benchmark"] == "gpu"
     assert set(result["ratios"]) == {"mfu", "vs_reference"}
     arms = result["figures"]["arms"]
-    assert len(arms) >= 9
+    assert {"reference", "eager", "compiled", "compiled+micro-8"} <= arms.keys()
     for name, figures in arms.items():
         assert "failed" not in figures, (name, figures)
         assert figures["step_s"] > 0
-    differences = result["figures"]["relative_difference_float32"]
+    differences = result["figures"]["relative_differences"]
     assert set(differences) == {
-        "embeddings", "gradients", "first_block_gradient", "micro_batch_gradients", "conversion_on_device",
+        "embeddings", "gradients", "first_block_gradient", "micro_batch_gradients", "bfloat16_embeddings",
+        "conversion_on_device",
     }  # fmt: skip
     assert max(differences.values()) < 1e-4
