@@ -33,10 +33,10 @@ from brgsa.volumes import decode, encode
 from brgsa.volumes.augment import Augmentation
 from brgsa.volumes.intensity import Intensity, unit_intensities
 from brgsa_platform.config import DataSection
+from brgsa_platform.loading.batches import BatchSource, SplitIndex, training_batches
+from brgsa_platform.loading.loaders import VolumeReader
+from brgsa_platform.loading.order import epoch_batches
 from brgsa_platform.store.reader import encoded_volume
-from brgsa_platform.training.batches import BatchSource, SplitIndex, training_batches
-from brgsa_platform.training.loaders import VolumeReader
-from brgsa_platform.training.order import epoch_batches
 
 FULL = ((256, 256, 128), (224, 224, 112))
 BATCH = 8

@@ -84,8 +84,8 @@ def test_the_rooms_keep_to_their_floors(copy: Path) -> None:
     [
         ("brgsa/bank.py", "import brgsa_platform.config", "The method knows no platform"),
         ("tune_spaces/loader.py", "import torch", "Search spaces are data"),
-        ("platform/brgsa_platform/training/order.py", "import mlflow", "Only the tracking room knows MLflow"),
-        ("platform/brgsa_platform/store/reader.py", "from brgsa_platform.training import order", "A room knows"),
+        ("platform/brgsa_platform/loading/order.py", "import mlflow", "Only the tracking room knows MLflow"),
+        ("platform/brgsa_platform/store/reader.py", "from brgsa_platform.loading import order", "A room knows"),
         ("platform/brgsa_platform/layouts/item.py", "from brgsa_platform.tracking import runs", "A room knows"),
         ("platform/brgsa_platform/search/spec.py", "from brgsa_platform.search import driver", "No circles"),
     ],

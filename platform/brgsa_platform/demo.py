@@ -22,6 +22,7 @@ from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.evaluation.tables import EvaluationResult, gain
+from brgsa_platform.loading.volume_cache import decode_once
 from brgsa_platform.runtime.console import Row, print_table, table
 from brgsa_platform.runtime.files import write_json
 from brgsa_platform.runtime.plots import bars_figure, save
@@ -34,7 +35,6 @@ from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.summaries.summarize import summarize
 from brgsa_platform.training.driver import TrainOptions, train
-from brgsa_platform.training.volume_cache import decode_once
 
 # Six millimetres: what the phantom renders is some voxels large, and an epoch is seconds on two cores.
 GEOMETRY = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)

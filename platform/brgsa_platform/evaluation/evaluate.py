@@ -21,12 +21,12 @@ from brgsa.model import BrgSA, default_device
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation.outputs import file_names, log_result, writable_folder, write_files
 from brgsa_platform.evaluation.tables import EvaluationResult, Gap, tabulate
+from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, rare_labels, split_index
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import run_checkpoints
-from brgsa_platform.training.batches import BatchSource, SplitIndex, evaluation_batches, rare_labels, split_index
 from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts, select_rows
 
 PROTOCOLS = ("validation", "paper")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
+from brgsa_platform.loading.batches import rare_labels, split_index
+from brgsa_platform.loading.volume_cache import VolumeCache, decode_once
 from brgsa_platform.runtime.locks import held, is_claim
 from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
 from brgsa_platform.search import study as studies
@@ -31,9 +33,7 @@ from brgsa_platform.search.trials import TrialResources, TrialSettings, run_tria
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection, query
-from brgsa_platform.training.batches import rare_labels, split_index
 from brgsa_platform.training.driver import check_fit
-from brgsa_platform.training.volume_cache import VolumeCache, decode_once
 
 if TYPE_CHECKING:
     from brgsa_platform.search.searcher import Search

@@ -13,7 +13,7 @@ from brgsa_platform.config import RunConfig, flatten
 from brgsa_platform.runtime.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from brgsa_platform.training.volume_cache import VolumeCache
+    from brgsa_platform.loading.volume_cache import VolumeCache
 
 # A goal is what the user asks for by name; its objective is the metric of an epoch's report that the search maximises.
 GOALS = {"auroc": "val/auroc", "common": "val/auroc_common", "rare": "val/auroc_rare"}

@@ -16,7 +16,7 @@ from brgsa_platform.search.spec import SearchOptions, trial_name
 from brgsa_platform.tracking.connection import PATIENCE
 
 if TYPE_CHECKING:
-    from brgsa_platform.training.volume_cache import VolumeCache
+    from brgsa_platform.loading.volume_cache import VolumeCache
 
 DRIVER_CPUS = 0.5  # of a trial that starts workers of its own and only waits for them
 PROCESS_CPUS = 2.0  # of a training process: one for itself, one for its data

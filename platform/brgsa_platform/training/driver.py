@@ -14,6 +14,7 @@ import numpy as np
 from brgsa.errors import UserError
 from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
+from brgsa_platform.loading.order import steps_per_epoch
 from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
@@ -22,13 +23,12 @@ from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
-from brgsa_platform.training.order import steps_per_epoch
 from brgsa_platform.training.resources import check_resources, gpus_per_worker, local_device
 from brgsa_platform.training.run_folder import PROGRESS, claimed, default_out, make_tokenizer, previous_run, write_run
 
 if TYPE_CHECKING:
+    from brgsa_platform.loading.volume_cache import VolumeCache
     from brgsa_platform.training.loop import TrainingTask
-    from brgsa_platform.training.volume_cache import VolumeCache
 
 SECONDS_FOR_A_TRIAL = 60.0  # to wait for another process to leave a trial's folder
 CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever

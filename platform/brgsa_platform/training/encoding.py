@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from brgsa.model import BrgSA, Embeddings
+from brgsa.precision import autocast
 from brgsa.volumes.augment import Volume16
-from brgsa_platform.training.batches import SplitIndex
-from brgsa_platform.training.input_buffer import InputBuffer
-from brgsa_platform.training.loaders import Batch
-from brgsa_platform.training.precision import autocast
+from brgsa_platform.loading.batches import SplitIndex
+from brgsa_platform.loading.input_buffer import InputBuffer
+from brgsa_platform.loading.loaders import Batch
 from brgsa_platform.training.workers import ALONE, WorkerContext
 
 TEXT_BATCH = 64

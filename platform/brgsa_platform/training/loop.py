@@ -21,23 +21,23 @@ from torch import nn
 
 from brgsa.errors import UserError
 from brgsa.losses import Losses, brgsa_loss
+from brgsa.precision import autocast
 from brgsa.volumes.intensity import Intensity
 from brgsa_platform.config import RunConfig, TrainSection
+from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
+from brgsa_platform.loading.input_buffer import InputBuffer
+from brgsa_platform.loading.loaders import Batch, Batches
+from brgsa_platform.loading.order import steps_per_epoch
+from brgsa_platform.loading.random_streams import Purpose, stream
+from brgsa_platform.loading.texts import Texts, written_texts
+from brgsa_platform.loading.volume_cache import VolumeCache
 from brgsa_platform.store.store import Store
 from brgsa_platform.training import placement_groups, run_checkpoints
-from brgsa_platform.training.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
 from brgsa_platform.training.encoding import EncodedSplit, as_float32, encode_split, encode_texts
-from brgsa_platform.training.input_buffer import InputBuffer
-from brgsa_platform.training.loaders import Batch, Batches
 from brgsa_platform.training.log import TrainingLog
-from brgsa_platform.training.order import steps_per_epoch
-from brgsa_platform.training.precision import autocast
-from brgsa_platform.training.random_streams import Purpose, stream
 from brgsa_platform.training.state import TrainingState
-from brgsa_platform.training.texts import Texts, written_texts
 from brgsa_platform.training.validation import Measured, Validation
-from brgsa_platform.training.volume_cache import VolumeCache
 from brgsa_platform.training.workers import WorkerContext
 
 

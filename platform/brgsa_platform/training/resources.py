@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
+from brgsa_platform.loading.loaders import data_cpus
 from brgsa_platform.runtime.session import cluster_cpus, nodes_for
-from brgsa_platform.training.loaders import data_cpus
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ import torch
 
 from brgsa import checkpoint
 from brgsa.model import BrgSA
+from brgsa.precision import gradient_scaler, restore_scaler
 from brgsa_platform.config import RunConfig
-from brgsa_platform.training.precision import gradient_scaler, restore_scaler
 from brgsa_platform.training.run_folder import TOKENIZER
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 

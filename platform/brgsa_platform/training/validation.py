@@ -13,10 +13,10 @@ from brgsa import losses, metrics, zeroshot
 from brgsa.config import LossConfig
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
+from brgsa_platform.loading.batches import SplitIndex, rare_labels, split_index
+from brgsa_platform.loading.texts import codes_of, written_texts
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import SplitIndex, rare_labels, split_index
 from brgsa_platform.training.encoding import encode_texts, select_rows
-from brgsa_platform.training.texts import codes_of, written_texts
 
 
 class Measured(NamedTuple):

@@ -14,6 +14,7 @@ from objectstore import Door, s3_server
 from refusals import refused
 
 from brgsa_platform.layouts import read_layout
+from brgsa_platform.loading import batches
 from brgsa_platform.runtime import locks, session, storage
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.store.prepare import PrepareOptions, prepare
@@ -21,7 +22,6 @@ from brgsa_platform.store.store import Store
 from brgsa_platform.store.verify import verify
 from brgsa_platform.store.writer import ShardWriter
 from brgsa_platform.summaries.summarize import summarize
-from brgsa_platform.training import batches
 
 pytestmark = pytest.mark.ray
 

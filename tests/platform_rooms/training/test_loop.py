@@ -10,10 +10,10 @@ import torch
 from refusals import refused
 
 from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.loading.batches import BatchSource, evaluation_batches
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-from brgsa_platform.training.batches import BatchSource, evaluation_batches
 from brgsa_platform.training.driver import TrainOptions, check_fit, checkpoint_record, train
 from brgsa_platform.training.encoding import encode_split, encode_texts
 from brgsa_platform.training.loop import Trainer, TrainingTask

@@ -22,18 +22,18 @@ from brgsa.errors import UserError
 from brgsa.model import BrgSA
 from brgsa.volumes import decode
 from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.loading.batches import BatchSource, evaluation_batches, split_index
+from brgsa_platform.loading.volume_cache import VolumeCache
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-from brgsa_platform.training.batches import BatchSource, evaluation_batches, split_index
 from brgsa_platform.training.driver import checkpoint_record
 from brgsa_platform.training.encoding import encode_split
 from brgsa_platform.training.loop import TrainingTask, run_training
 from brgsa_platform.training.run_folder import TOKENIZER, make_tokenizer, write_run
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.validation import Validation
-from brgsa_platform.training.volume_cache import VolumeCache
 from brgsa_platform.training.workers import ALONE, WorkerContext
 
 pytestmark = pytest.mark.ray

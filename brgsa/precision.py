@@ -1,4 +1,4 @@
-"""16-bit floats on a GPU: autocast and the gradient scaler of `train.precision`."""
+"""16-bit floats on a GPU: autocast and the gradient scaler. A precision is "32", "16" or "bf16"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a model computes on a device; `precision` is a value of `train.precision`."""
+    """The context in which a model computes on a device."""
     dtype = _autocast_type(device, precision)
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 

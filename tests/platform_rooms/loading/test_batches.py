@@ -28,12 +28,12 @@ from brgsa.volumes import decode, encode
 from brgsa.volumes.augment import Augmentation, centre_crop
 from brgsa.volumes.codec import MAGIC
 from brgsa_platform.config import DataSection, load_config
+from brgsa_platform.loading import loaders
+from brgsa_platform.loading.batches import BatchSource, evaluation_batches, split_index, training_batches
+from brgsa_platform.loading.order import epoch_batches
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
-from brgsa_platform.training import loaders
-from brgsa_platform.training.batches import BatchSource, evaluation_batches, split_index, training_batches
 from brgsa_platform.training.driver import check_fit, train
-from brgsa_platform.training.order import epoch_batches
 from brgsa_platform.training.resources import check_resources
 
 pytestmark = pytest.mark.ray
@@ -172,7 +172,7 @@ def test_loader_processes_do_not_outlive_a_killed_training(pairs: Path) -> None:
         import multiprocessing, time
         from brgsa_platform.config import DataSection
         from brgsa_platform.store.store import Store
-        from brgsa_platform.training.batches import BatchSource, split_index, training_batches
+        from brgsa_platform.loading.batches import BatchSource, split_index, training_batches
 
         if __name__ == "__main__":
             index = split_index(Store.open({str(pairs)!r}), "train")

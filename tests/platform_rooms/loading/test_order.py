@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
-from brgsa_platform.training.order import epoch_batches, shuffled, steps_per_epoch
+from brgsa_platform.loading.order import epoch_batches, shuffled, steps_per_epoch
 
 SPLITS = st.lists(st.integers(0, 8), min_size=1, max_size=40)
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from brgsa.text import TextTower, Tokens
 from brgsa_platform.config import DataSection
+from brgsa_platform.loading.batches import SplitIndex
+from brgsa_platform.loading.order import Ints
+from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.store.store import Store
-from brgsa_platform.training.batches import SplitIndex
-from brgsa_platform.training.order import Ints
-from brgsa_platform.training.random_streams import Purpose, stream
 
 
 class Texts:

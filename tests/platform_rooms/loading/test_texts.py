@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brgsa_platform.config import DataSection
-from brgsa_platform.training.random_streams import Purpose, stream
-from brgsa_platform.training.texts import Texts, codes_of, split_sentences
+from brgsa_platform.loading.random_streams import Purpose, stream
+from brgsa_platform.loading.texts import Texts, codes_of, split_sentences
 
 TEXTS = [" ".join(f"There is finding {i} of scan {scan}." for i in range(8)) for scan in range(40)]
 

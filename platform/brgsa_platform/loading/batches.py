@@ -17,12 +17,12 @@ import numpy.typing as npt
 from brgsa.errors import UserError
 from brgsa.volumes.augment import Augmentation, Shape
 from brgsa_platform.config import DataSection
-from brgsa_platform.training.loaders import Batch, Batches, BatchSlice, VolumeReader, load_batches
-from brgsa_platform.training.order import Ints, epoch_batches
+from brgsa_platform.loading.loaders import Batch, Batches, BatchSlice, VolumeReader, load_batches
+from brgsa_platform.loading.order import Ints, epoch_batches
 
 if TYPE_CHECKING:
+    from brgsa_platform.loading.volume_cache import VolumeCache
     from brgsa_platform.store.store import Store
-    from brgsa_platform.training.volume_cache import VolumeCache
 
 RARE_BELOW = 0.03  # of the training scans
 

@@ -15,9 +15,9 @@ from refusals import refused
 from brgsa.errors import UserError
 from brgsa.volumes import decode
 from brgsa_platform.config import DataSection
+from brgsa_platform.loading import volume_cache
+from brgsa_platform.loading.batches import BatchSource, evaluation_batches, split_index, training_batches
 from brgsa_platform.store.store import Store
-from brgsa_platform.training import volume_cache
-from brgsa_platform.training.batches import BatchSource, evaluation_batches, split_index, training_batches
 
 pytestmark = pytest.mark.ray
 

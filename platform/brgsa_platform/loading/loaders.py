@@ -28,11 +28,11 @@ import numpy as np
 from brgsa.errors import UserError
 from brgsa.volumes.augment import Augmentation, Shape, Volume16, centre_crop
 from brgsa_platform.config import DataSection
+from brgsa_platform.loading.order import Ints
 from brgsa_platform.store.reader import decoded_volume
-from brgsa_platform.training.order import Ints
 
 if TYPE_CHECKING:
-    from brgsa_platform.training.volume_cache import VolumeCache
+    from brgsa_platform.loading.volume_cache import VolumeCache
 
 # Large beside the 13 ms that a task costs Ray, and Ray Data neither joins nor cuts blocks below 128 MiB.
 BLOCK_BYTES = 96 * 2**20
@@ -40,7 +40,7 @@ BLOCK_BYTES = 96 * 2**20
 TASKS_A_STREAM = 500
 # What the server imports from which torch's loader processes are forked, Ray because it is the main module of its workers. They
 # then start in 0.15 s instead of several: validation starts them anew in each epoch.
-PRELOADED = ["ray", "torch", "blosc2", "brgsa_platform.training.loaders"]
+PRELOADED = ["ray", "torch", "blosc2", "brgsa_platform.loading.loaders"]
 
 Block = dict[str, Any]  # "row" (n,) and "ct" (n, x, y, z), or "refusal": one pickled UserError
 
