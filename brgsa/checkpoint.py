@@ -10,7 +10,6 @@ optimizer.pt        optimiser state                       /   can be resumed
 
 from __future__ import annotations
 
-import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from brgsa.config import ModelConfig
 from brgsa.errors import UserError
-from brgsa.files import written_aside
+from brgsa.files import read_json, write_json, written_aside
 from brgsa.model import BrgSA
 from brgsa.text import saved_tower
 
@@ -63,11 +62,11 @@ def save(
         aside.mkdir()
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, str(aside / "model.safetensors"))
-        _write_json(aside / "model.json", {"format": FORMAT, **model.config.to_dict()})
-        _write_json(aside / "run.json", run)
+        write_json(aside / "model.json", {"format": FORMAT, **model.config.to_dict()})
+        write_json(aside / "run.json", run)
         model.text.save(aside / "text")
         if training is not None:
-            _write_json(aside / "training.json", training)
+            write_json(aside / "training.json", training)
         if optimizer is not None:
             torch.save(optimizer.state_dict(), aside / "optimizer.pt")
     return folder
@@ -81,7 +80,7 @@ def load(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     config = read_model_config(path)
-    run = _read_json(path / "run.json")
+    run = _read(path / "run.json")
     model = BrgSA(config, text=saved_tower(config.text, path / "text"))
     load_weights(model, path)
     return Checkpoint(model.eval(), run, path)
@@ -100,7 +99,7 @@ def read_model_config(path: Path) -> ModelConfig:
             code="not-a-checkpoint",
             field=str(path),
         )
-    tree = _read_json(file)
+    tree = _read(file)
     version = tree.pop("format", None)
     if version != FORMAT:
         raise UserError(
@@ -173,21 +172,7 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any
             code="checkpoint-damaged",
             field=str(file),
         ) from error
-    return _read_json(path / "training.json")
-
-
-def _write_json(path: Path, tree: dict[str, Any]) -> None:
-    path.write_text(json.dumps(tree, indent=1, default=str) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
-    if not isinstance(tree, dict):
-        raise _damaged(path, "it holds no JSON object")
-    return tree
+    return _read(path / "training.json")
 
 
 def _damaged(file: Path, reason: object) -> UserError:
@@ -196,3 +181,7 @@ def _damaged(file: Path, reason: object) -> UserError:
         code="checkpoint-damaged",
         field=str(file),
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return read_json(file, "the checkpoint is damaged, use another", code="checkpoint-damaged")

@@ -1,14 +1,18 @@
-"""Files and folders that are whole whenever they are there: written aside, brought to the disk, then renamed."""
+"""Files and folders that are whole whenever they are there (written aside, synced, then renamed), and the JSON in them."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from brgsa.errors import UserError
 
 
 @contextmanager
@@ -36,6 +40,38 @@ def written_aside(path: Path) -> Iterator[Path]:
                 shutil.rmtree(left)
             else:
                 left.unlink(missing_ok=True)
+
+
+def read_json(
+    path: Path, mend: str = "remove the run's folder and train again", *, code: str = "unreadable-json"
+) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        mend: what the user can do where the file is damaged.
+        code: of the refusal.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {mend}.", code=code, field=str(path)) from error
+    return tree
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write a JSON object aside and rename it to `path`.
+
+    Raises:
+        TypeError: the tree holds what JSON does not know.
+        OSError: the folder cannot be written.
+    """
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 
 
 def sync(path: Path) -> None:

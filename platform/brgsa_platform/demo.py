@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
+from brgsa.files import write_json
 from brgsa.metrics import Interval
 from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
@@ -24,7 +25,6 @@ from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.evaluation.tables import EvaluationResult, gain
 from brgsa_platform.loading.volume_cache import decode_once
 from brgsa_platform.runtime.console import Row, print_table, table
-from brgsa_platform.runtime.files import write_json
 from brgsa_platform.runtime.plots import bars_figure, save
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session

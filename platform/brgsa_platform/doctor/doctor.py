@@ -26,7 +26,7 @@ from brgsa_platform.doctor.nodes import ClusterNodes, LocalMachine, ProbeFailure
 from brgsa_platform.runtime import session
 from brgsa_platform.runtime.addresses import is_loopback
 from brgsa_platform.runtime.console import print_line, print_table, table
-from brgsa_platform.runtime.storage import Folder
+from brgsa_platform.runtime.storage import Folder, error_line
 from brgsa_platform.tracking import connection
 
 STORAGE_SIZE = 64 * 2**20  # bytes that each check writes or sends
@@ -93,7 +93,7 @@ def examine(
             try:
                 results += check()
             except Exception as error:
-                text = f"the check itself failed: {doctor_nodes.error_line(error)}"
+                text = f"the check itself failed: {error_line(error)}"
                 results.append(Finding(name, FAIL, text, "Run it again, and report it if it fails again."))
             on_step(name)
         if isinstance(nodes, ClusterNodes):  # judged last: a node may stop answering at any question

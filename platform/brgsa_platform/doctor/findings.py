@@ -12,6 +12,7 @@ from typing import Any
 
 from brgsa_platform.doctor.nodes import AllReduce, ProbeFailure
 from brgsa_platform.runtime.addresses import is_loopback
+from brgsa_platform.runtime.console import byte_size
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -142,10 +143,10 @@ def judge_shared_memory(facts: Facts, stores: Mapping[str, float]) -> list[Findi
         if total is None:
             continue  # macOS
         mend = (
-            f"Give the container at least {_gib(store * 1.1)} of /dev/shm (docker --shm-size, in Kubernetes an emptyDir "
+            f"Give the container at least {byte_size(store * 1.1)} of /dev/shm (docker --shm-size, in Kubernetes an emptyDir "
             "with medium: Memory), or start Ray with a smaller --object-store-memory."
         )
-        has = f"{name}: /dev/shm has {_gib(total)}" + (f", Ray's object store {_gib(store)}" if store else "")
+        has = f"{name}: /dev/shm has {byte_size(total)}" + (f", Ray's object store {byte_size(store)}" if store else "")
         if fact["store_folder"] and not str(fact["store_folder"]).startswith("/dev/shm"):
             text = f"{has} and lies in {fact['store_folder']}, on a disk, where it is slow"
             bad.append(Finding("shared memory", WARN, text, mend))
@@ -153,7 +154,7 @@ def judge_shared_memory(facts: Facts, stores: Mapping[str, float]) -> list[Findi
             text = f"{has}: a process that fills it dies of SIGBUS"
             bad.append(Finding("shared memory", FAIL, text, mend))
         elif total - others < store:
-            text = f"{has}, and other files there take {_gib(others)}"
+            text = f"{has}, and other files there take {byte_size(others)}"
             mend = "Remove what dead processes left in /dev/shm, or make it larger."
             bad.append(Finding("shared memory", WARN, text, mend))
         else:
@@ -173,15 +174,15 @@ def judge_memory(facts: Facts, promised: Mapping[str, float], stores: Mapping[st
     bad, fine = [], []
     for name, fact in _answers(facts).items():
         needs = promised.get(name, 0.0) + stores.get(name, 0.0)
-        text = f"{name}: limit {_gib(fact['limit'])}"
+        text = f"{name}: limit {byte_size(fact['limit'])}"
         if not needs:
             fine.append(text)
         elif needs > fact["limit"] * 1.01:
-            text += f", but Ray hands out {_gib(needs)}: the kernel will kill processes"
+            text += f", but Ray hands out {byte_size(needs)}: the kernel will kill processes"
             mend = "Raise the container's memory limit, or start Ray with smaller --memory and --object-store-memory."
             bad.append(Finding("memory", FAIL, text, mend))
         else:
-            fine.append(f"{text}, Ray hands out {_gib(needs)}")
+            fine.append(f"{text}, Ray hands out {byte_size(needs)}")
     return bad or _fine("memory", fine)
 
 
@@ -195,12 +196,12 @@ def judge_disk(facts: Facts, stores: Mapping[str, float]) -> list[Finding]:
     mend = "Free space there, or start Ray with --object-spilling-directory on a larger disk."
     for name, fact in _answers(facts).items():
         free, total = fact["disk_free"], fact["disk_total"]
-        text = f"{name}: {_gib(free)} of {_gib(total)} free at {fact['spill_folder'] or '/tmp'}"
+        text = f"{name}: {byte_size(free)} of {byte_size(total)} free at {fact['spill_folder'] or '/tmp'}"
         if free < (1 - SPILL_FULL) * total:
             text += f"; Ray stops spilling when {SPILL_FULL:.0%} are used"
             bad.append(Finding("spill disk", FAIL, text, mend))
         elif free < stores.get(name, 0.0):
-            text += f", less than the object store's {_gib(stores[name])}"
+            text += f", less than the object store's {byte_size(stores[name])}"
             bad.append(Finding("spill disk", WARN, text, mend))
         else:
             fine.append(text)
@@ -376,10 +377,6 @@ def _probe_failures(name: str, facts: Facts, mend: str) -> list[Finding]:
 
 def _fine(name: str, texts: list[str]) -> list[Finding]:
     return [Finding(name, OK, "; ".join(texts))] if texts else []
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def _count(number: int, word: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from brgsa_platform.doctor import probes
-from brgsa_platform.runtime.storage import short_error
+from brgsa_platform.runtime.storage import error_line
 
 HEAD = "node:__internal_head__"
 ROUND_TRIPS = 7  # the fastest of them tells the clock's offset
@@ -45,15 +45,6 @@ def run_with_timeout(limit: float, work: Callable[[], T]) -> T | ProbeFailure:
     thread.start()
     thread.join(limit)
     return results[0] if results else ProbeFailure(f"no answer within {limit:.0f} s")
-
-
-def error_line(error: BaseException) -> str:
-    """An exception's type and the first line of its text; for a failed Ray task, those of the error that it raised."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, OSError):
-        return short_error(cause)
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 
 
 class LocalMachine:

@@ -205,6 +205,8 @@ def tracking_answer(uri: str, experiment: str) -> dict[str, Any]:
         the error itself names one.
     """
     from brgsa.errors import UserError
+    from brgsa_platform.runtime.addresses import hide_credentials
+    from brgsa_platform.runtime.storage import error_line
     from brgsa_platform.tracking import connection
 
     path = Path(uri.removeprefix("sqlite:///"))
@@ -221,8 +223,7 @@ def tracking_answer(uri: str, experiment: str) -> dict[str, Any]:
         reason, _, mend = str(error).partition(": ")  # the form of every UserError
         return {"seconds": None, "error": reason, "mend": mend[:1].upper() + mend[1:]}
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0]
-        return {"seconds": None, "error": f"{type(error).__name__}: {re.sub(r'//[^/@ ]*@', '//', line)[:200]}"}
+        return {"seconds": None, "error": hide_credentials(error_line(error))}
 
 
 def put(size: int) -> tuple[list[Any], float]:

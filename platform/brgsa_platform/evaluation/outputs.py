@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from brgsa import metrics
 from brgsa.errors import UserError
+from brgsa.files import written_aside
 from brgsa.volumes.augment import Volume16
 from brgsa_platform.evaluation.tables import EvaluationResult, to_columns, to_csv, to_json, to_metrics
-from brgsa_platform.runtime.files import written_aside
 from brgsa_platform.tracking.client import Run
 
 

@@ -16,7 +16,7 @@ from typing import Protocol, TextIO
 
 from brgsa.errors import UserError
 from brgsa_platform.jobs import logs as job_logs
-from brgsa_platform.runtime.console import INTERRUPTED, print_table, table
+from brgsa_platform.runtime.console import INTERRUPTED, duration, print_table, table
 from brgsa_platform.runtime.waiting import patiently
 from brgsa_platform.tracking import connection
 
@@ -85,7 +85,7 @@ class Job:
         return [self.name, self.phase, started, self._took() if self.started else "", self.command]
 
     def _took(self) -> str:
-        return _duration((self.ended or time.time()) - (self.started or 0.0))
+        return duration((self.ended or time.time()) - (self.started or 0.0))
 
 
 class Log(Protocol):
@@ -351,9 +351,3 @@ def _wants_to_stop(name: str) -> bool:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
     except KeyboardInterrupt:
         return False
-
-
-def _duration(seconds: float) -> str:
-    minutes, left = divmod(round(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime.console import byte_size
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -77,10 +78,10 @@ def collect_files(folder: Path) -> JobFiles:
         sizes[name.partition("/")[0] if "/" in name else "."] += path.stat().st_size
     total = sum(sizes.values())
     if total > LIMIT:
-        largest = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.most_common(LARGEST))
+        largest = ", ".join(f"{name} {byte_size(size)}" for name, size in sizes.most_common(LARGEST))
         raise UserError(
-            f"{folder} holds {_mib(total)} for the job, more than {_mib(LIMIT)}; largest: {largest}. Name what the job does "
-            "not need in .gitignore or .rayignore, or give a smaller --working-dir.",
+            f"{folder} holds {byte_size(total)} for the job, more than {byte_size(LIMIT)}; largest: {largest}. Name what "
+            "the job does not need in .gitignore or .rayignore, or give a smaller --working-dir.",
             code="too-large",
             field="--working-dir",
             value=tuple(sizes.most_common(LARGEST)),
@@ -132,7 +133,3 @@ def _spec(lines: list[str]) -> GitIgnoreSpec:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

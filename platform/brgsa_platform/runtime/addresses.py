@@ -27,6 +27,11 @@ def has_credentials(text: str) -> bool:
     return _CREDENTIALS.search(text) is not None
 
 
+def hide_credentials(text: str) -> str:
+    """A text without the names and passwords of the addresses in it."""
+    return _CREDENTIALS.sub(lambda found: found[0].partition("://")[0] + "://", text)
+
+
 def without_credentials(url: str) -> str:
     """An address as it may stand on a screen: without name and password, and without a query, which may hold one."""
     parts = urlsplit(url)

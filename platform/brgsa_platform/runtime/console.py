@@ -84,3 +84,15 @@ def print_table(made: Table) -> None:
 def print_line(text: str) -> None:
     """Print a line on standard output as it is: without markup, and broken nowhere but by the terminal."""
     stdout_console().print(text, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """A span of time in words: "42 s", "3 min 5 s", "2 h 10 min"."""
+    minutes, left = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def byte_size(count: float) -> str:
+    """A number of bytes in words: "12.5 MiB", "3.1 GiB"."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from brgsa.files import written_aside
 from brgsa.gap import Clouds
 from brgsa.metrics import Interval, RocCurve
-from brgsa_platform.runtime.files import written_aside
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F",
@@ -35,7 +35,7 @@ def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC c
     Args:
         curves: abnormality → its curve and AUROC.
     """
-    figure = _figure(8.4, 5.6)
+    figure = new_figure(8.4, 5.6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     ranked = sorted(curves.items(), key=lambda item: -item[1][1])
@@ -48,7 +48,7 @@ def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC c
     if ranked:
         beside = (1.02, 1.0)
         axes.legend(title="AUROC", alignment="left", frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=beside)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -66,7 +66,7 @@ def bars_figure(
     for values in groups.values():
         measured = [name for name in values if np.isfinite(values[name].value) and name not in names]
         names += sorted(measured, key=lambda name: -values[name].value)
-    figure = _figure(7.6, 1.4 + 0.3 * max(len(names), 3))
+    figure = new_figure(7.6, 1.4 + 0.3 * max(len(names), 3))
     axes = figure.add_subplot()
     if chance is not None:
         axes.axvline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
@@ -86,7 +86,7 @@ def bars_figure(
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -102,7 +102,7 @@ def clouds_figure(
     panels = [("Before CMKI" if after is not None else "Plain embeddings (no bank)", before, gap_before)]
     if after is not None and gap_after is not None:
         panels.append(("After CMKI", after, gap_after))
-    figure = _figure(4.9 * len(panels), 4.9)
+    figure = new_figure(4.9 * len(panels), 4.9)
     everything = np.concatenate([cloud for _, clouds, _ in panels for cloud in (clouds.volumes, clouds.texts)])
     reach = 1.08 * max(float(np.abs(everything).max()), 1e-6)
     for i, (title, clouds, gap) in enumerate(panels):
@@ -114,7 +114,7 @@ def clouds_figure(
         axes.set(title=f"{title}: modality gap {gap:.2f}", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         axes.set(xlabel=f"1st axis ({clouds.explained:.0%} of the variance in both)", ylabel="2nd axis")
         axes.legend(frameon=False, fontsize=8, loc="upper right")
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -135,7 +135,7 @@ def planes_figure(
     """
     across, deep, high = (n * mm for n, mm in zip(volumes[0][1].shape, spacing, strict=True))
     widths, tallest = [across, across, deep] * 2, max(deep, high)  # all planes to one scale
-    figure = _figure(13.2, 0.4 + 13.0 * tallest / sum(widths) * len(volumes))
+    figure = new_figure(13.2, 0.4 + 13.0 * tallest / sum(widths) * len(volumes))
     grid = figure.add_gridspec(len(volumes), 6, width_ratios=widths)
     for row, (caption, array) in enumerate(volumes):
         at = centre or tuple(n // 2 for n in array.shape)
@@ -163,7 +163,7 @@ def fingerprint_figure(
         histogram: the share of voxels in each bin.
         bins: the first bin's lowest HU, and the width of a bin.
     """
-    figure = _figure(10.5, 3.4)
+    figure = new_figure(10.5, 3.4)
     panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
     for axes, values, title in ((panels[0], spacing, "Spacing (mm)"), (panels[1], extent, "Extent (mm)")):
         for row, by_percentile in enumerate(values.values()):
@@ -173,11 +173,11 @@ def fingerprint_figure(
             axes.plot(median, row, "o", color=VERMILION, markersize=5)
         axes.set_yticks(range(len(values)), list(values))
         axes.set(title=title, ylim=(len(values) - 0.5, -0.5), xlabel="median; 5-95 %; 0.5-99.5 %")
-        _plain(axes)
+        plain(axes)
     edges = bins[0] + bins[1] * np.arange(len(histogram) + 1)
     panels[2].stairs(np.asarray(histogram) * 100, edges, fill=True, color=SKY)
     panels[2].set(title="HU on the store's grid", xlabel="HU", ylabel="voxels (%)", yscale="log")
-    _plain(panels[2])
+    plain(panels[2])
     return figure
 
 
@@ -226,9 +226,11 @@ def _slice(
     axes.set(xticks=[], yticks=[], facecolor="black")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure, its size in inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Take the frame away at the top and at the right."""
     axes.spines[["top", "right"]].set_visible(False)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
+from brgsa import files
 from brgsa.errors import UserError
-from brgsa_platform.runtime import files, waiting
+from brgsa_platform.runtime import waiting
 
 if TYPE_CHECKING:
     from typing import Self
@@ -215,6 +216,15 @@ def short_error(error: BaseException) -> str:
     text = str(getattr(error, "strerror", None) or error).partition("\n")[0]
     detail = re.search(r"Detail: (?:\[\w+ error \d+\] |\[errno \d+\] )?(.+)", text)
     return (detail[1] if detail else text.partition("; Details")[0]).strip().rstrip(".")
+
+
+def error_line(error: BaseException) -> str:
+    """An exception's type and the first line of its text; for a failed Ray task, those of the error that it raised."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, OSError):
+        return short_error(cause)
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 
 
 def _filesystem(url: str) -> tuple[fs.FileSystem, str]:

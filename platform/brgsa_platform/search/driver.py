@@ -66,8 +66,9 @@ def tune(
 
     Raises:
         UserError: the space does not fit the configuration or the store; search-exists or folder-taken; folder-in-use by
-            another process; cluster-too-small; no-trial-completed.
+            another process; cluster-too-small; no-trial-completed; endless-search.
     """
+    options.check_end(method)
     parameters = tune_spaces.load(spaces)
     store = Store.open(store_path)
     check_space(parameters, base)
@@ -95,7 +96,7 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
 
     Raises:
         UserError: unknown-search in this folder; other-space; begun-already (points or a warm start); store-changed;
-            folder-in-use by another process.
+            endless-search; folder-in-use by another process.
     """
     folder = folder.absolute()
     name, spec = folder.name, read_spec(folder)
@@ -105,6 +106,7 @@ def resume(folder: Path, options: SearchOptions = SearchOptions(), *, spaces: Se
             code="unknown-search",
             field=name,
         )
+    options.check_end(spec.method)
     if spaces and list(spaces) != list(spec.spaces):
         raise UserError(
             f"The search {name} is over {spec.space_words()}, not over {' + '.join(spaces)}: leave --space out, or choose "

@@ -18,7 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from brgsa_platform.runtime.plots import BLUE, GREY, ORANGE, VERMILION
+from brgsa_platform.runtime.plots import BLUE, GREY, ORANGE, VERMILION, new_figure, plain
 
 Row = Mapping[str, Any]
 
@@ -69,7 +69,7 @@ def slice_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str) -
     """
     across = min(PANELS_ACROSS, len(fields))
     down = math.ceil(len(fields) / across)
-    figure = _figure(max(5.0, 3.4 * across), 0.5 + 3.0 * down)
+    figure = new_figure(max(5.0, 3.4 * across), 0.5 + 3.0 * down)
     panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for axes, field in zip(panels, fields, strict=False):
         drawn = [row for row in rows if row[field.name] is not None]
@@ -83,7 +83,7 @@ def slice_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str) -
             axes.plot(x(best[field.name]), best[objective], **RING)
         axes.set_xlabel(field.name)
         axes.margins(y=0.1)
-        _plain(axes)
+        _with_grid(axes)
     for axes in panels[::across]:
         axes.set_ylabel(objective)
     for axes in panels[len(fields) :]:
@@ -103,7 +103,7 @@ def parallel_figure(rows: Sequence[Row], fields: Sequence[Field], objective: str
     values = [float(row[objective]) for row in shown]
     last = Field(objective, *((min(values), max(values)) if values else (0.0, 1.0)))
     axes_of = [*fields, last]
-    figure = _figure(max(6.0, 1.9 * len(axes_of) + 1.2), 4.8)
+    figure = new_figure(max(6.0, 1.9 * len(axes_of) + 1.2), 4.8)
     axes = figure.add_subplot()
     scale = _colour_scale(values)
     for row in sorted(shown, key=lambda row: row[objective]):
@@ -131,7 +131,7 @@ def history_figure(rows: Sequence[Row], objectives: Sequence[str]) -> Figure:
     Args:
         rows: in the order in which the trials ended.
     """
-    figure = _figure(max(6.4, 4.8 * len(objectives)), 4.0)
+    figure = new_figure(max(6.4, 4.8 * len(objectives)), 4.0)
     spent = np.cumsum([row["epochs"] for row in rows]) if rows else np.zeros(0)
     for number, objective in enumerate(objectives):
         axes = figure.add_subplot(1, len(objectives), number + 1)
@@ -144,7 +144,7 @@ def history_figure(rows: Sequence[Row], objectives: Sequence[str]) -> Figure:
         _plot_failed(axes, [spent[i] for i, row in enumerate(rows) if row["state"] == "failed"])
         axes.set(xlabel="epochs spent by all trials", ylabel=objective, xlim=(0, None))
         axes.legend(frameon=False, fontsize=9)
-        _plain(axes)
+        _with_grid(axes)
     return figure
 
 
@@ -227,11 +227,7 @@ def _in_two_lines(field: str) -> str:
     return f"{section}{mark}\n{rest}"
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
+def _with_grid(axes: Axes) -> None:
+    plain(axes)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brgsa_platform.runtime.files import written_aside
+from brgsa.files import written_aside
 from brgsa_platform.search.study import BEST_EPOCH, EPOCHS, REASON, own_trials
 
 if TYPE_CHECKING:

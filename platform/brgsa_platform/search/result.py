@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from brgsa.errors import UserError
-from brgsa_platform.runtime.files import read_json, written_aside
+from brgsa.files import read_json, written_aside
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.search import report
 from brgsa_platform.search import study as studies

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import tune_spaces
 from brgsa.errors import UserError
+from brgsa.files import read_json, write_json
 from brgsa_platform.config import RunConfig, flatten
-from brgsa_platform.runtime.files import read_json, write_json
 
 if TYPE_CHECKING:
     from brgsa_platform.loading.volume_cache import VolumeCache
@@ -94,7 +94,7 @@ class SearchOptions:
         trials: in all; None: no limit.
         hours: of wall clock, this time; None: no limit.
         epochs: of all trials together; None: no limit.
-        patience: trials without a better one after which the search ends; None: no limit.
+        patience: trials without a better one after which a search with one goal ends; None: no limit.
         concurrent: trials at a time; None: as many as the cluster holds.
         gpu_share: GPUs of each training process; None: as `train.gpu` says, where "auto" is one if the cluster has any.
         checkpoints: which trials' best checkpoints MLflow gets a copy of: all, best (that of the best trial) or none.
@@ -132,6 +132,21 @@ class SearchOptions:
                 "A search needs an end: give --trials, --hours, --epochs or --patience.",
                 code="endless-search",
                 field="--trials",
+            )
+
+    def check_end(self, method: SearchMethod) -> None:
+        """Refuse a search that nothing ends: of two goals there is no best trial whose age patience could count.
+
+        Raises:
+            UserError: endless-search.
+        """
+        if len(method.goals) > 1 and not any((self.trials, self.hours, self.epochs)):
+            raise UserError(
+                "--patience does not end a search with two goals, which has no single best trial: give --trials, --hours or "
+                "--epochs.",
+                code="endless-search",
+                field="--patience",
+                value=self.patience,
             )
 
     @property

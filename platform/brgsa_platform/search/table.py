@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from brgsa_platform.runtime.console import duration
 from brgsa_platform.runtime.progress import SECONDS_BETWEEN_LINES
 from brgsa_platform.search.spec import Limits
 
@@ -107,7 +108,7 @@ class SearchTable:
     def headline(self) -> str:
         """The summary, and the time left where it can be told."""
         left = self.seconds_left()
-        return self.summary() + (f", {_duration(left)} left" if left else "")
+        return self.summary() + (f", {duration(left)} left" if left else "")
 
     def best(self) -> TrialLine | None:
         """The best complete trial; while none is complete, the best of those that run."""
@@ -196,9 +197,3 @@ class _AtMostEvery:
 
 def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

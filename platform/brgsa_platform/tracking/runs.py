@@ -10,9 +10,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from brgsa import files
 from brgsa.errors import UserError
 from brgsa_platform.config import flatten, load_config
-from brgsa_platform.runtime import files
 from brgsa_platform.tracking import connection, query
 from brgsa_platform.tracking.query import Record, quoted
 

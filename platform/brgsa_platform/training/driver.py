@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from brgsa import files
 from brgsa.errors import UserError
 from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.order import steps_per_epoch
-from brgsa_platform.runtime import files
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.runtime.version import git_commit

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from brgsa_platform.runtime import files
+from brgsa import files
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training.run_folder import PROGRESS
 from brgsa_platform.training.state import TrainingState

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from brgsa import files
 from brgsa.errors import UserError
-from brgsa_platform.runtime import files
 
 FILE = "workers.json"
 GRACE = 2.0  # seconds until a stopped trial's controller is dead; before, it would start its workers anew

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
-from brgsa_platform.runtime.files import read_json, write_json
+from brgsa.files import read_json, write_json
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"epoch-(?P<epoch>[0-9]+)(-step-(?P<step>[0-9]+))?")

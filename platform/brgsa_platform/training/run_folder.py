@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from brgsa import zeroshot
+from brgsa import files, zeroshot
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig, flatten
-from brgsa_platform.runtime import files, locks
+from brgsa_platform.runtime import locks
 from brgsa_platform.runtime.waiting import patiently
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import query

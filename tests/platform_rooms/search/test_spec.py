@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refused
 from searches import make_spec
 
 import tune_spaces
@@ -54,6 +55,16 @@ def test_options_that_cannot_be(make: Any, given: dict[str, Any], code: str, fie
     assert (error.value.code, error.value.field) == (code, field)
     if code == "option-value":
         assert error.value.value in given.values()
+
+
+@pytest.mark.parametrize("end", [{"trials": 3}, {"trials": None, "hours": 1.0}, {"trials": None, "epochs": 9}])
+def test_patience_alone_does_not_end_a_search_with_two_goals(end: dict[str, Any]) -> None:
+    two = SearchMethod(goals=("common", "rare"))
+    alone = SearchOptions(trials=None, patience=3)
+    with refused("endless-search", field="--patience", value=3):
+        alone.check_end(two)
+    alone.check_end(SearchMethod())
+    SearchOptions(**end, patience=3).check_end(two)
 
 
 def test_hours_are_seconds_to_the_searcher() -> None:

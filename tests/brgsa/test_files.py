@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from refusals import refused
 
-from brgsa_platform.runtime.files import read_json, write_json, written_aside
+from brgsa.files import read_json, write_json, written_aside
 from brgsa_platform.runtime.storage import Folder
 
 
