@@ -66,9 +66,13 @@ def main(words: Sequence[str] | None = None) -> None:
             sys.exit(click_exit)
         if os.environ.get("BRGSA_DEBUG"):
             raise
-        # The text of Ray's errors is a whole traceback; its last line says what went wrong.
-        lines = str(error).strip().splitlines() or [""]
-        _fail(f"failed: {type(error).__name__}: {lines[-1].strip()} (BRGSA_DEBUG=1 shows where)", 1)
+        _fail(f"failed: {type(error).__name__}: {_what_went_wrong(str(error))} (BRGSA_DEBUG=1 shows where)", 1)
+
+
+def _what_went_wrong(text: str) -> str:
+    """The line of an error's text that says it: the last of a traceback, which Ray's errors are, else the first."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "://" not in line] or [""]
+    return lines[-1] if any(line.startswith("Traceback") for line in lines) else lines[0]
 
 
 def _fail(sentence: str, status: int) -> None:

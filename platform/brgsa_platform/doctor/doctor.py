@@ -6,7 +6,6 @@ Each check has its own time limit, and one that fails does not end the others.
 from __future__ import annotations
 
 import os
-import socket
 import urllib.error
 import urllib.request
 import uuid
@@ -16,9 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from brgsa.errors import UserError
 from brgsa_platform.doctor import findings, probes
 from brgsa_platform.doctor import nodes as doctor_nodes
 from brgsa_platform.doctor.findings import FAIL, OK, WARN, Finding
@@ -26,6 +23,7 @@ from brgsa_platform.doctor.nodes import ClusterNodes, LocalMachine, ProbeFailure
 from brgsa_platform.runtime import session
 from brgsa_platform.runtime.addresses import is_loopback
 from brgsa_platform.runtime.console import print_line, print_table, table
+from brgsa_platform.runtime.ray_errors import check_address
 from brgsa_platform.runtime.storage import Folder, error_line
 from brgsa_platform.tracking import connection
 
@@ -33,8 +31,6 @@ STORAGE_SIZE = 64 * 2**20  # bytes that each check writes or sends
 OBJECT_SIZE = 256 * 2**20
 REDUCE_SIZE = 64 * 2**20
 CHECKS = 11  # of a cluster, without a store
-# The first bytes of HTTP/2, and so of Ray's gRPC: a live server answers them at once, a frozen one only accepts the connection.
-HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 
 Check = tuple[str, Callable[[], list[Finding]]]
@@ -99,42 +95,6 @@ def examine(
         if isinstance(nodes, ClusterNodes):  # judged last: a node may stop answering at any question
             results[1:1] = findings.judge_nodes(nodes.names, nodes.unresponsive, nodes.departed)
     return results
-
-
-def check_address(address: str, limit: float = LIMITS.connect) -> None:
-    """Check that a Ray cluster answers at an address; Ray itself would try for many minutes.
-
-    Args:
-        address: HOST:PORT or ray://HOST:PORT; "", "auto" and "local" are left to Ray.
-        limit: seconds for the answer.
-
-    Raises:
-        UserError: no Ray answers there ("no-ray"), or it is a dashboard ("dashboard-address").
-    """
-    if address in ("", "auto", "local"):
-        return
-    if address.startswith(("http://", "https://")):
-        raise UserError(
-            f"{address} is a dashboard: run the doctor on a node of the cluster and give the address there, HOST:6379 or auto, "
-            "or ray://HOST:10001 from elsewhere.",
-            code="dashboard-address",
-            field="--ray",
-            value=address,
-        )
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=limit) as link:
-            if os.environ.get("RAY_USE_TLS", "0") == "0":
-                link.sendall(HTTP2_GREETING)
-                if not link.recv(9):
-                    raise ConnectionError("it closes the connection")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"No Ray answers at {address} ({error}): start the cluster, or correct --ray or RAY_ADDRESS.",
-            code="no-ray",
-            field="--ray",
-            value=address,
-        ) from error
 
 
 def _join(stack: ExitStack, address: str) -> tuple[ClusterNodes | LocalMachine, Finding]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import urllib.request
 from urllib.parse import urlsplit
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A name and password before "@"; of a web address a name alone too, which may be a token.
 _CREDENTIALS = re.compile(r"://[^/@\s]*:[^/@\s]+@|https?://[^/@\s]+@")
 
@@ -20,6 +23,22 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def reach_this_machine_directly() -> None:
+    """Keep requests to this machine from a proxy, which cannot reach it, whatever http_proxy says."""
+    for name in ("no_proxy", "NO_PROXY"):
+        listed = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join([*listed, *(host for host in LOOPBACK if host not in listed)])
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy, without its password, through which a web address is reached; None where it is reached directly."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy is None or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return without_credentials(proxy)
 
 
 def has_credentials(text: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from brgsa.errors import UserError
+from brgsa_platform.runtime import addresses, ray_errors
 
 # A user's own value wins. Ray polls each two seconds by default, and a report waits for the next poll.
 QUIET_ENVIRONMENT = {
@@ -37,6 +39,7 @@ ROLES = "BRGSA_NODE_ROLES"
 
 def quiet_environment() -> None:
     """Set the environment that keeps Ray's libraries quiet and quick, here and on a cluster; call before `import ray`."""
+    addresses.reach_this_machine_directly()
     for key, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
@@ -50,23 +53,40 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     Args:
         num_cpus: logical CPUs of a Ray that is started here; by default all, and at least 2: a training worker and its
             data tasks need one each.
+
+    Raises:
+        UserError: Ray cannot be joined or started (see `ray_errors`).
     """
     quiet_environment()
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    alone = address in ("", "local")
     import ray
 
     if ray.is_initialized():
         yield
         return
     with ExitStack() as undo:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        else:
+        if alone:
+            ray_errors.check_machine()
             undo.enter_context(_environment(LOCAL_ENVIRONMENT))
-            cpus = num_cpus or max(2, os.cpu_count() or 2)
-            ray.init(address="local", num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
+            _init(address="local", num_cpus=num_cpus or max(2, os.cpu_count() or 2))
+        else:
+            ray_errors.check_address(address)
+            _init(address=address)
         undo.callback(ray.shutdown)
         set_data_context()
         yield
+
+
+def _init(*, address: str, num_cpus: int | None = None) -> None:
+    import ray
+
+    try:
+        # Ray puts the current folder before the standard library on its workers' path: a user's queue.py would be theirs.
+        with contextlib.chdir("/"):
+            ray.init(address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray has no exception of its own for a start that fails
+        raise ray_errors.start_refusal(error, "" if address == "local" else address) from error
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def prepare(
         params = {"layout": layout, "volumes": len(items), **options.settings(), **options.geometry.to_dict()}
         tags = {"brgsa.data": settings_hash(options.settings()), "brgsa.layout": layout}
         with tracking.run("prepare", name=f"prepare {store.url.rpartition('/')[2]}", params=params, tags=tags) as run:
-            with _storage_errors(store), ray_session():
+            with ray_session(), _storage_errors(store):
                 store.sweep()
                 writer = ShardWriter(store, options.geometry, options.strict)
                 if unfinished:
@@ -279,6 +279,8 @@ def _storage_errors(store: Folder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, ConnectionError) and error.errno is None:
+            raise  # Ray's own; a system's or an object store's has a number or another type
         raise UserError(
             f"The store folder {store} cannot be written ({short_error(error)}): mend that and run the same command "
             "again, or choose another --out.",

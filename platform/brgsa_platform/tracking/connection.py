@@ -9,14 +9,15 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from brgsa.errors import UserError
-from brgsa_platform.runtime import waiting
+from brgsa_platform.runtime import addresses, waiting
 from brgsa_platform.runtime.addresses import without_credentials
+from brgsa_platform.tracking import databases
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,7 +26,6 @@ EXPERIMENT = "brgsa"
 STORE_FOLDER = "mlruns-brgsa"
 PATIENCE = "BRGSA_MLFLOW_PATIENCE_S"
 SECONDS_TO_ANSWER = 5.0
-SQLITE = "sqlite:///"
 
 T = TypeVar("T")
 
@@ -35,9 +35,13 @@ class Unreachable(UserError):
 
 
 def tracking_uri() -> str:
-    """The tracking store: `MLFLOW_TRACKING_URI`, else SQLite in ./mlruns-brgsa/ of the current folder."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"{SQLITE}{Path.cwd() / STORE_FOLDER / 'mlflow.db'}"
+    """The tracking store: `MLFLOW_TRACKING_URI`, else SQLite in ./mlruns-brgsa/ of the current folder.
+
+    Raises:
+        UserError: see `databases.store_uri`.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    return databases.store_uri(given) if given else databases.sqlite_uri(Path(STORE_FOLDER, "mlflow.db"))
 
 
 def shown_uri() -> str:
@@ -47,11 +51,15 @@ def shown_uri() -> str:
 
 def experiment_name() -> str:
     """The MLflow experiment: `MLFLOW_EXPERIMENT_NAME`, else "brgsa"."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
 
 
 def experiment_id(api: MlflowClient) -> str:
-    """The experiment's id; it is made where there is none."""
+    """The experiment's id; it is made where there is none.
+
+    Raises:
+        UserError: it was deleted ("mlflow-experiment-deleted").
+    """
     from mlflow.exceptions import MlflowException
 
     name, file = experiment_name(), sqlite_file(api.tracking_uri)
@@ -64,6 +72,14 @@ def experiment_id(api: MlflowClient) -> str:
             experiment = api.get_experiment_by_name(name)
             if experiment is None:
                 raise
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"The MLflow experiment {name} is deleted: restore it with `mlflow experiments restore --experiment-id "
+            f"{experiment.experiment_id}`, or set MLFLOW_EXPERIMENT_NAME to another name.",
+            code="mlflow-experiment-deleted",
+            field="MLFLOW_EXPERIMENT_NAME",
+            value=name,
+        )
     return str(experiment.experiment_id)
 
 
@@ -87,19 +103,19 @@ def client(uri: str | None = None) -> MlflowClient:
     """A client of a tracking store that answers and lets us in; by default of `tracking_uri()`.
 
     Raises:
-        UserError: the server does not answer ("mlflow-away") or does not let us in (see `refusal`), or the SQLite folder
-            cannot be written ("mlflow-folder").
+        UserError: the server does not answer ("mlflow-away") or does not let us in (see `refusal`), or the database does
+            not open (see `databases`).
     """
     uri = uri or tracking_uri()
     check(uri)
-    if is_server(uri):
-        _check_admitted(uri)
+    _check_admitted(uri)
     return unchecked_client(uri)
 
 
 @functools.lru_cache
 def unchecked_client(uri: str) -> MlflowClient:
     """A client that asks the store nothing before its first use; one a process for each store."""
+    addresses.reach_this_machine_directly()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -120,36 +136,29 @@ def is_server(uri: str) -> bool:
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of an SQLite store; None for any other store."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    return Path(uri.removeprefix(databases.SQLITE)) if uri.startswith(databases.SQLITE) else None
 
 
 def check(uri: str) -> None:
-    """Look whether a server answers, whoever asks, or whether an SQLite store's folder can be written.
+    """Look whether a server answers, whoever asks, or whether a database opens.
 
     Raises:
-        UserError: it does not ("mlflow-away"), or it cannot ("mlflow-folder").
+        UserError: it does not ("mlflow-away"), or see `databases`.
     """
     file = sqlite_file(uri)
     if file is not None:
-        _check_folder(file.parent)
+        databases.check_sqlite(file)
     elif is_server(uri):
         _check_answers(uri)
-
-
-def _check_folder(folder: Path) -> None:
-    mend = "set MLFLOW_TRACKING_URI to a place that can be written"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"The MLflow store folder {folder} cannot be made ({error.strerror}): {mend}."
-        raise UserError(message, code="mlflow-folder", field=str(folder)) from error
-    if not os.access(folder, os.W_OK):
-        message = f"The MLflow store folder {folder} cannot be written: {mend}."
-        raise UserError(message, code="mlflow-folder", field=str(folder))
+    else:
+        databases.check_database(uri)
 
 
 def _check_answers(uri: str) -> None:
+    addresses.reach_this_machine_directly()
     shown, parts = without_credentials(uri), urlsplit(uri)
+    proxy = addresses.proxy_of(uri)
+    way = f" through the proxy {proxy} (http_proxy, no_proxy)" if proxy else ""
     # urllib takes no name and password in an address; this page asks for none.
     page = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health").geturl()
     try:
@@ -165,8 +174,8 @@ def _check_answers(uri: str) -> None:
             ) from error
     except (OSError, ValueError) as error:
         raise Unreachable(
-            f"The MLflow server at {shown} (MLFLOW_TRACKING_URI) does not answer: start it, correct the address, "
-            "or unset MLFLOW_TRACKING_URI to track in a local file.",
+            f"The MLflow server at {shown} (MLFLOW_TRACKING_URI) does not answer{way}: start it, correct the "
+            "address, or unset MLFLOW_TRACKING_URI to track in a local file.",
             code="mlflow-away",
             value=shown,
         ) from error
@@ -186,8 +195,9 @@ def _tls() -> ssl.SSLContext:
 
 @functools.lru_cache
 def _check_admitted(uri: str) -> None:
-    """Ask a question that needs a user's name and password; what was right once is not asked again."""
-    with permitted(uri):
+    """Ask a question that needs a user's name and password, or a database's tables; what was right once is not asked again."""
+    file = sqlite_file(uri)
+    with permitted(uri), databases.made_by_one(file) if file else nullcontext():
         unchecked_client(uri).search_experiments(max_results=1)
 
 
@@ -205,10 +215,12 @@ def permitted(uri: str) -> Iterator[None]:
 def refusal(error: Exception, uri: str) -> UserError | None:
     """What a user can do about a server that refuses them; None for any other failure.
 
-    Its code is "mlflow-login" (name or password), "mlflow-host" (the server does not go by this name) or
-    "mlflow-permission".
+    Its code is "mlflow-login" (name or password), "mlflow-host" (the server does not go by this name),
+    "mlflow-permission", "mlflow-locked" or "mlflow-database".
     """
     shown, code = without_credentials(uri), status(error)
+    if _is_database_error(error):
+        return databases.unopened(shown, error)
     if code == 401:
         return UserError(
             f"The MLflow server at {shown} does not let you in: set MLFLOW_TRACKING_USERNAME and "
@@ -231,6 +243,12 @@ def refusal(error: Exception, uri: str) -> UserError | None:
             value=shown,
         )
     return None
+
+
+def _is_database_error(error: Exception) -> bool:
+    from sqlalchemy.exc import SQLAlchemyError  # MLflow brings it
+
+    return isinstance(error, SQLAlchemyError) or "database is locked" in str(error)
 
 
 def patiently(work: Callable[[], T], uri: str, seconds: float) -> T:

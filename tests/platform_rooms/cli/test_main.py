@@ -28,7 +28,16 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (UserError("The store is gone: correct the path."), 2, "brgsa: The store is gone: correct the path."),
         (KeyboardInterrupt(), 130, "brgsa: interrupted;"),
         (typer.Abort(), 130, "brgsa: interrupted;"),
-        (RuntimeError("a traceback\n  of a task\nthe end of it\n"), 1, "brgsa: failed: RuntimeError: the end of it ("),
+        (
+            RuntimeError("Traceback of a task\n  line\nthe end of it\n"),
+            1,
+            "brgsa: failed: RuntimeError: the end of it (",
+        ),
+        (
+            RuntimeError("the table is locked\n(Background on this error at: https://sqlalche.me/e/20/e3q8)"),
+            1,
+            "brgsa: failed: RuntimeError: the table is locked (",
+        ),
         (ValueError(), 1, "brgsa: failed: ValueError:"),
     ],
 )

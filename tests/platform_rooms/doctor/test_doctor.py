@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from commandline import brgsa
 from patience import finish
-from refusals import refused
 
 from brgsa_platform.doctor import doctor, findings, probes
 from brgsa_platform.doctor.findings import FAIL, GIB, OK, WARN, Finding
@@ -226,22 +225,6 @@ def test_work_that_hangs_or_fails_is_given_up() -> None:
 def test_a_machine_without_ray_is_asked_too() -> None:
     (answer,) = LocalMachine().ask(probes.versions, 60).values()
     assert answer["ray"]
-
-
-def test_wrong_addresses_are_refused_at_once() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with refused("no-ray", field="--ray", value=address) as closed:
-            doctor.check_address(address)
-        assert isinstance(closed.value.__cause__, ConnectionRefusedError)
-        taken.listen()  # as a frozen process does: it accepts the connection, and says nothing
-        with refused("no-ray", field="--ray", value=address) as frozen:
-            doctor.check_address(address, 0.5)
-        assert isinstance(frozen.value.__cause__, TimeoutError)
-    with refused("dashboard-address", value="http://127.0.0.1:8265"):
-        doctor.check_address("http://127.0.0.1:8265")
-    doctor.check_address("auto")
 
 
 def test_the_table_has_a_mend_below_what_fails(capsys: pytest.CaptureFixture[str]) -> None:
