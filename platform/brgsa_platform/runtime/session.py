@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa_platform.runtime import addresses, ray_errors
@@ -68,7 +70,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     with ExitStack() as undo:
         if alone:
             ray_errors.check_machine()
-            undo.enter_context(_environment(LOCAL_ENVIRONMENT))
+            undo.enter_context(_environment(LOCAL_ENVIRONMENT | _token()))
             _init(address="local", num_cpus=num_cpus or max(2, os.cpu_count() or 2))
         else:
             ray_errors.check_address(address)
@@ -87,6 +89,18 @@ def _init(*, address: str, num_cpus: int | None = None) -> None:
             ray.init(address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray has no exception of its own for a start that fails
         raise ray_errors.start_refusal(error, "" if address == "local" else address) from error
+
+
+def _token() -> dict[str, str]:
+    """A token for this session alone, where Ray could not keep one: it writes its own below HOME, which may be read-only."""
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK) or (folder / "auth_token").is_file():
+            return {}
+    except OSError:
+        pass
+    return {} if "RAY_AUTH_TOKEN_PATH" in os.environ else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 @contextmanager

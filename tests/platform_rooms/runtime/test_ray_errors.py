@@ -137,13 +137,14 @@ with ray_session(num_cpus=2):
 
 
 @pytest.mark.ray
-def test_modules_of_the_working_folder_never_reach_rays_workers(tmp_path: Path) -> None:
+def test_rays_workers_take_no_modules_of_the_working_folder_and_need_no_proxy_and_no_home(tmp_path: Path) -> None:
     for name in ("queue", "random", "statistics", "types", "utils", "torch"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('a module of the user')\n")
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # nothing answers there
+    # A hospital's machine has a proxy, which does not reach this machine, and a home that cannot be written.
+    hostile = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "HOME": "/proc/none"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", OURS], cwd=tmp_path, env=environment | proxy, capture_output=True, text=True
+        [sys.executable, "-P", "-c", OURS], cwd=tmp_path, env=environment | hostile, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) not in done.stdout
