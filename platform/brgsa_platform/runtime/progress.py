@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from brgsa_platform.runtime.console import duration
+
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -96,7 +98,7 @@ def _bar(total: int | None, what: str) -> Iterator[Callable[..., None]]:
 
 
 class _Lines:
-    """Prints "what 120/1400, 35.1/s, 37 s left, note" every few seconds and at the end."""
+    """Prints "what 120/1400, 35.1/s, 2 min 7 s left, note" every few seconds and at the end."""
 
     def __init__(self, total: int | None, what: str) -> None:
         self.total, self.what, self.done = total, what, 0
@@ -111,6 +113,6 @@ class _Lines:
         self.printed = now
         rate = self.done / max(now - self.started, 1e-9)
         text = f"{self.what} {self.done}" + (f"/{self.total}" if self.total is not None else "") + f", {rate:.1f}/s"
-        if self.total is not None and not finished:
-            text += f", {max(self.total - self.done, 0) / max(rate, 1e-9):.0f} s left"
+        if self.total is not None and self.done and not finished:
+            text += f", {duration((self.total - self.done) / rate)} left"
         print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)

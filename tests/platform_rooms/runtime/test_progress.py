@@ -19,6 +19,18 @@ def test_lines_count_and_tell_the_end(capsys: pytest.CaptureFixture[str]) -> Non
     assert line.endswith(", done")
 
 
+def test_time_left_is_told_once_something_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_file, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress(100, "prepare volumes") as advance:
+        advance(0)
+        advance(50)
+    before, after = capsys.readouterr().err.splitlines()
+    assert "left" not in before
+    assert after.endswith("0 s left")  # as many again, in as little time
+
+
 def test_following_tells_the_difference_and_looks_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_file, "SECONDS_BETWEEN_LOOKS", 0.05)
     state: list[tuple[int, str] | None] = [None]
