@@ -157,6 +157,8 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any
     file = path / "optimizer.pt"
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+            saved["fused"] = group.get("fused")  # the device decides, and this one may be another
         optimizer.load_state_dict(state)
     except (
         OSError,

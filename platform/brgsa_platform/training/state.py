@@ -11,6 +11,7 @@ import torch
 from brgsa import checkpoint
 from brgsa.model import BrgSA
 from brgsa.precision import gradient_scaler, restore_scaler
+from brgsa.vision import ViT3D
 from brgsa_platform.config import RunConfig
 from brgsa_platform.training.run_folder import TOKENIZER
 from brgsa_platform.training.schedule import Schedule, optimizer_of
@@ -94,6 +95,10 @@ class TrainingState:
 def _model(config: RunConfig, tokenizer: Path) -> BrgSA:
     from transformers import AutoTokenizer
 
-    if config.model.text.name != "small":
-        return BrgSA(config.model)
-    return BrgSA(config.model, tokenizer=AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True))
+    of_the_corpus = None
+    if config.model.text.name == "small":
+        of_the_corpus = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+    model = BrgSA(config.model, tokenizer=of_the_corpus)
+    if isinstance(model.vision, ViT3D):
+        model.vision.checkpoint_activations = config.train.checkpoint_activations
+    return model
