@@ -70,7 +70,7 @@ class TrainingStep:
             What `MEASURED` names, float32 (5,) on the device; the losses are this worker's, to be averaged.
         """
         state, train = self.state, self.config.train
-        _seed_step(train.seed, number, self.workers.rank)
+        seed_step(train.seed, number, self.workers.rank)
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
         floats = self._input.fill(batch.volumes, self._intensity(len(batch.scans)))
@@ -118,6 +118,6 @@ class TrainingStep:
         return Intensity.draw(volumes, self.workers.device, scale=data.scale, shift=data.shift, noise=data.noise)
 
 
-def _seed_step(seed: int, step: int, rank: int) -> None:
+def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for a step, so that a run that goes on within an epoch draws the same noise and drops the same units."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
