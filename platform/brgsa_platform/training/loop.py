@@ -54,7 +54,7 @@ class TrainingTask:
         config: RunConfig tree.
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
-        tracking_uri, run_id: the MLflow run that rank 0 appends to.
+        tracking_uri, run_id: the MLflow run that rank 0 appends to; no run where the id is empty.
         cache: the store's volumes, where a search has decoded them for all of its trials.
     """
 
@@ -143,8 +143,9 @@ class Trainer:
         self.checkpoints: CheckpointWriter | None = None
         if workers.rank == 0:
             run_checkpoints.mend(out, train.keep)
-            self.log = TrainingLog(out, task.run_id, task.tracking_uri)
             self.checkpoints = CheckpointWriter(out, task.run, train)
+        if workers.rank == 0 and task.run_id:
+            self.log = TrainingLog(out, task.run_id, task.tracking_uri)
             if train.compile and not is_compiled:
                 self.log.warn(
                     "brgsa.compiled", "train.compile needs a C compiler on each training node: trained without it"
