@@ -9,7 +9,7 @@ PyYAML alone, and ends within 4 minutes on an H100: an arm that would begin late
 
 Of the second epoch: `step_s`, by the loop's own clock; `device_step_s`, the median by the device's; `data_wait_s`, the mean
 time in which the device has nothing to do between two steps. `peak_gib` stands beside `predicted_gib`. `waits` are the places
-in one step where the host waits for the device. `--smoke` runs all of it at a small size on a CPU, where its times mean nothing.
+in one step where the host waits for the device. `--smoke` runs all of it at a small size on a CPU; its times mean nothing.
 """
 
 from __future__ import annotations
@@ -65,12 +65,22 @@ SMOKE_ARMS = {
 AUGMENTATION = "data={style: report, scale: 0.1, shift: 20, noise: 20}"
 
 
+class NoCheckpoints:
+    """Writes nothing."""
+
+    def within_epoch(self, state: Any) -> None:
+        pass
+
+    def end_epoch(self, state: Any, reference_scores: Any) -> None:
+        pass
+
+
 class SyntheticTrainer(Trainer):
     """A `Trainer` whose volumes come from memory, and which notes when its steps begin and end on the device."""
 
     def __init__(self, task: TrainingTask, workers: WorkerContext, volumes: list[np.ndarray]) -> None:
         super().__init__(task, workers)
-        self.checkpoints = None
+        self.checkpoints = NoCheckpoints()
         self.volumes = volumes
         self.cuda = workers.device.type == "cuda"
         self.begins: list[Any] = []

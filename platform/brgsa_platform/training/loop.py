@@ -31,15 +31,14 @@ from brgsa_platform.loading.order import Ints, steps_per_epoch
 from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
-from brgsa_platform.runtime import files
+from brgsa_platform.runtime import files, placement_groups
 from brgsa_platform.store.store import Store
-from brgsa_platform.training import placement_groups, run_checkpoints
+from brgsa_platform.training import run_checkpoints, sharding
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
 from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts
 from brgsa_platform.training.log import TrainingLog
 from brgsa_platform.training.state import TrainingState
-from brgsa_platform.training.step import StepInput, TrainingStep
-from brgsa_platform.training.unread_losses import ReadStep, UnreadLosses
+from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
 from brgsa_platform.training.validation import Measured, Validation
 from brgsa_platform.training.workers import WorkerContext
 
@@ -140,10 +139,9 @@ class Trainer:
         if self.resumed_from is not None:
             self.state.load(self.resumed_from)
         self.log: TrainingLog | None = None
-        self.checkpoints: CheckpointWriter | None = None
+        self.checkpoints = CheckpointWriter(out, task.run, train, workers)
         if workers.rank == 0:
             run_checkpoints.mend(out, train.keep)
-            self.checkpoints = CheckpointWriter(out, task.run, train)
         if workers.rank == 0 and task.run_id:
             self.log = TrainingLog(out, task.run_id, task.tracking_uri)
             if train.compile and not is_compiled:
@@ -160,6 +158,9 @@ class Trainer:
             # A kill may have come before the report. A receiver that has this epoch already ignores it.
             self.workers.report(run_checkpoints.report_of(progress.history[-1]))
         epochs = range(progress.epoch, self.config.train.epochs)
+        if self.config.train.parallel == "fsdp":
+            self.workers.share_weights(self.model)
+            self.state.shard(self.config.optim, self.steps * self.config.train.epochs)
         if epochs:
             # Close the stream: the traceback of an error would keep it open until Ray ends.
             with contextlib.closing(self._batches(epochs)) as batches:
@@ -184,7 +185,7 @@ class Trainer:
                     self._count(unread.read())
                 self.state.schedule.after_step()
                 if to_be_read and step < last:
-                    self._save_within_epoch()
+                    self.checkpoints.within_epoch(self.state)
                     unread.start_clock()
             self._end_epoch()
 
@@ -232,11 +233,6 @@ class Trainer:
             value=self.config.optim.lr,
         )
 
-    def _save_within_epoch(self) -> None:
-        """Save where it is time."""
-        if self.checkpoints is not None:
-            self.checkpoints.within_epoch(self.state)
-
     def _end_epoch(self) -> None:
         """Validate, save, log and report the epoch."""
         progress = self.state.progress
@@ -246,9 +242,8 @@ class Trainer:
         metrics |= validated.metrics
         self.state.schedule.after_epoch(metrics.get("val/loss", metrics["train/loss"]))
         progress.end_epoch(metrics.get("val/auroc", -metrics["train/loss"]), metrics)
-        if self.checkpoints is not None:
-            # Save before reporting: a worker that dies right after a report loses what Ray has not polled yet.
-            self.checkpoints.end_epoch(self.state, validated.reference_scores)
+        # Save before reporting: a worker that dies right after a report loses what Ray has not polled yet.
+        self.checkpoints.end_epoch(self.state, validated.reference_scores)
         if self.log is not None:
             self.log.epoch(metrics, progress.step)
         self.workers.report(run_checkpoints.report_of(progress.history[-1]))
@@ -258,8 +253,9 @@ class Trainer:
         if self.validation is None:
             return Measured({}, {})
         train = self.config.train
-        volumes = self._encode(self.validation.rows, train.precision).embeddings
-        measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
+        with sharding.gathered(self.model):
+            volumes = self._encode(self.validation.rows, train.precision).embeddings
+            measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
         # Rank 0's metrics count. Rounded differently on two workers, a loss would make their learning rates diverge.
         return self.workers.gather(measured)[0]
 

@@ -1,4 +1,4 @@
-"""A training step: one batch to new weights. Nothing in it waits for the device.
+"""A training step: one batch to new weights. Nothing in it waits for the device; to read what it measures is to wait.
 
 The way of a step: volumes and texts to embeddings (`brgsa.model`), their loss over the batch of all workers
 (`brgsa.losses`), gradients, the optimiser.
@@ -6,6 +6,8 @@ The way of a step: volumes and texts to embeddings (`brgsa.model`), their loss o
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from brgsa.losses import Losses, brgsa_loss
 from brgsa.micro_batches import backward_in_micro_batches
@@ -22,6 +25,7 @@ from brgsa.text import Tokens
 from brgsa.volumes.intensity import Intensity
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.input_buffer import InputBuffer
+from brgsa_platform.loading.order import Ints
 from brgsa_platform.training.encoding import as_float32
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.workers import WorkerContext
@@ -52,7 +56,7 @@ class TrainingStep:
         self.model = state.model
         self._parallel: nn.Module = self.model
         self._input = InputBuffer(workers.device)
-        if workers.world == 1:
+        if workers.world == 1 or config.train.parallel == "fsdp":
             return
         if config.train.micro_batch:
             workers.share_weights(self.model)
@@ -78,6 +82,8 @@ class TrainingStep:
         losses = backward(floats, batch)
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         state.scaler.step(state.optimizer)
         state.scaler.update()
         return torch.stack([*losses, norm]).detach()
@@ -99,7 +105,8 @@ class TrainingStep:
             partial(self._loss, batch),
             scale=self.state.scaler.scale,
         )
-        self.workers.average_gradients(self.model)
+        if self.config.train.parallel == "ddp":  # FSDP averages what it shares out
+            self.workers.average_gradients(self.model)
         return losses
 
     def _embed_volumes(self, floats: Tensor) -> Embeddings:
@@ -121,3 +128,55 @@ class TrainingStep:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for a step, so that a run that goes on within an epoch draws the same noise and drops the same units."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
+class ReadStep(NamedTuple):
+    """A step whose losses have been read.
+
+    Attributes:
+        rows: (b,) rows of this worker's part of the batch.
+        losses: by name, the mean over the workers.
+        gradient_norm: before it is clipped.
+        seconds: the mean over the steps that were read together.
+    """
+
+    rows: Ints
+    losses: dict[str, float]
+    gradient_norm: float
+    seconds: float
+
+    def is_finite(self, *, scaled: bool) -> bool:
+        """Whether the step has left good weights; a gradient scaler leaves out a step whose gradients overflow."""
+        return all(map(math.isfinite, self.losses.values())) and (scaled or math.isfinite(self.gradient_norm))
+
+
+class UnreadLosses:
+    """The steps since the last reading."""
+
+    def __init__(self, workers: WorkerContext) -> None:
+        self._workers = workers
+        self._steps: list[tuple[Ints, Tensor]] = []
+        self.start_clock()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def start_clock(self) -> None:
+        """Count the time of the next steps from now on."""
+        self._since = time.monotonic()
+
+    def add(self, rows: Ints, measured: Tensor) -> None:
+        """Take what a step measured, float32 (5,)."""
+        self._steps.append((rows, measured))
+
+    def read(self) -> list[ReadStep]:
+        """The steps, oldest first, on all workers alike; none is unread afterwards. At least one must be."""
+        steps, self._steps = self._steps, []
+        values = self._workers.mean(torch.stack([measured for _, measured in steps])).tolist()
+        seconds = (time.monotonic() - self._since) / len(steps)
+        self.start_clock()
+        read = []
+        for (rows, _), numbers in zip(steps, values, strict=True):
+            *losses, norm = numbers
+            read.append(ReadStep(rows, dict(zip(MEASURED, losses, strict=False)), norm, seconds))
+        return read
