@@ -201,6 +201,10 @@ class RunConfig(Section):
                 "train.micro_batch needs model.vision.norm=group: batch norm would see a micro batch, and the loss would "
                 "not be the whole batch's"
             )
+        if train.parallel == "fsdp" and vision.name == "cnn3d":
+            raise ValueError(
+                "train.parallel=fsdp cannot share out the weights of model.vision.name=cnn3d: set train.parallel=ddp"
+            )
         return self
 
     def to_dict(self) -> dict[str, Any]:
