@@ -6,11 +6,11 @@ docs/benchmarks.md has the predictions beside what a card measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from brgsa.errors import UserError
-from brgsa_platform.config import RunConfig
+from brgsa_platform.config import RunConfig, merge
 from brgsa_platform.planning.costs import TowerCost, text_cost, vision_cost
 
 GIB = 2**30
@@ -79,7 +79,9 @@ def _weights(config: RunConfig, parameters: int, vision: TowerCost, text: TowerC
     copy = 4 * parameters / GIB
     parts = {"weights": copy, "gradients": copy, "optimizer": 2 * copy}
     if config.train.parallel == "fsdp":
-        gathered = 4 * 2 * max(vision.largest_block, text.largest_block) / GIB
+        in_blocks = vision.blocks * vision.largest_block + text.blocks * text.largest_block
+        # All that is outside blocks stays gathered for a pass, of the blocks one at a time; each has a gradient of its size.
+        gathered = 2 * 4 * (parameters - in_blocks + max(vision.largest_block, text.largest_block)) / GIB
         parts = {name: gib / config.train.workers for name, gib in parts.items()} | {"gathered_weights": gathered}
     elif config.train.workers > 1 and not config.train.micro_batch:
         parts["ddp_buckets"] = copy
@@ -118,36 +120,40 @@ def check_card(config: RunConfig, budget: Budget, card_gib: float) -> None:
     """
     if budget.fits(card_gib):
         return
-    for key, value, changed in _smaller(config):
-        if budget_of(changed).fits(card_gib):
-            mend = f"set {key}={value}"
+    for changes in _savings(config):
+        changed = _changed(config, changes)
+        if changed is not None and budget_of(changed).fits(card_gib):
+            field = next(iter(changes))
+            mend = "set " + " ".join(f"{key}={str(value).lower()}" for key, value in changes.items())
             break
     else:
-        key, mend = "model.vision", "choose a smaller tower or volume, or a smaller train.batch_size"
+        field, mend = "model.vision", "choose a smaller tower or volume, or a smaller train.batch_size"
     raise UserError(
         f"A step needs {budget.peak_gib + CONTEXT_GIB:.1f} GiB on each worker and a card has {card_gib:.1f} GiB: {mend}.",
         code="card-too-small",
-        field=key,
+        field=field,
         value=round(budget.peak_gib, 1),
     )
 
 
-def _smaller(config: RunConfig) -> Iterator[tuple[str, object, RunConfig]]:
-    """(key, value, configuration) of changes that save memory, the quickest step first."""
+def _savings(config: RunConfig) -> list[dict[str, Any]]:
+    """Settings that save memory, the quickest step first."""
     train = config.train
-    changes: list[tuple[str, object]] = []
-    if train.precision == "32":
-        changes.append(("precision", "bf16"))
-    if config.model.vision.name == "vit3d" and not train.checkpoint_activations:
-        changes.append(("checkpoint_activations", True))
     below = train.micro_batch or train.local_batch
-    changes += [("micro_batch", size) for size in range(below - 1, 0, -1) if train.local_batch % size == 0]
-    if train.parallel == "ddp" and train.workers > 1 and train.precision != "16":
-        changes.append(("parallel", "fsdp"))
-    for key, value in changes:
-        tree = config.to_dict()
-        tree["train"][key] = value
-        try:
-            yield f"train.{key}", str(value).lower(), RunConfig.from_tree(tree)
-        except UserError:
-            continue  # batch norm does not go with micro batches
+    micro = [{"train.micro_batch": size} for size in range(below - 1, 0, -1) if train.local_batch % size == 0]
+    checkpointed = {"train.checkpoint_activations": True}
+    savings: list[dict[str, Any]] = [{"train.precision": "bf16"}] if train.precision == "32" else []
+    if config.model.vision.name == "vit3d" and not train.checkpoint_activations:
+        savings += [checkpointed, *micro, *(size | checkpointed for size in micro)]
+    else:
+        savings += micro
+    return [*savings, {"train.parallel": "fsdp"}]
+
+
+def _changed(config: RunConfig, changes: dict[str, Any]) -> RunConfig | None:
+    """The configuration with other settings of `train`; None where they do not go together."""
+    train = {key.removeprefix("train."): value for key, value in changes.items()}
+    try:
+        return RunConfig.from_tree(merge(config.to_dict(), {"train": train}))
+    except UserError:
+        return None

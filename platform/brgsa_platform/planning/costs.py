@@ -6,6 +6,7 @@ on a CPU keeps the same tensors as on a GPU, but for the kernels that torch.comp
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,8 @@ class TowerCost:
         flops: of a sample's forward pass.
         kept_bytes: kept for the backward pass, for each sample.
         kept_once: kept once, whatever the batch: weights in 16 bits.
-        blocks, block_bytes, block_input: number of a transformer's blocks; what one keeps and what goes into it, in bytes for
-            each sample; 0 in another tower.
+        blocks: number of a transformer's blocks; 0 in another tower.
+        block_bytes, block_input: what a vision transformer's block keeps and what goes into it, in bytes for each sample.
     """
 
     parameters: int
@@ -44,6 +45,7 @@ class TowerCost:
     block_input: float = 0.0
 
 
+@functools.cache
 def vision_cost(config: VisionConfig, precision: str) -> TowerCost:
     """Costs of a vision tower, in "32", "16" or "bf16"."""
     one, two = _Trace(config, precision, 1), _Trace(config, precision, 2)
@@ -78,6 +80,7 @@ def text_cost(config: TextConfig, precision: str) -> TowerCost:
         flops=2.0 * tokens * layers * layer + 4.0 * layers * tokens**2 * width,
         kept_bytes=float(TEXT_BYTES[precision] * width * layers * tokens),
         kept_once=once,
+        blocks=layers,
     )
 
 
