@@ -40,7 +40,7 @@ from brgsa.micro_batches import backward_in_micro_batches
 from brgsa.model import BrgSA, Embeddings
 from brgsa.text import TextTower, Tokens, train_tokenizer
 from brgsa.volumes.intensity import Intensity, unit_intensities
-from brgsa.volumes.transfer import copied_ahead
+from brgsa.volumes.transfer import BatchCopier
 
 ITEMS, EPOCHS = 25_692, 39  # CT-RATE's training scans, and the paper's epochs
 WARM_UP, STEPS = 2, 10
@@ -319,7 +319,8 @@ def reference_sizes(bench: Bench) -> list[int]:
 def timed(bench: Bench, arm: Arm, micro: int) -> tuple[float, float]:
     """Median seconds of a step, and of the very first, which compiles."""
     step = step_of(bench, arm, micro)
-    batches = copied_ahead(_batches(bench, floats=arm.reference), bench.device)
+    copier = BatchCopier(bench.device)
+    batches = (copier([batch])[0] for batch in _batches(bench, floats=arm.reference))
     started = time.perf_counter()
     step(next(batches))
     if not bench.cuda:

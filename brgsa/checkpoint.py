@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from brgsa.config import ModelConfig
 from brgsa.errors import UserError
@@ -41,13 +42,15 @@ def save(
     run: dict[str, Any],
     *,
     training: dict[str, Any] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | dict[str, Any] | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint aside and rename it to `folder`, so that a folder of that name is always whole.
 
     Args:
         run: contents of run.json.
-        training, optimizer: training.json and optimizer.pt, for a checkpoint from which a training is resumed.
+        training, optimizer: training.json, and an optimiser or its state, for a checkpoint from which a training is resumed.
+        weights: the model's state, where the model itself holds a part of it.
 
     Returns:
         The folder.
@@ -60,15 +63,17 @@ def save(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(folder) as aside:
         aside.mkdir()
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, str(aside / "model.safetensors"))
+        state = model.state_dict() if weights is None else weights
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+        save_file(contiguous, str(aside / "model.safetensors"))
         write_json(aside / "model.json", {"format": FORMAT, **model.config.to_dict()})
         write_json(aside / "run.json", run)
         model.text.save(aside / "text")
         if training is not None:
             write_json(aside / "training.json", training)
         if optimizer is not None:
-            torch.save(optimizer.state_dict(), aside / "optimizer.pt")
+            of_optimizer = optimizer if isinstance(optimizer, dict) else optimizer.state_dict()
+            torch.save(of_optimizer, aside / "optimizer.pt")
     return folder
 
 
@@ -156,6 +161,8 @@ def load_training(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any
     file = path / "optimizer.pt"
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
+            saved["fused"] = group.get("fused")  # the device decides, and this one may be another
         optimizer.load_state_dict(state)
     except (
         OSError,

@@ -1,4 +1,7 @@
-"""16-bit floats on a GPU: autocast and the gradient scaler. A precision is "32", "16" or "bf16"."""
+"""16-bit floats on a GPU: autocast and the gradient scaler. A precision is "32", "16", "bf16" or "auto".
+
+"auto" is bfloat16 on a GPU that computes in it, and float16 on an older one. A CPU always computes in float32.
+"""
 
 from __future__ import annotations
 
@@ -33,4 +36,6 @@ def _autocast_type(device: torch.device, precision: str) -> torch.dtype | None:
     # CPUs without native 16-bit arithmetic are two hundred times slower in it: a CPU always trains in 32.
     if device.type != "cuda" or precision == "32":
         return None
+    if precision == "auto":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.float16 if precision == "16" else torch.bfloat16

@@ -87,12 +87,24 @@ class TextTower(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Tokens on the model's device to embeddings, float (B, `width`)."""
-        hidden = self.bert(input_ids=tokens.ids, attention_mask=tokens.mask, output_hidden_states=True).hidden_states[
+        mask = self._without_waiting(tokens.mask) if tokens.mask.is_cuda else tokens.mask
+        hidden = self.bert(input_ids=tokens.ids, attention_mask=mask, output_hidden_states=True).hidden_states[
             -self.layers_summed :
         ]
         summed_BLW = torch.stack(hidden).sum(0) * tokens.mask.unsqueeze(-1)
         pooled_BW: Tensor = summed_BLW.sum(1) / tokens.words.unsqueeze(-1)
         return pooled_BW
+
+    def _without_waiting(self, mask_BL: Tensor) -> Tensor:
+        """The mask as BERT makes it for fused attention, bool (B, 1, L, L).
+
+        Given (B, L), transformers asks the device whether all of it is 1, and waits for all that the device has to do.
+        """
+        settings: Any = self.bert.config
+        if settings.model_type != "bert" or settings._attn_implementation != "sdpa":
+            return mask_BL
+        length = mask_BL.shape[1]
+        return mask_BL.bool()[:, None, None, :].expand(-1, 1, length, -1)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer and the model's configuration; the weights are saved with the whole model's."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from brgsa.errors import UserError
 from brgsa.volumes.volume import Volume
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 AIR = -1000.0  # HU
 Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -140,6 +142,8 @@ def _axis(have: int, want: int, step: float, geometry: Geometry) -> tuple[slice,
     Returns:
         The targets inside the scan, and the matrix of weights (targets inside, have) that gives their values.
     """
+    from scipy import sparse
+
     kernel, reach = KERNELS[geometry.interpolation]
     width = max(1.0, step) if geometry.antialias else 1.0
     centres = (np.arange(want) - (want - 1) / 2) * step + (have - 1) / 2

@@ -7,13 +7,14 @@ of MONAI's ScaleIntensity, ShiftIntensity, RandGaussianNoise and ScaleIntensityR
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor
+
+from brgsa.compilation import has_compiler
 
 FULL_SCALE = 1000.0  # HU that become 1.0
 CACHED_VOXELS = 100_000  # float32 voxels that fit a core's own cache
@@ -119,7 +120,7 @@ def _fused(
 @functools.cache
 def _compiled() -> Callable[..., None]:
     """`_fused` as one kernel: each voxel is read once and written once, and its noise is drawn in registers."""
-    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+    if not has_compiler():
         return _fused  # without a compiler, as in a slim container, each operation is a kernel of its own
     compiled: Callable[..., None] = torch.compile(_fused)
     return compiled

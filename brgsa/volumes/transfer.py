@@ -1,39 +1,57 @@
-"""From host memory to the training device, one batch ahead of the step that needs it."""
+"""From host memory to the training device, while the device computes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-def copied_ahead(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Batches on the device, each copied on a stream of its own while the step before it computes.
+class BatchCopier:
+    """Copies batches to a device, each on a stream of its own beside the step that was enqueued before.
 
-    Args:
-        batches: in pinned host memory, else the copy waits for the device.
-        device: on a CPU the batches pass through.
+    The host works ahead of the device by one step, not more: batches that wait on the device would fill its memory.
     """
-    if device.type != "cuda":
-        yield from batches
-        return
-    stream = torch.cuda.Stream(device)
-    ahead: tuple[Tensor, torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(stream):
-            copy = batch.to(device, non_blocking=True)
-            copied = stream.record_event()
-        if ahead is not None:
-            yield _arrived(*ahead)
-        ahead = copy, copied
-    if ahead is not None:
-        yield _arrived(*ahead)
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._last_step: torch.cuda.Event | None = None
+
+    def __call__(self, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The blocks (n, …) of a batch, for use on the current stream: one tensor on a GPU, unchanged on a CPU.
+
+        Args:
+            blocks: in host memory, of one type and one shape but for n; pinned memory saves a copy.
+        """
+        if self._stream is None:
+            return blocks
+        current = torch.cuda.current_stream(self.device)
+        last_step, self._last_step = self._last_step, current.record_event()
+        if last_step is not None:
+            last_step.synchronize()
+        pinned = _pinned(blocks)
+        with torch.cuda.stream(self._stream):
+            copy = pinned.to(self.device, non_blocking=True)
+        current.wait_stream(self._stream)
+        copy.record_stream(current)  # its memory is not used again before that stream is done with it
+        return [copy]
 
 
-def _arrived(copy: Tensor, copied: torch.cuda.Event) -> Tensor:
-    """The copy, for use on the current stream: its memory is not reused before that stream is done with it."""
-    current = torch.cuda.current_stream(copy.device)
-    current.wait_event(copied)
-    copy.record_stream(current)
-    return copy
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor's copy on a device; the host does not wait for what the device has still to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _pinned(blocks: Sequence[Tensor]) -> Tensor:
+    """All blocks in one piece of pinned memory, which torch keeps until the copy from it is done."""
+    if len(blocks) == 1 and blocks[0].is_pinned():
+        return blocks[0]
+    rows = sum(len(block) for block in blocks)
+    pinned = torch.empty((rows, *blocks[0].shape[1:]), dtype=blocks[0].dtype, pin_memory=True)
+    start = 0
+    for block in blocks:
+        pinned[start : start + len(block)].copy_(block)
+        start += len(block)
+    return pinned

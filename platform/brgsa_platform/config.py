@@ -105,7 +105,16 @@ class TrainSection(Section):
         batch_size: volumes a step, over all workers together; InfoNCE compares them all.
         workers: the number of training workers; 0 trains in the calling process, as searches do.
         gpu: whether each worker has a GPU; "auto": if the cluster has enough.
-        precision: "16" and "bf16" are autocast on a GPU; a CPU trains in "32".
+        precision: "16" and "bf16" are autocast on a GPU; "auto" is "bf16" on a GPU that has it, else "16". A CPU trains in
+            "32".
+        micro_batch: volumes that a worker encodes at once, for the loss over the whole batch in less memory and a third more
+            time; empty: its whole part of the batch.
+        checkpoint_activations: for the ViT alone: compute each block twice instead of keeping what it computes.
+        compile: compile the vision tower (torch.compile), where there is a C compiler.
+        parallel: "ddp" keeps a copy of weights and optimiser on each worker; "fsdp" shares them out among the workers, for
+            towers beyond ViT-B.
+        log_every: steps between two readings of the losses, for which the device must be waited for. A loss that is no
+            number is noticed then, and before anything is saved.
         threads: CPU threads of a worker; empty: its machine's, shared among the workers there.
         seed: of weights, order, texts and augmentation.
         keep: the number of best checkpoints that are kept, beside the last one.
@@ -117,7 +126,12 @@ class TrainSection(Section):
     batch_size: int = Field(64, ge=2)
     workers: int = Field(1, ge=0)
     gpu: Literal[True, False, "auto"] = "auto"
-    precision: Literal["32", "16", "bf16"] = "16"
+    precision: Literal["auto", "32", "16", "bf16"] = "auto"
+    micro_batch: int | None = Field(None, ge=1)
+    checkpoint_activations: bool = False
+    compile: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    log_every: int = Field(10, ge=1)
     threads: int | None = Field(None, ge=1)
     seed: Seed = 0
     keep: int = Field(1, ge=1)
@@ -128,7 +142,24 @@ class TrainSection(Section):
     def _batch_divides(self) -> TrainSection:
         if self.batch_size % max(self.workers, 1):
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
+        if self.local_batch % (self.micro_batch or 1):
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not divide a worker's part of the batch, {self.local_batch} volumes"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _shards_among_workers(self) -> TrainSection:
+        if self.parallel == "fsdp" and self.workers < 2:
+            raise ValueError(f"parallel=fsdp needs workers of 2 or more to share out the weights, not {self.workers}")
+        if self.parallel == "fsdp" and self.precision == "16":
+            raise ValueError("parallel=fsdp does not train in float16: set precision=bf16")
+        return self
+
+    @property
+    def local_batch(self) -> int:
+        """Volumes of a step on each worker."""
+        return self.batch_size // max(self.workers, 1)
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -154,6 +185,25 @@ class RunConfig(Section):
             raise ValueError(
                 f"data.rotate needs a crop that is square in plane and model.vision.volume is {x}×{y} there: set "
                 "data.rotate=0 or make it square"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tower_allows(self) -> RunConfig:
+        vision, train = self.model.vision, self.train
+        if train.checkpoint_activations and vision.name != "vit3d":
+            raise ValueError(
+                f"train.checkpoint_activations needs model.vision.name=vit3d: {vision.name} has no blocks; train.micro_batch "
+                "saves memory with every tower"
+            )
+        if train.micro_batch and vision.name != "vit3d" and vision.norm == "batch":
+            raise ValueError(
+                "train.micro_batch needs model.vision.norm=group: batch norm would see a micro batch, and the loss would "
+                "not be the whole batch's"
+            )
+        if train.parallel == "fsdp" and vision.name == "cnn3d":
+            raise ValueError(
+                "train.parallel=fsdp cannot share out the weights of model.vision.name=cnn3d: set train.parallel=ddp"
             )
         return self
 

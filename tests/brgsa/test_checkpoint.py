@@ -96,6 +96,18 @@ def test_a_training_goes_on_as_if_never_stopped(
         assert torch.equal(resumed.state_dict()[name], weight), name
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_the_device_decides_whether_the_optimiser_is_fused(build: Build, tmp_path: Path, before: bool) -> None:
+    """A run goes on on another kind of device, where the other kind of optimiser is the right one."""
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters(), fused=before)
+    step(model, optimizer)
+    checkpoint.save(tmp_path / "c", model, {}, training={}, optimizer=optimizer)
+    fresh = torch.optim.Adam(build().parameters(), fused=not before)
+    checkpoint.load_training(tmp_path / "c", fresh)
+    assert [group["fused"] for group in fresh.param_groups] == [not before]
+
+
 def test_weights_are_plain_safetensors_and_nothing_else_is_needed(build: Build, saved: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

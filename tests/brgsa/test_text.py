@@ -55,6 +55,18 @@ def test_pooling_written_out(layers: int, corpus: list[str]) -> None:
         torch.testing.assert_close(pooled[row], pooled_slowly(tower, text, layers), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "texts", [["There is pleural effusion.", "There is no cardiomegaly. Sequelae."], ["There is."]]
+)
+def test_the_mask_of_a_gpu_is_the_mask(tower: TextTower, texts: list[str]) -> None:
+    tokens = tower.tokenize(texts)
+    mask = tower._without_waiting(tokens.mask)
+    assert mask.shape == (len(texts), 1, tokens.ids.shape[1], tokens.ids.shape[1])
+    hidden = [tower.bert(input_ids=tokens.ids, attention_mask=of).last_hidden_state for of in (tokens.mask, mask)]
+    on = tokens.mask.bool()
+    torch.testing.assert_close(hidden[0][on], hidden[1][on], atol=1e-6, rtol=1e-5)
+
+
 def test_words_are_counted_and_padding_is_not(tower: TextTower) -> None:
     tokens = tower.tokenize(["There is effusion.", "Seen", ""])
     # there, is, effusion and the full stop are words, as are the two special tokens.

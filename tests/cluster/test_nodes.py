@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from nodes import Node, Nodes, cluster
 
+from brgsa import files
 from brgsa.phantom import write_tree
-from brgsa_platform.runtime import files
 from brgsa_platform.training import run_checkpoints
 
 pytestmark = [

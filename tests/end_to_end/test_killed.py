@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from brgsa import files
 from brgsa_platform.config import load_config
-from brgsa_platform.runtime import files
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, TrainResult, train
 

@@ -20,10 +20,10 @@ from patience import Patience, until
 from servers import mlflow_server
 from sharedray import SharedRay
 
+from brgsa import files
 from brgsa.checkpoint import load
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig, load_config
-from brgsa_platform.runtime import files
 from brgsa_platform.search import report
 from brgsa_platform.search import study as studies
 from brgsa_platform.search.driver import tune

@@ -26,7 +26,10 @@ def test_each_preset_loads_and_comes_back(name: str) -> None:
 
 def test_the_presets_there_are() -> None:
     plain = {name for name in preset_names() if not name.endswith("-smoke")}
-    assert plain == {"paper", "paper-clip", "demo", "demo-clip", "demo-clip-summaries"}
+    assert plain == {
+        *("paper", "paper-clip", "ct-rate-h100", "ct-rate-24gb"),
+        *("demo", "demo-clip", "demo-clip-summaries"),
+    }
     assert {f"{name}-smoke" for name in plain} | plain == set(preset_names())  # each has its twin of seconds
 
 
@@ -178,6 +181,11 @@ def test_an_unknown_key_gets_the_nearest_name_and_all_known_ones(
         ("train.seed=-1", "train.seed"),
         ("train.seed=4294967296", "train.seed"),
         ("train.workers=3", "train"),
+        ("train.micro_batch=0", "train.micro_batch"),
+        ("train.micro_batch=7", "train"),
+        ("train.log_every=0", "train.log_every"),
+        ("train.parallel=fsdp", "train"),
+        ("train={parallel: fsdp, workers: 2, precision: 16}", "train"),
     ],
 )
 def test_an_impossible_value_is_named(override: str, field: str) -> None:
@@ -205,6 +213,34 @@ def test_quarter_turns_need_a_square_crop() -> None:
     assert "data.rotate" in str(caught.value)
     assert "model.vision.volume" in str(caught.value)
     assert load_config("paper-smoke", overrides=["data.rotate=0.5"]).data.rotate == 0.5
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4, 8])
+def test_a_micro_batch_divides_a_workers_part(micro_batch: int) -> None:
+    settings = ["train.batch_size=16", "train.workers=2", f"train.micro_batch={micro_batch}"]
+    assert load_config(overrides=settings).train.local_batch == 8
+    with refused("impossible-value", field="train"):
+        load_config(overrides=[*settings[:2], "train.micro_batch=16"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (["model.vision.name=resnet18", "train.checkpoint_activations=true"], "train.checkpoint_activations"),
+        (["model.vision={name: resnet18, norm: batch}", "train.micro_batch=4"], "train.micro_batch"),
+        (["model.vision.name=cnn3d", "train={parallel: fsdp, workers: 2, precision: 32}"], "train.parallel"),
+    ],
+)
+def test_what_a_tower_does_not_allow(settings: list[str], key: str) -> None:
+    with refused("impossible-value") as caught:
+        load_config(overrides=settings)
+    assert key in str(caught.value)
+
+
+def test_the_same_run_on_one_card_and_on_eight() -> None:
+    one, eight = load_config("ct-rate-24gb").to_dict(), load_config("ct-rate-h100").to_dict()
+    differences = {key for key, value in flatten(one).items() if flatten(eight)[key] != value}
+    assert differences == {"train.workers", "train.micro_batch"}
 
 
 def test_one_flip_is_left_right() -> None:

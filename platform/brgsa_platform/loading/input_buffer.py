@@ -19,17 +19,17 @@ class InputBuffer:
         self.device = device
         self._floats = torch.empty(0, device=device)
 
-    def fill(self, blocks: Sequence[Volume16], intensity: Intensity | None = None) -> Tensor:
+    def fill(self, blocks: Sequence[Tensor], intensity: Intensity | None = None) -> Tensor:
         """Write a batch to the buffer.
 
         Args:
-            blocks: int16 HU, (n, x, y, z) each, together B volumes of one shape.
+            blocks: int16 HU, (n, x, y, z) each, together B volumes of one shape, on any device.
             intensity: changes of the intensities, on the same device.
 
         Returns:
             float32 (B, 1, x, y, z) in [-1, 1], valid until the next call.
         """
-        ct = [_tensor(block).to(self.device, non_blocking=True) for block in blocks]
+        ct = [block.to(self.device, non_blocking=True) for block in blocks]
         shape = blocks[0].shape[1:]
         volumes = sum(len(block) for block in blocks)
         if self._floats.shape[1:] != shape or len(self._floats) < volumes:
@@ -37,8 +37,9 @@ class InputBuffer:
         return unit_intensities(ct, intensity, out=self._floats[:volumes])
 
 
-def _tensor(block: Volume16) -> Tensor:
+def as_tensors(blocks: Sequence[Volume16]) -> list[Tensor]:
+    """A batch's blocks as tensors that share their memory; nobody writes to it."""
     with warnings.catch_warnings():
-        # A block is a read-only view of the object store; nobody writes to it.
+        # A block is a read-only view of the object store.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(block)
+        return [torch.from_numpy(block) for block in blocks]

@@ -11,12 +11,12 @@ from typing import Any, Self
 
 from ray.tune import Callback
 
+from brgsa_platform.runtime.placement_groups import PlacementGroupReaper
 from brgsa_platform.search.report import STATES
 from brgsa_platform.search.searcher import Search
 from brgsa_platform.search.study import EPOCHS, REASON, SCORES, own_trials
 from brgsa_platform.search.table import SearchTable, TrialLine, search_table
 from brgsa_platform.search.trials import trial_folder
-from brgsa_platform.training.placement_groups import PlacementGroupReaper
 
 # In the errors of Ray's monitor and of CUDA; of torch on a CPU; of Python and NumPy.
 OUT_OF_MEMORY = ("OutOfMemory", "can't allocate memory", "MemoryError")

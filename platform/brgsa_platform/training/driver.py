@@ -126,7 +126,7 @@ def _task(out: Path, store: Store, config: RunConfig, run_id: str, options: Trai
     from brgsa_platform.training.loop import TrainingTask
 
     return TrainingTask(
-        config=config.to_dict(),
+        config=config,
         store=store.path,
         out=str(out),
         run=checkpoint_record(store, config),

@@ -12,7 +12,7 @@ from brgsa.model import BrgSA, Embeddings
 from brgsa.precision import autocast
 from brgsa.volumes.augment import Volume16
 from brgsa_platform.loading.batches import SplitIndex
-from brgsa_platform.loading.input_buffer import InputBuffer
+from brgsa_platform.loading.input_buffer import InputBuffer, as_tensors
 from brgsa_platform.loading.loaders import Batch
 from brgsa_platform.training.workers import ALONE, WorkerContext
 
@@ -65,7 +65,7 @@ def encode_split(
     def encode_part() -> None:
         for batch in batches:
             with autocast(model.device, precision):
-                parts.append(as_float32(model.encode_volumes(buffer.fill(batch.blocks))).cpu())
+                parts.append(as_float32(model.encode_volumes(buffer.fill(as_tensors(batch.blocks)))).cpu())
             order.extend(batch.rows.tolist())
             pictures.update({row: np.array(ct) for row, ct in batch.volumes() if row in keep})
             advance(len(batch.rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -36,6 +37,11 @@ class TrainingLog:
     def epoch(self, metrics: dict[str, float], step: int) -> None:
         """Log an epoch's metrics at once: a search may end the process as soon as it is told of them."""
         self._run.log_metrics(metrics, step=step, at_once=True)
+
+    def warn(self, tag: str, sentence: str) -> None:
+        """Say what goes otherwise than configured: in this process's log, and as a tag of the run."""
+        logging.getLogger(__name__).warning(sentence)
+        self._run.set_tags({tag: sentence})
 
     def close(self) -> None:
         """Send what waits to be sent."""

@@ -1,15 +1,15 @@
 """The loop of a training worker: set up, then epochs of steps, each epoch validated, saved and reported.
 
 All workers compute the same loss (InfoNCE over the global batch), so they agree on everything that follows from it. A step
-goes through `batches` (volumes) and `texts`, the towers and the bank of `brgsa.model`, and `brgsa.losses`.
+takes its volumes from `batches` and its texts from `texts`, and goes on in `step`. The loop works ahead of the device: it reads
+losses once in `train.log_every` steps, and always before it saves or reports anything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,28 +17,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
+from brgsa.compilation import compile_tower
 from brgsa.errors import UserError
-from brgsa.losses import Losses, brgsa_loss
-from brgsa.precision import autocast
-from brgsa.volumes.intensity import Intensity
+from brgsa.files import write_json
+from brgsa.text import Tokens
+from brgsa.volumes.transfer import BatchCopier, send
 from brgsa_platform.config import RunConfig, TrainSection
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
-from brgsa_platform.loading.input_buffer import InputBuffer
+from brgsa_platform.loading.input_buffer import as_tensors
 from brgsa_platform.loading.loaders import Batch, Batches
-from brgsa_platform.loading.order import steps_per_epoch
+from brgsa_platform.loading.order import Ints, steps_per_epoch
 from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
+from brgsa_platform.runtime import placement_groups
 from brgsa_platform.store.store import Store
-from brgsa_platform.training import placement_groups, run_checkpoints
+from brgsa_platform.training import run_checkpoints, sharding
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
-from brgsa_platform.training.encoding import EncodedSplit, as_float32, encode_split, encode_texts
+from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts
 from brgsa_platform.training.log import TrainingLog
 from brgsa_platform.training.state import TrainingState
+from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
 from brgsa_platform.training.validation import Measured, Validation
 from brgsa_platform.training.workers import WorkerContext
+
+NOT_FINITE = "not-finite.json"  # in the run's folder: the step whose loss was no number
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,14 @@ class TrainingTask:
     """What a training worker is told: plain data, so that it travels to any node.
 
     Attributes:
-        config: RunConfig tree.
+        config: of the run.
         store, out: the store's and the run's folder, seen by all nodes.
         run: what a checkpoint's run.json holds.
-        tracking_uri, run_id: the MLflow run that rank 0 appends to.
+        tracking_uri, run_id: the MLflow run that rank 0 appends to; no run where the id is empty.
         cache: the store's volumes, where a search has decoded them for all of its trials.
     """
 
-    config: dict[str, Any]
+    config: RunConfig
     store: str
     out: str
     run: dict[str, Any]
@@ -118,7 +123,7 @@ class Trainer:
     def __init__(self, task: TrainingTask, workers: WorkerContext) -> None:
         """Set up data, texts, model and the run's newest checkpoint; no call here waits for another worker."""
         self.task, self.workers = task, workers
-        self.config = RunConfig.from_tree(task.config)
+        self.config = task.config
         train, out = self.config.train, Path(task.out)
         _set_up_torch(train, workers.local_world)
 
@@ -128,19 +133,22 @@ class Trainer:
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
         self.validation = Validation.of(store, data.style, self.rows)
         self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
-        self.input = InputBuffer(workers.device)
-
         self.state = TrainingState.new(self.config, out, self.steps * train.epochs, workers.device)
         self.model = self.state.model
+        is_compiled = train.compile and compile_tower(self.model.vision)
         self.resumed_from = run_checkpoints.latest(out)
         if self.resumed_from is not None:
             self.state.load(self.resumed_from)
         self.log: TrainingLog | None = None
-        self.checkpoints: CheckpointWriter | None = None
+        self.checkpoints = CheckpointWriter(out, task.run, train, workers)
         if workers.rank == 0:
             run_checkpoints.mend(out, train.keep)
+        if workers.rank == 0 and task.run_id:
             self.log = TrainingLog(out, task.run_id, task.tracking_uri)
-            self.checkpoints = CheckpointWriter(out, task.run, train)
+            if train.compile and not is_compiled:
+                self.log.warn(
+                    "brgsa.compiled", "train.compile needs a C compiler on each training node: trained without it"
+                )
 
     def fit(self) -> None:
         """Train from where the run stands to its last epoch."""
@@ -151,31 +159,36 @@ class Trainer:
             # A kill may have come before the report. A receiver that has this epoch already ignores it.
             self.workers.report(run_checkpoints.report_of(progress.history[-1]))
         epochs = range(progress.epoch, self.config.train.epochs)
+        if self.config.train.parallel == "fsdp":
+            self.workers.share_weights(self.model)
+            self.state.shard(self.config.optim, self.steps * self.config.train.epochs)
         if epochs:
             # Close the stream: the traceback of an error would keep it open until Ray ends.
             with contextlib.closing(self._batches(epochs)) as batches:
-                self._fit(self._parallel(), batches, epochs)
+                self._fit(TrainingStep(self.config, self.state, self.workers), batches, epochs)
         if self.log is not None:
             self.log.close()
 
-    def _fit(self, model: nn.Module, batches: Iterator[Batch], epochs: range) -> None:
+    def _fit(self, learn: TrainingStep, batches: Iterator[Batch], epochs: range) -> None:
         """The epochs, each with its steps."""
-        progress = self.state.progress
+        progress, to_device = self.state.progress, BatchCopier(self.workers.device)
+        unread = UnreadLosses(self.workers)
         for epoch in epochs:
             self.texts.draw(epoch)
-            while progress.step < (epoch + 1) * self.steps:
-                started = time.monotonic()
-                losses = self._step(model, self.workers.together(partial(next, batches)))
-                progress.end_step(losses, time.monotonic() - started)
-                self._after_step(losses["loss"])
+            unread.start_clock()
+            last = (epoch + 1) * self.steps - 1
+            for step in range(progress.step, last + 1):
+                batch = self.workers.together(partial(next, batches))
+                volumes = to_device(as_tensors(batch.blocks))
+                unread.add(batch.rows, learn(self._step_input(batch.rows, volumes), step))
+                to_be_read = step == last or (step + 1) % self.config.train.log_every == 0
+                if to_be_read:
+                    self._count(unread.read())
+                self.state.schedule.after_step()
+                if to_be_read and step < last:
+                    self.checkpoints.within_epoch(self.state)
+                    unread.start_clock()
             self._end_epoch()
-
-    def _parallel(self) -> nn.Module:
-        """The model with its gradients averaged over the workers; all of them start with the weights of rank 0."""
-        if self.workers.world == 1:
-            return self.model
-        devices = [self.workers.device] if self.workers.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
 
     def _batches(self, epochs: range) -> Batches:
         """This worker's part of each global batch, from the step on where the run stands."""
@@ -188,51 +201,38 @@ class Trainer:
             skip=progress.step - progress.epoch * self.steps,
         )
 
-    def _step(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Learn from one batch; gives its losses, the mean over the workers."""
-        config, state = self.config, self.state
-        _seed_step(config.train.seed, state.progress.step, self.workers.rank)
-        model.train()
-        loss = self._loss(model, batch)
-        losses = self.workers.mean(
-            {"loss": loss.total, "plain": loss.plain, "bridged": loss.bridged, "reconstruction": loss.reconstruction}
-        )
-        if not np.isfinite(losses["loss"]):
-            raise UserError(
-                f"The loss is {losses['loss']} at step {state.progress.step}: lower optim.lr or raise loss.temperature.",
-                code="loss-not-finite",
-                field="optim.lr",
-                value=config.optim.lr,
-            )
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss.total).backward()
-        state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.clip)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        return losses
+    def _step_input(self, rows: Ints, volumes: Sequence[Tensor]) -> StepInput:
+        """What a step learns from: the volumes of these rows, and what belongs to them."""
+        device = self.workers.device
+        tokens = Tokens(*(send(part, device) for part in self.texts.tokens(self.model.text, rows)))
+        scans, codes = (torch.from_numpy(of_rows[rows]) for of_rows in (self.rows.scans, self.texts.codes))
+        return StepInput(volumes, tokens, send(scans, device), send(codes, device))
 
-    def _loss(self, model: nn.Module, batch: Batch) -> Losses:
-        """The loss of a batch over all workers, with its gradient."""
-        config, device = self.config, self.workers.device
-        tokens = self.texts.tokens(self.model.text, batch.rows).to(device)
-        data = config.data
-        intensity = Intensity.draw(len(batch.rows), device, scale=data.scale, shift=data.shift, noise=data.noise)
-        with autocast(device, config.train.precision):
-            volumes, texts = model(self.input.fill(batch.blocks, intensity), tokens)
-        scans, codes = (
-            torch.from_numpy(of_rows[batch.rows]).to(device) for of_rows in (self.rows.scans, self.texts.codes)
-        )
-        return brgsa_loss(as_float32(volumes), as_float32(texts), scans, config.loss, codes)
-
-    def _after_step(self, loss: float) -> None:
-        """Log the step, set the next step's rate, and save where it is time."""
+    def _count(self, steps: list[ReadStep]) -> None:
+        """Count steps that are done, and log the last one."""
         state = self.state
+        for step in steps:
+            if not step.is_finite(scaled=state.scaler.is_enabled()):
+                raise self._not_finite(step)
+            state.progress.end_step(step.losses, step.seconds)
         if self.log is not None:
-            self.log.step(state, loss)
-        state.schedule.after_step()
-        if self.checkpoints is not None and state.progress.step % self.steps:
-            self.checkpoints.within_epoch(state)
+            self.log.step(state, steps[-1].losses["loss"])
+
+    def _not_finite(self, step: ReadStep) -> UserError:
+        """Why training cannot go on; which volumes the step had stands in the run's folder alone."""
+        file, number = Path(self.task.out) / NOT_FINITE, self.state.progress.step
+        rows = [row for part in self.workers.gather(step.rows.tolist()) for row in part]
+        if self.workers.rank == 0:
+            volumes = [self.rows.volume_ids[row] for row in rows]
+            measured = {name: str(value) for name, value in [*step.losses.items(), ("gradient", step.gradient_norm)]}
+            write_json(file, {"step": number, **measured, "volumes": volumes})
+        return UserError(
+            f"The loss is {step.losses['loss']} at step {number}, with a gradient of {step.gradient_norm}: lower optim.lr or "
+            f"raise loss.temperature. {file} names the step's volumes.",
+            code="loss-not-finite",
+            field="optim.lr",
+            value=self.config.optim.lr,
+        )
 
     def _end_epoch(self) -> None:
         """Validate, save, log and report the epoch."""
@@ -243,9 +243,8 @@ class Trainer:
         metrics |= validated.metrics
         self.state.schedule.after_epoch(metrics.get("val/loss", metrics["train/loss"]))
         progress.end_epoch(metrics.get("val/auroc", -metrics["train/loss"]), metrics)
-        if self.checkpoints is not None:
-            # Save before reporting: a worker that dies right after a report loses what Ray has not polled yet.
-            self.checkpoints.end_epoch(self.state, validated.reference_scores)
+        # Save before reporting: a worker that dies right after a report loses what Ray has not polled yet.
+        self.checkpoints.end_epoch(self.state, validated.reference_scores)
         if self.log is not None:
             self.log.epoch(metrics, progress.step)
         self.workers.report(run_checkpoints.report_of(progress.history[-1]))
@@ -255,8 +254,9 @@ class Trainer:
         if self.validation is None:
             return Measured({}, {})
         train = self.config.train
-        volumes = self._encode(self.validation.rows, train.precision).embeddings
-        measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
+        with sharding.gathered(self.model):
+            volumes = self._encode(self.validation.rows, train.precision).embeddings
+            measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
         # Rank 0's metrics count. Rounded differently on two workers, a loss would make their learning rates diverge.
         return self.workers.gather(measured)[0]
 
@@ -295,8 +295,3 @@ def _set_up_torch(config: TrainSection, workers: int) -> None:
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // workers))
     torch.set_flush_denormal(True)  # vanishing gradients count as 0, and slow a CPU down several times
     torch.manual_seed(config.seed)
-
-
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for a step, so that a run that goes on within an epoch draws the same noise and drops the same units."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))

@@ -34,7 +34,10 @@ FREE_TO_CHANGE = frozenset(
     {
         *(
             f"train.{key}"
-            for key in ("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes")
+            for key in (
+                *("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes"),
+                *("micro_batch", "checkpoint_activations", "compile", "parallel", "log_every"),
+            )
         ),
         *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),
     }

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from brgsa import checkpoint
 from brgsa.model import BrgSA
 from brgsa.precision import gradient_scaler, restore_scaler
-from brgsa_platform.config import RunConfig
+from brgsa.vision import ViT3D
+from brgsa_platform.config import OptimSection, RunConfig
+from brgsa_platform.training import sharding
 from brgsa_platform.training.run_folder import TOKENIZER
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 
@@ -73,10 +76,31 @@ class TrainingState:
             Progress(),
         )
 
-    def save(self, folder: Path, run: dict[str, Any]) -> None:
-        """Write a checkpoint; `run` is what its run.json says."""
+    def shard(self, config: OptimSection, total_steps: int) -> None:
+        """Share weights and optimiser out among the workers, which all hold the same; all workers call it."""
+        optimizer, schedule = self.optimizer.state_dict(), self.schedule.state()
+        sharding.shard(self.model)
+        self.optimizer = optimizer_of(config, self.model)
+        self.schedule = Schedule(config, self.optimizer, total_steps)
+        self.optimizer.load_state_dict(sharding.shared_out(optimizer, self.optimizer))
+        self.schedule.restore(schedule)
+
+    def whole(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All weights and the optimiser's whole state; all workers call it, for a part may lie with each of them."""
+        return sharding.whole(self.model.state_dict()), sharding.whole(self.optimizer.state_dict())
+
+    def save(
+        self, folder: Path, run: dict[str, Any], whole: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Args:
+            run: what its run.json says.
+            whole: `whole()`, where the state is shared out among workers.
+        """
         training = {**asdict(self.progress), "schedule": self.schedule.state(), "scaler": self.scaler.state_dict()}
-        checkpoint.save(folder, self.model, run, training=training, optimizer=self.optimizer)
+        weights, optimizer = whole or self.whole()
+        checkpoint.save(folder, self.model, run, training=training, optimizer=optimizer, weights=weights)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint, whatever kind of device wrote it.
@@ -94,6 +118,10 @@ class TrainingState:
 def _model(config: RunConfig, tokenizer: Path) -> BrgSA:
     from transformers import AutoTokenizer
 
-    if config.model.text.name != "small":
-        return BrgSA(config.model)
-    return BrgSA(config.model, tokenizer=AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True))
+    of_the_corpus = None
+    if config.model.text.name == "small":
+        of_the_corpus = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+    model = BrgSA(config.model, tokenizer=of_the_corpus)
+    if isinstance(model.vision, ViT3D):
+        model.vision.checkpoint_activations = config.train.checkpoint_activations
+    return model

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -59,16 +60,32 @@ class WorkerContext:
         if self.world == 1:
             return [value]
         everyone: list[Any] = [None] * self.world
-        dist.all_gather_object(everyone, value)
+        dist.all_gather_object(everyone, value, group=_of_the_hosts())
         return everyone
 
-    def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """The mean over the workers of each scalar."""
-        stacked = torch.stack([value.detach() for value in values.values()])
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the workers of a tensor (…) of the same shape on each, to the last bit the same on all of them."""
+        if self.world == 1:
+            return values
+        everyone = [torch.empty_like(values) for _ in range(self.world)]
+        dist.all_gather(everyone, values)
+        return torch.stack(everyone).mean(0)
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Replace each weight's gradient by its mean over the workers."""
+        if self.world == 1:
+            return
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        for sum_of_all in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+            assert sum_of_all is not None
+            sum_of_all.wait()
+        torch._foreach_div_(gradients, self.world)
+
+    def share_weights(self, model: nn.Module) -> None:
+        """Give every worker rank 0's weights and buffers."""
         if self.world > 1:
-            dist.all_reduce(stacked)
-            stacked /= self.world
-        return dict(zip(values, stacked.tolist(), strict=True))
+            for value in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(value.detach(), 0)
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every worker rank 0's buffers: running statistics of batch norm differ from worker to worker."""
@@ -79,9 +96,15 @@ class WorkerContext:
     def _any(self, flag: bool) -> bool:
         if self.world == 1:
             return flag
-        flags = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=_of_the_hosts())
         return bool(flags.item())
+
+
+@functools.cache
+def _of_the_hosts() -> dist.ProcessGroup | None:
+    """A group that talks from host to host, as devices would finish their work first; None: the default group does."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 ALONE = WorkerContext()

@@ -34,7 +34,7 @@ SETTINGS = [
     "train.workers=0",
     "optim.schedule=plateau",
 ]
-EACH_STEP = "train.checkpoint_minutes=1e-9"
+EACH_STEP = "train={checkpoint_minutes: 1e-9, log_every: 1}"
 
 
 def config(*more: str) -> RunConfig:

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 
 from brgsa.errors import UserError
 from brgsa.model import BrgSA
@@ -43,6 +44,9 @@ SETTINGS = [
     "model.vision={name: cnn3d, volume: [16, 16, 8], width: 4, norm: batch}",
     "train={epochs: 1, batch_size: 4, threads: 1, workers: 0}",
 ]
+
+VIT = ["model.vision={name: vit3d, patch: [4, 4, 4], width: 24, depth: 2}", "model.bank={init: kmeans, size: 8}"]
+MODEL = "checkpoints/epoch-0001/model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def task(store: Path, out: Path, settings: RunConfig, damaged: bool = False) -> 
     make_tokenizer(out, opened, settings)
     record = checkpoint_record(opened, settings)
     cache = OnDemand((), {}, (shards, cut))
-    return TrainingTask(settings.to_dict(), opened.path, str(out), record, connection.tracking_uri(), run.run_id, cache)
+    return TrainingTask(settings, opened.path, str(out), record, connection.tracking_uri(), run.run_id, cache)
 
 
 def untrained(given: TrainingTask) -> BrgSA:
@@ -151,6 +155,10 @@ def tasks(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tr
     too_large = config("model.bank={init: kmeans, size: 97}")  # 48 volumes and their texts are 96 embeddings
     return {
         "whole": task(pairs, folder / "whole", config("model.bank={init: kmeans, size: 8}")),
+        "vit": task(pairs, folder / "vit", config(*VIT)),
+        "shared out": task(
+            pairs, folder / "shared-out", config(*VIT, "train={parallel: fsdp, workers: 2, log_every: 5}")
+        ),
         "damaged": task(pairs, folder / "damaged", config(), damaged=True),
         "too large": task(pairs, folder / "too-large", too_large),
     }
@@ -214,3 +222,18 @@ def test_two_workers_train_and_agree(results: list[dict[str, Any]], tasks: dict[
     assert np.isfinite(history[0]["val/loss"])
     assert (Path(tasks["whole"].out) / "checkpoints" / "best.json").is_file()
     assert (Path(tasks["whole"].out) / TOKENIZER).is_dir()
+
+
+def test_weights_that_are_shared_out_train_alike(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
+    """Validation and the checkpoint hold the whole model, though each worker trains a part of it."""
+    for of_rank in results:
+        history, of_ddp = of_rank["shared out"][0], of_rank["vit"][0]
+        for name in ("train/loss", "val/loss"):
+            assert history[0][name] == pytest.approx(of_ddp[0][name], rel=1e-3)
+    names = [path.name for path in sorted((Path(tasks["shared out"].out) / "checkpoints").iterdir())]
+    assert names == ["best.json", "epoch-0001"]
+    shapes = [
+        {name: weight.shape for name, weight in load_file(Path(tasks[name].out) / MODEL).items()}
+        for name in ("vit", "shared out")
+    ]
+    assert shapes[0] == shapes[1]

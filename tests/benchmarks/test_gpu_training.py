@@ -1,0 +1,30 @@
+"""The benchmark of the training loop on a GPU runs from end to end at its small size; how fast is not asked here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_training.py"
+
+
+def test_every_arm_trains() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), "--smoke", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    arms = json.loads(done.stdout.splitlines()[-1])["figures"]["arms"]
+    assert {"whole", "checkpointing", "micro-16", "micro-8", "patch-dropout-0.5"} <= arms.keys()
+    for name, figures in arms.items():
+        assert "failed" not in figures, (name, figures)
+        assert figures["step_s"] > 0
+        assert figures["predicted_gib"] > 0
+        assert figures["volumes_arrive_whole"]
+    # The same weights learn from the same volumes, whichever way the step is made.
+    for name in ("checkpointing", "micro-16", "micro-8"):
+        assert arms[name]["losses"] == pytest.approx(arms["whole"]["losses"], rel=1e-3)
+    assert arms["patch-dropout-0.5"]["losses"][0] != pytest.approx(arms["whole"]["losses"][0], rel=1e-3)

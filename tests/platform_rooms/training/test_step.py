@@ -1,0 +1,273 @@
+"""A step in micro batches, on one worker or several: the loss and the gradients of one process on the whole batch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from brgsa.losses import brgsa_loss
+from brgsa.model import Embeddings
+from brgsa.text import train_tokenizer
+from brgsa.volumes.intensity import Intensity
+from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.loading.input_buffer import InputBuffer
+from brgsa_platform.training.run_folder import TOKENIZER
+from brgsa_platform.training.sharding import gathered, whole
+from brgsa_platform.training.state import TrainingState
+from brgsa_platform.training.step import MEASURED, StepInput, TrainingStep, UnreadLosses, seed_step
+from brgsa_platform.training.workers import ALONE, WorkerContext
+
+CPU = torch.device("cpu")
+BATCH, WORLD = 8, 4
+LR = "optim.lr=5e-4"
+TEXTS = ["There is fluid.", "A mass is seen. There is fluid.", "No nodule.", "There is a nodule and a mass."] * 2
+# Everything that draws random numbers in a step is on: noise, patches that are left out, BERT's dropout.
+SETTINGS = [
+    "model.vision={volume: [16, 16, 8], patch: [4, 4, 4], patch_dropout: 0.5}",
+    "data={scale: 0.1, shift: 20, noise: 30}",
+    "loss.same_text=ignore",
+    "optim.clip=1e9",
+    f"train={{batch_size: {BATCH}, threads: 1, workers: 0}}",
+]
+WAYS = {
+    "whole": [],
+    "micro": ["train.micro_batch=1"],
+    "micro and checkpointing": ["train={micro_batch: 2, checkpoint_activations: true}"],
+}
+
+FSDP = {
+    "fsdp": ["train={parallel: fsdp, workers: 2}"],
+    "fsdp, micro and checkpointing": [
+        "train={parallel: fsdp, workers: 2, micro_batch: 2, checkpoint_activations: true}"
+    ],
+}
+
+
+def config(*more: str) -> RunConfig:
+    return load_config("paper-smoke", overrides=[*SETTINGS, *more])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train_tokenizer(TEXTS, 100).save_pretrained(str(folder / TOKENIZER))
+    return folder
+
+
+def new_state(settings: RunConfig, run_folder: Path) -> TrainingState:
+    torch.manual_seed(0)
+    return TrainingState.new(settings, run_folder, 100, CPU)
+
+
+def part_of(state: TrainingState, rank: int, world: int) -> StepInput:
+    """A worker's part of the batch."""
+    mine = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    hu = np.random.default_rng(0).integers(-1000, 1000, (BATCH, 16, 16, 8)).astype(np.int16)
+    scans, codes = torch.arange(BATCH) // 2, torch.arange(BATCH) % 4
+    return StepInput([torch.from_numpy(hu[mine])], state.model.text.tokenize(TEXTS[mine]), scans[mine], codes[mine])
+
+
+def in_one_process(world: int, run_folder: Path) -> tuple[Tensor, Tensor]:
+    """Losses and gradients of the whole batch at once, each part drawing what its worker draws."""
+    settings = config()
+    state = new_state(settings, run_folder)
+    state.model.train()
+    parts = [part_of(state, rank, world) for rank in range(world)]
+    embedded = []
+    for rank, part in enumerate(parts):
+        seed_step(settings.train.seed, 7, rank)
+        intensity = Intensity.draw(len(part.scans), CPU, scale=0.1, shift=20, noise=30)
+        embedded.append(state.model(InputBuffer(CPU).fill(part.volumes, intensity), part.tokens))
+    volumes, texts = (Embeddings.concatenate(modality) for modality in zip(*embedded, strict=True))
+    scans, codes = (torch.cat([getattr(part, name) for part in parts]) for name in ("scans", "codes"))
+    losses = brgsa_loss(volumes, texts, scans, settings.loss, codes)
+    losses.total.backward()
+    return torch.stack(losses).detach(), gradients(state)
+
+
+def gradients(state: TrainingState) -> Tensor:
+    found = [weight.grad for weight in state.model.parameters() if weight.grad is not None]
+    return torch.cat([whole(gradient).flatten() for gradient in found])
+
+
+def stepped(way: str, run_folder: Path, workers: WorkerContext = ALONE) -> tuple[Tensor, Tensor]:
+    """Losses and gradients as a step leaves them."""
+    settings = config(*(WAYS | FSDP)[way])
+    state = new_state(settings, run_folder)
+    if settings.train.parallel == "fsdp":
+        state.shard(settings.optim, 100)
+    measured = TrainingStep(settings, state, workers)(part_of(state, workers.rank, workers.world), 7)
+    assert state.model.training
+    return workers.mean(measured)[:4], gradients(state)
+
+
+def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-5)
+    assert (found[1] - expected[1]).norm() <= 1e-5 * expected[1].norm()
+
+
+def trained(parallel: str, run_folder: Path, workers: WorkerContext, *more: str) -> TrainingState:
+    """The state after two steps, of which the second goes on from a checkpoint of the first."""
+    settings = config(f"train={{parallel: {parallel}, workers: {workers.world}}}", *more)
+    for step in range(2):
+        state = new_state(settings, run_folder)
+        folder = run_folder / f"{parallel}-{workers.world}-{len(more)}" / f"epoch-0000-step-{step:08d}"
+        if step:
+            state.load(folder.with_name("epoch-0000-step-00000000"))
+        if parallel == "fsdp":
+            state.shard(settings.optim, 100)
+        TrainingStep(settings, state, workers)(part_of(state, workers.rank, workers.world), step)
+        state.schedule.after_step()
+        state.progress.end_step({"loss": 1.0}, 0.1)
+        whole = state.whole()
+        if workers.rank == 0:
+            state.save(folder, {}, whole)
+        workers.together(lambda: None)  # all of them read what rank 0 has written
+    return state
+
+
+def shared_out(run_folder: Path, workers: WorkerContext) -> dict[str, Any]:
+    """What FSDP makes of the weights, and whether a worker holds a part of them and encodes alone where they are gathered."""
+    for parallel in ("ddp", "fsdp"):
+        state = trained(parallel, run_folder, workers, LR)
+    trained("fsdp", run_folder, workers, LR, "train.micro_batch=2")
+    held = sum(weight.to_local().numel() for weight in state.model.parameters() if isinstance(weight, DTensor))
+    with gathered(state.model):
+        if workers.rank == 0:  # the other worker has no such batch
+            state.model.eval().encode_volumes(torch.zeros(1, 1, 16, 16, 8))
+        encoded = state.model.eval().encode_texts(["There is fluid."]).plain
+    TrainingStep(config("train={parallel: fsdp, workers: 2}"), state, workers)(part_of(state, workers.rank, 2), 2)
+    return {"held": held, "all": sum(weight.numel() for weight in state.model.parameters()), "encoded": encoded}
+
+
+def worker(rank: int, ports: dict[int, int], run_folder: Path, results: Path) -> None:
+    torch.set_num_threads(1)
+    found: dict[tuple[int, str], Any] = {}
+    for world, port in ports.items():
+        if rank < world:
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            dist.init_process_group("gloo", rank=rank, world_size=world)
+            for way in [*WAYS, *(FSDP if world == 2 else [])]:
+                found[world, way] = stepped(way, run_folder, WorkerContext(rank, world))
+            if world == 2:
+                found[world, "shared out"] = shared_out(run_folder, WorkerContext(rank, world))
+            dist.destroy_process_group()
+    (results / str(rank)).write_bytes(pickle.dumps(found))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def of_workers(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[int, str], Any]]:
+    """By rank: what each of 2 and of 4 gloo workers found, by (world, way)."""
+    results = tmp_path_factory.mktemp("results")
+    mp.spawn(worker, args=({world: free_port() for world in (2, WORLD)}, run_folder, results), nprocs=WORLD)
+    return [pickle.loads((results / str(rank)).read_bytes()) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_worker_is_the_whole_batch(way: str, run_folder: Path) -> None:
+    assert_equal(stepped(way, run_folder), in_one_process(1, run_folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "way"), [*((world, way) for world in (2, WORLD) for way in WAYS), *((2, way) for way in FSDP)]
+)
+def test_workers_together_are_one_process(
+    of_workers: list[dict[tuple[int, str], Any]], world: int, way: str, run_folder: Path
+) -> None:
+    expected = in_one_process(world, run_folder)
+    for of_rank in of_workers[:world]:
+        assert_equal(of_rank[world, way], expected)
+
+
+@pytest.mark.slow
+def test_fsdp_makes_the_weights_of_ddp(of_workers: list[dict[tuple[int, str], Any]], run_folder: Path) -> None:
+    """After two steps with a checkpoint between them, in checkpoints of one format; in micro batches, too."""
+    last = "epoch-0000-step-00000001"
+    expected = load_file(run_folder / "ddp-2-1" / last / "model.safetensors")
+    for other in ("fsdp-2-1", "fsdp-2-2"):
+        found = load_file(run_folder / other / last / "model.safetensors")
+        assert found.keys() == expected.keys()
+        for name, weight in expected.items():
+            moved = slice(None)
+            if name.endswith("qkv.bias"):
+                moved = torch.arange(len(weight)) // (len(weight) // 3) != 1
+            if not name.endswith(
+                "key.bias"
+            ):  # attention does not depend on a key's bias: Adam follows its rounding errors
+                torch.testing.assert_close(found[name][moved], weight[moved], atol=1e-5, rtol=1e-5)
+    # A run of one worker goes on from it.
+    state = new_state(config(LR), run_folder)
+    untrained = {name: weight.clone() for name, weight in state.model.state_dict().items()}
+    state.load(run_folder / "fsdp-2-1" / last)
+    assert state.progress.step == 2
+    assert any((untrained[name] - weight).abs().max() > 5e-4 for name, weight in expected.items())
+    assert {value["exp_avg"].shape for value in state.optimizer.state.values()} == {
+        w.shape for w in state.model.parameters()
+    }
+
+
+@pytest.mark.slow
+def test_fsdp_shares_out_and_gathers(of_workers: list[dict[tuple[int, str], Any]]) -> None:
+    first, second = (of_rank[2, "shared out"] for of_rank in of_workers[:2])
+    assert first["held"] + second["held"] == first["all"]
+    assert 0.4 < first["held"] / first["all"] < 0.6
+    torch.testing.assert_close(first["encoded"], second["encoded"], atol=0, rtol=0)
+
+
+def test_what_is_drawn_matters(run_folder: Path) -> None:
+    """Another step draws other noise and drops other units, so that the tests above compare what is drawn, too."""
+    _, once = stepped("whole", run_folder)
+    state = new_state(config(), run_folder)
+    TrainingStep(config(), state, ALONE)(part_of(state, 0, 1), 8)
+    assert (gradients(state) - once).norm() > 0.01 * once.norm()
+
+
+def test_the_gradients_are_clipped_and_measured_before(run_folder: Path) -> None:
+    settings = config("optim.clip=0.01")
+    state = new_state(settings, run_folder)
+    measured = TrainingStep(settings, state, ALONE)(part_of(state, 0, 1), 7)
+    norm = dict(zip(MEASURED, measured.tolist(), strict=True))["gradient_norm"]
+    assert norm == pytest.approx(float(stepped("whole", run_folder)[1].norm()), rel=1e-4)
+    assert float(gradients(state).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_losses_are_read_in_the_order_of_the_steps() -> None:
+    unread = UnreadLosses(ALONE)
+    for step in range(3):
+        unread.add(np.array([step]), torch.tensor([step, 1.0, 2.0, 3.0, float("inf") if step == 2 else 9.0]))
+    assert len(unread) == 3
+    steps = unread.read()
+    assert len(unread) == 0
+    assert [step.rows.tolist() for step in steps] == [[0], [1], [2]]
+    assert steps[1].losses == {"loss": 1.0, "plain": 1.0, "bridged": 2.0, "reconstruction": 3.0}
+    assert [step.is_finite(scaled=False) for step in steps] == [True, True, False]
+    assert steps[2].is_finite(scaled=True)  # the scaler left that step out
+    assert all(step.seconds > 0 for step in steps)
