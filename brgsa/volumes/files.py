@@ -7,6 +7,7 @@ whole, and silently turns a zero or negative spacing into a positive one. Other 
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,3 +193,49 @@ def _impossible_spacing(path: Path, spacing: list[str]) -> VolumeError:
         field="spacing",
         value=numbers,
     )
+
+
+_HEADER_BYTES = 2**16  # in which a text header ends, but for a long list of files
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files of voxels that a header of NRRD or MetaImage points to, as absolute paths; none where the voxels are in it
+    or the file is something else or cannot be read.
+
+    A pattern of files (`slice%03d.raw`) gives one path with the pattern in it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+    except OSError:
+        return []
+    if start.startswith(b"NRRD"):
+        names = _named_by_nrrd(start)
+    elif b"ElementDataFile" in start:
+        names = _named_by_metaimage(start)
+    else:
+        names = []
+    folder = os.path.dirname(os.path.abspath(path))
+    return [Path(os.path.normpath(os.path.join(folder, os.fsdecode(name)))) for name in names]
+
+
+def _named_by_nrrd(header: bytes) -> list[bytes]:
+    lines = header.partition(b"\n\n")[0].replace(b"\r", b"").splitlines()
+    for number, line in enumerate(lines):
+        named = re.match(rb"data ?file\s*:\s*(.+?)\s*$", line, re.IGNORECASE)
+        if named and named[1].split()[0].upper() == b"LIST":
+            return [name.strip() for name in header.replace(b"\r", b"").splitlines()[number + 1 :] if name.strip()]
+        if named:
+            pattern = re.match(rb"(.*%.*?)\s+-?\d+\s+-?\d+", named[1])
+            return [pattern[1] if pattern else named[1]]
+    return []
+
+
+def _named_by_metaimage(header: bytes) -> list[bytes]:
+    named = re.search(rb"^\s*ElementDataFile\s*=\s*(.+?)\s*$", header, re.MULTILINE)
+    if not named or named[1].upper() in (b"LOCAL", b"LOCAL_FILE"):
+        return []
+    if named[1].split()[0].upper() == b"LIST":
+        return [line.strip() for line in header[named.end() :].splitlines() if line.strip()]
+    pattern = re.match(rb"(.*%.*?)\s+-?\d+\s+-?\d+", named[1])
+    return [pattern[1] if pattern else named[1]]
