@@ -45,6 +45,11 @@ class PhantomSummary:
     valid_scans: int
 
 
+def is_phantom(folder: Path) -> bool:
+    """Whether a folder is a tree that `write_tree` made, or its `dataset`."""
+    return (folder / _SEAL).is_file() or (folder.name == "dataset" and (folder.parent / _SEAL).is_file())
+
+
 def write_tree(
     out: Path, scans: int, seed: int, *, workers: int | None = None, on_scan: Callable[[], None] | None = None
 ) -> PhantomSummary:

@@ -22,7 +22,7 @@ from brgsa_platform.layouts.ids import SUFFIXES, column_key
 from brgsa_platform.layouts.table_text import Cells, UnreadableText, cells_of, decoded, parsed
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".json", ".jsonl", ".ndjson")
-_A_NAME = re.compile(r"[^\W\d_][\w \-/()*.]{0,59}")
+_A_NAME = re.compile(r"[^\W\d_][\w\-/()*.]*(?: [\w\-/()*]+){0,4}")  # a column's, of at most five words
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Table:
 
     def column_names(self) -> str:
         """The columns for a message. What looks like data, because the header is missing, is only counted."""
-        names = [name for name in self.columns if _A_NAME.fullmatch(name)]
+        names = [name for name in self.columns if _A_NAME.fullmatch(name) and len(name) < 60]
         shown = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
         others = len(self.columns) - len(names)
         return " and ".join(filter(None, [shown, f"{others} that are no names" if others else ""])) or "none"

@@ -68,7 +68,7 @@ def _strictly(raw: bytes, encoding: str) -> str:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise UnreadableText("its text is cut short or damaged; save it as UTF-8") from error
-    if "\0" in text or not text.isascii() and encoding != "utf-8-sig" and not _LATIN.search(text):
+    if "\0" in text or (not text.isascii() and encoding != "utf-8-sig" and not _LATIN.search(text)):
         raise UnreadableText("it is no table of text; save it as CSV in UTF-8")
     return text
 

@@ -131,6 +131,7 @@ def predict(
 
         plots.save(plots.planes_figure([("what the model sees", seen)], geometry.spacing), picture)
     warnings = [WARNINGS[flag] for flag in scan.flags if flag in WARNINGS]
+    warnings += filter(None, [checkpoint_files.phantom_warning(loaded.run)])
     return Prediction(scan_path, _ranked(rows), warnings, picture)
 
 
