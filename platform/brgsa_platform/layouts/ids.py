@@ -9,6 +9,7 @@ from enum import StrEnum
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".npz", ".dcm")
 
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))\.0+")
+_DECIMALS = re.compile(r"(?<=[0-9])(?:\.0+)+$")
 _LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _NOT_IN_KEY = re.compile(r"[\s_\-./]+")
 
@@ -80,7 +81,7 @@ def canonical_id(text: str) -> str:
 
 def loose_id(text: str) -> str:
     """An id without case, leading zeros and decimals of a number: two ids that agree in it may be one id written twice."""
-    return _LEADING_ZEROS.sub("", canonical_id(canonical_id(text).casefold().removesuffix(".0")))
+    return _LEADING_ZEROS.sub("", _DECIMALS.sub("", canonical_id(text).casefold())).strip()
 
 
 def volume_name(text: str) -> str:

@@ -10,19 +10,25 @@ import datetime
 import io
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.ids import SUFFIXES, column_key
+from brgsa.labels import LABEL_SETS
+from brgsa_platform.layouts.ids import ID_COLUMNS, SUFFIXES, column_key
 from brgsa_platform.layouts.table_text import Cells, UnreadableText, cells_of, decoded, parsed
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".json", ".jsonl", ".ndjson")
-_A_NAME = re.compile(r"[^\W\d_][\w\-/()*.]*(?: [\w\-/()*]+){0,4}")  # a column's, of at most five words
+# Names that a message may repeat.
+_KNOWN = [
+    *ID_COLUMNS,
+    *(column_key(name) for names in LABEL_SETS.values() for name in names),
+    *("report", "reporttext", "findingsen", "impressionsen", "findings", "impressions", "split", "series"),
+]
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,11 @@ class Table:
                 )
 
     def column_names(self) -> str:
-        """The columns for a message. What looks like data, because the header is missing, is only counted."""
-        names = [name for name in self.columns if _A_NAME.fullmatch(name) and len(name) < 60]
-        shown = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+        """The columns for a message: those that are known, or nearly. The others are counted, since they may be data."""
+        names = [name for name in self.columns if get_close_matches(column_key(name), _KNOWN, 1, 0.75)]
         others = len(self.columns) - len(names)
-        return " and ".join(filter(None, [shown, f"{others} that are no names" if others else ""])) or "none"
+        counted = f"{others} other columns" if others else ""
+        return " and ".join(filter(None, [", ".join(names[:20]), counted])) or "none"
 
 
 def read_table(path: Path) -> Table:
@@ -194,7 +200,9 @@ def _json(text: str) -> Cells:
             records = [json.loads(line, object_pairs_hook=_object) for line in text.splitlines() if line.strip()]
         except json.JSONDecodeError as error:
             raise UnreadableText("it is no JSON, or is cut short") from error
-    if isinstance(records, dict) and all(isinstance(value, str) for value in records.values()):
+    if isinstance(records, dict) and any(column_key(name) in ID_COLUMNS for name in records):
+        records = [records]  # lines of JSON, of which there is one
+    elif isinstance(records, dict) and all(isinstance(value, str) for value in records.values()):
         records = [{"volume_id": name, "report": report} for name, report in records.items()]
     if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
         raise UnreadableText("it holds neither records nor an object of texts")
