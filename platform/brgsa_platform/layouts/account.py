@@ -13,7 +13,7 @@ from brgsa_platform.layouts.matching import Match
 from brgsa_platform.layouts.table_files import Table
 
 EXAMPLES = 3  # lost rows whose ids are kept for the store's own log
-_NAMES = 8  # columns that the line names
+_NAMES = 40  # columns that are named, of thousands in RAD-ChestCT's own table
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class TableAccount:
             "differ by spelling": self.near,
             "volumes without a row": self.without,
             "key": self.key,
-            "taken": ", ".join(_as(column, what) for column, what in self.taken.items()),
-            "passed over": ", ".join(self.passed),
+            "taken": _named([_as(column, what) for column, what in self.taken.items()]),
+            "passed over": _named(self.passed),
             "not used": self.unused,
         }
 

@@ -18,7 +18,7 @@ from brgsa_platform.layouts.label_columns import Labels
 from brgsa_platform.layouts.manifest import manifest
 from brgsa_platform.layouts.matching import Volumes
 from brgsa_platform.layouts.rad_chestct import in_own_wording, rad_chestct
-from brgsa_platform.layouts.table_files import read_table
+from brgsa_platform.layouts.table_files import LABEL_TABLE, read_table, table_files
 from brgsa_platform.layouts.tables import Joined, join_labels, join_reports, nothing_matched
 
 LAYOUTS: dict[str, Callable[[Archive], Listing]] = {
@@ -99,8 +99,18 @@ def read_archive(
     nothing_matched("reports", [texts] if texts else [], volumes)
     nothing_matched("labels", [known] if known else [], volumes)
     items = [_item(volume, texts, known) for volume in listed]
-    beside = [joined.account for joined in (texts, known) if joined]
-    return Reading(items, [*listing.accounts, *beside])
+    accounts = [*listing.accounts, *(joined.account for joined in (texts, known) if joined)]
+    return Reading(items, [*accounts, *_left_lying(source, accounts)])
+
+
+def _left_lying(source: Path, accounts: Iterable[TableAccount]) -> list[TableAccount]:
+    """Accounts of files beside a manifest, or in an archive's folder, that say they hold labels and that nothing has read."""
+    seen = {os.path.abspath(account.path) for account in accounts}
+    folder = source if source.is_dir() else source.parent
+    lying = [
+        path for path in table_files(folder) if LABEL_TABLE.search(path.name) and os.path.abspath(path) not in seen
+    ]
+    return [TableAccount("labels", str(path), unused="nobody asked for it: give it with --labels") for path in lying]
 
 
 def _item(volume: Listed, texts: Joined[str] | None, known: Joined[Labels] | None) -> Item:

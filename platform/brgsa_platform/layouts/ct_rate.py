@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from brgsa_platform.layouts.ids import IdKind, canonical_id
 from brgsa_platform.layouts.item import Archive, Item, Listed, split_of
 from brgsa_platform.layouts.label_columns import Labels
 from brgsa_platform.layouts.matching import Volumes
-from brgsa_platform.layouts.table_files import TABLE_SUFFIXES, Table, read_table
+from brgsa_platform.layouts.table_files import LABEL_TABLE, Table, read_table, table_files
 from brgsa_platform.layouts.tables import (
     FINDINGS,
     IMPRESSIONS,
@@ -28,8 +27,6 @@ from brgsa_platform.layouts.tables import (
 )
 
 METADATA_COLUMNS = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
-# Names of label tables outside of their own folder: CT-RATE-LT-label.csv, RAD-ChestCT18_ctrateStyle.csv, valid_labels.csv.
-LABEL_TABLE = re.compile(r"label|ctrate_?style", re.IGNORECASE)
 
 
 def ct_rate(archive: Archive) -> Listing:
@@ -99,13 +96,7 @@ def scan_of(volume: str) -> str:
 
 def _tables(folder: Path, kind: str) -> list[Table]:
     """The tables of a folder whose names hold a word."""
-    return [read_table(p) for p in _table_files(folder) if kind in p.name.lower()]
-
-
-def _table_files(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.glob("*") if p.suffix.lower() in TABLE_SUFFIXES and p.is_file() and p.name[0] != "."
-    )
+    return [read_table(p) for p in table_files(folder) if kind in p.name.lower()]
 
 
 def _reports(folder: Path, volumes: Volumes, required: bool) -> list[Joined[str]]:
@@ -141,7 +132,7 @@ def _labels(source: Path, root: Path, volumes: Volumes) -> tuple[list[Joined[Lab
     """
     joined = []
     unused = []
-    for path in _table_files(root / "multi_abnormality_labels"):
+    for path in table_files(root / "multi_abnormality_labels"):
         if not LABEL_TABLE.search(path.name):
             unused.append(TableAccount("labels", str(path), unused="its name does not say that it holds labels"))
             continue
@@ -149,7 +140,7 @@ def _labels(source: Path, root: Path, volumes: Volumes) -> tuple[list[Joined[Lab
         table.require("VolumeName")
         joined.append(join_labels(table, volumes))
     for path in dict.fromkeys(
-        p for folder in (source, root) for p in _table_files(folder) if LABEL_TABLE.search(p.name)
+        p for folder in (source, root) for p in table_files(folder) if LABEL_TABLE.search(p.name)
     ):
         try:
             joined.append(join_labels(read_table(path), volumes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".npz", ".dcm")
 
@@ -64,6 +65,7 @@ COLUMN_OF: Mapping[IdKind, str] = {
 }
 
 
+@lru_cache(maxsize=2**14)
 def column_key(name: str) -> str:
     """A column's name without case, blanks, underscores, hyphens, dots and slashes."""
     return _NOT_IN_KEY.sub("", name.casefold())

@@ -15,6 +15,7 @@ from brgsa_platform.layouts.label_columns import LabelColumns, label_columns
 from brgsa_platform.layouts.table_files import Table, read_table
 from brgsa_platform.layouts.tables import report_columns, report_in
 
+WITHOUT_DATA_FILES = (".nii.gz", ".nii", ".npz", ".dcm")  # read by readers that follow no path in a header
 OPTIONAL = ("volume_id", "scan_id", "patient_id", "split", "series")
 
 
@@ -103,8 +104,10 @@ def _path(source: Path, volume: str, number: int, roots: Sequence[str]) -> str:
         )
     remote = "://" in volume
     path = volume if remote else os.path.normpath(os.path.join(os.path.abspath(source.parent), volume))
-    leads_to = [path] if remote or not _within(path, roots) else [path, *map(str, data_files(Path(path)))]
-    if not all(_within(file, roots) for file in leads_to):
+    leads_out = not _within(path, roots)
+    if not (remote or leads_out or path.lower().endswith(WITHOUT_DATA_FILES)):
+        leads_out = not all(_within(str(file), roots) for file in data_files(Path(path)))
+    if leads_out:
         raise UserError(
             f"The manifest {source} leads out of its own folder in row {number}: name the folder where its volumes lie "
             "with --root, or correct the path.",
@@ -117,7 +120,7 @@ def _path(source: Path, volume: str, number: int, roots: Sequence[str]) -> str:
 
 def _within(path: str, roots: Sequence[str]) -> bool:
     """Whether a path or URL lies below one of these: a table that someone else made must not choose what is read."""
-    return ".." not in PurePosixPath(path).parts and any(path.startswith(root.rstrip("/") + "/") for root in roots)
+    return ".." not in path.split("/") and any(path.startswith(root.rstrip("/") + "/") for root in roots)
 
 
 def _stem(source: Path, volume: str) -> str:

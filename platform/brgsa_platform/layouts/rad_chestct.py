@@ -11,12 +11,11 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts.account import Listing, TableAccount
-from brgsa_platform.layouts.ct_rate import LABEL_TABLE
 from brgsa_platform.layouts.ids import IdKind, canonical_id, volume_name
 from brgsa_platform.layouts.item import Archive, Item, Listed
 from brgsa_platform.layouts.label_columns import Labels, is_rad_chestct_s_own
 from brgsa_platform.layouts.matching import Volumes
-from brgsa_platform.layouts.table_files import TABLE_SUFFIXES, read_table
+from brgsa_platform.layouts.table_files import LABEL_TABLE, read_table, table_files
 from brgsa_platform.layouts.tables import (
     Joined,
     accounts_of,
@@ -44,11 +43,8 @@ def rad_chestct(archive: Archive) -> Listing:
         UserError: there is no metadata ("no-table"), a table lacks a column that is needed, or two of a kind disagree
             ("disagreeing-tables").
     """
-    files = sorted(
-        path
-        for path in {*archive.root.glob("*"), *archive.root.glob("*/*")}
-        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    folders = [archive.root, *sorted(path for path in archive.root.glob("*") if path.is_dir())]
+    files = [file for folder in folders for file in table_files(folder)]
     paths = sorted(archive.root.rglob("*.npz"))
     plain = Volumes([_listed(archive, path, {}) for path in paths])
     metadata = _metadata(archive.root, [path for path in files if "metadata" in path.name.lower()], plain)

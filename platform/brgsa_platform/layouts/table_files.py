@@ -10,6 +10,7 @@ import datetime
 import io
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from difflib import get_close_matches
@@ -22,13 +23,12 @@ from brgsa.labels import LABEL_SETS
 from brgsa_platform.layouts.ids import ID_COLUMNS, SUFFIXES, column_key
 from brgsa_platform.layouts.table_text import Cells, UnreadableText, cells_of, decoded, parsed
 
+# Names of files that hold labels: CT-RATE-LT-label.csv, valid_labels.csv, RAD-ChestCT18_ctrateStyle.csv.
+LABEL_TABLE = re.compile(r"label|ctrate_?style", re.IGNORECASE)
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".parquet", ".json", ".jsonl", ".ndjson")
-# Names that a message may repeat.
-_KNOWN = [
-    *ID_COLUMNS,
-    *(column_key(name) for names in LABEL_SETS.values() for name in names),
-    *("report", "reporttext", "findingsen", "impressionsen", "findings", "impressions", "split", "series"),
-]
+# Columns that mean the same in every table, and those that a message may repeat.
+_FIXED = (*ID_COLUMNS, "report", "reporttext", "findingsen", "impressionsen", "split")
+_KNOWN = [*_FIXED, *(column_key(name) for names in LABEL_SETS.values() for name in names), "findings", "impressions"]
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,19 @@ class Table:
 
     def column_names(self) -> str:
         """The columns for a message: those that are known, or nearly. The others are counted, since they may be data."""
-        names = [name for name in self.columns if get_close_matches(column_key(name), _KNOWN, 1, 0.75)]
+        names = [name for name in self.columns[:200] if get_close_matches(column_key(name), _KNOWN, 1, 0.75)]
         others = len(self.columns) - len(names)
         counted = f"{others} other columns" if others else ""
         return " and ".join(filter(None, [", ".join(names[:20]), counted])) or "none"
+
+
+def table_files(folder: Path) -> list[Path]:
+    """The files of a folder that are tables by their names, sorted."""
+    return sorted(
+        path
+        for path in folder.glob("*")
+        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
 
 
 def read_table(path: Path) -> Table:
@@ -132,13 +141,19 @@ def _checked(path: Path, cells: Cells) -> Table:
             field=str(path),
             value=next(number for row, number in zip(cells.rows, cells.numbers, strict=True) if row[-1]),
         )
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for name in cells.header:
-        if name and name in seen:
+        # Two spellings of one label are refused where labels are read, and by the label's name.
+        key = column_key(name) if column_key(name) in _FIXED else name
+        if name and key in seen:
+            also = "" if seen[key] == name else f" and {seen[key]!r}, which mean one thing"
             raise UserError(
-                f"{path} has two columns {name!r}: keep one.", code="duplicate-column", field=name, value=str(path)
+                f"{path} has two columns {name!r}{also}: keep one.",
+                code="duplicate-column",
+                field=name,
+                value=str(path),
             )
-        seen.add(name)
+        seen[key] = name
     return Table(path, tuple(cells.header), cells.rows, cells.numbers)
 
 
