@@ -1,11 +1,10 @@
-"""What a table offered and what became of it: one line for a person, a row for MLflow, and the ids for the store's own log."""
+"""What a table offered and what became of it: one line for a person and for MLflow, and ids for the store's own log."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from brgsa_platform.layouts.ids import ID_COLUMNS, IdKind, column_key
 from brgsa_platform.layouts.item import Listed
@@ -58,21 +57,6 @@ class TableAccount:
             f"{name}: {self.rows} rows{by}, {self.matched} matched, {lost}; {self.without} volumes without a row; taken: "
             f"{_named([_as(column, what) for column, what in self.taken.items()])}; passed over: {_named(self.passed)}"
         )
-
-    def row(self) -> dict[str, Any]:
-        """The account as a row of MLflow's table: numbers and columns, no ids."""
-        return {
-            "table": f"{self.role} {Path(self.path).name}",
-            "rows": self.rows,
-            "matched": self.matched,
-            "found no volume": self.rows - self.matched,
-            "differ by spelling": self.near,
-            "volumes without a row": self.without,
-            "key": self.key,
-            "taken": _named([_as(column, what) for column, what in self.taken.items()]),
-            "passed over": _named(self.passed),
-            "not used": self.unused,
-        }
 
     def log_line(self, with_ids: bool) -> str:
         """The line for the store's own log, with the first rows that found no volume.

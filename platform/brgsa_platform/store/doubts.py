@@ -44,7 +44,7 @@ class Doubts:
 
     def print(self) -> None:
         """Print the tables that have rows, and the warning."""
-        for title, counts in (("flag", self.flags), ("refused at: because", self.refused[:_REASONS])):
+        for title, counts in (("flag", self.flags), ("refused", self.refused[:_REASONS])):
             if counts:
                 rows = [
                     [f"{c.what} (doubt)" if c.doubt else c.what, f"{c.volumes:,}", f"{c.share:.1%}", c.example]

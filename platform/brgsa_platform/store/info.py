@@ -91,6 +91,8 @@ class StoreInfo:
         ]
         scans.append(["HU of the body", *(f"{v:.0f}" for v in self.hu.values())])
         print_table(table(("the scans as they came", *(f"{p:g} %" for p in PERCENTILES)), scans))
+        if self.quarantine:
+            print_line("quarantine: " + ", ".join(f"{stage} {n}" for stage, n in self.quarantine.items()))
         self.doubts.print()
 
     def draw(self, file: Path) -> None:

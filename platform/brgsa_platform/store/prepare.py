@@ -230,12 +230,14 @@ def _read_archive(source: Path | str, layout: str, options: PrepareOptions) -> R
 
 
 def _write_log(store: Folder, accounts: Sequence[TableAccount], layout: str) -> None:
-    """Write the store's own log of the tables.
+    """Write the store's own log of the tables, where rows of one found no volume.
 
-    It names the first rows without a volume by their ids. DICOM's identifiers never enter a store: there it has rows' numbers.
+    It names the first of them by their ids. DICOM's identifiers never enter a store: there it has the rows' numbers.
     """
-    if accounts:
+    if any(account.lost for account in accounts):
         store.write(LOG_FILE, "".join(f"{account.log_line(with_ids=layout != 'dicom')}\n" for account in accounts))
+    else:
+        store.delete(LOG_FILE)
 
 
 def _existing(store: Folder, settings: Mapping[str, Any]) -> Meta:
@@ -366,7 +368,8 @@ def _log_to_mlflow(run: tracking.Run, store: Store, result: PrepareResult, accou
     """Counts, stages of refusal, flags, what became of the tables, and example slices; neither reports nor identifiers."""
     from brgsa_platform.runtime.plots import planes_figure
 
-    run.set_tags({"brgsa.data": store.fingerprint})
+    lines = {f"brgsa.table.{number}": account.line() for number, account in enumerate(accounts, start=1)}
+    run.set_tags({"brgsa.data": store.fingerprint, **lines})
     stages = Counter(store.quarantine()["stage"].to_pylist())
     flags = Counter(flag for flags in store.index(["flags"])["flags"].to_pylist() for flag in flags)
     run.log_metrics(
@@ -377,9 +380,6 @@ def _log_to_mlflow(run: tracking.Run, store: Store, result: PrepareResult, accou
             **{f"flags/{flag.replace(':', '_')}": n for flag, n in flags.items()},
         }
     )
-    if accounts:
-        rows = [account.row() for account in accounts]
-        run.log_table("tables.json", {name: [row[name] for row in rows] for name in rows[0]})
     examples = [(f"volume {i + 1}", volume) for i, volume in enumerate(_examples(store))]
     run.log_figure(planes_figure(examples, store.geometry.spacing), "slices.png")
 
