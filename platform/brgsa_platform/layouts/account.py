@@ -25,6 +25,8 @@ class TableAccount:
         rows, matched: rows, and those that belong to a volume.
         near: rows without a volume whose id differs from one only by leading zeros, case or a decimal.
         without: volumes without a row.
+        alike: of a manifest: ids that differ from another of its own only by leading zeros, case or a decimal.
+        replaced: volumes for which the archive itself says something else.
         key: the key column and the kind of its ids; empty where no row belongs to a volume.
         taken: column → what it is taken as.
         passed: columns that are passed over.
@@ -38,6 +40,8 @@ class TableAccount:
     matched: int = 0
     near: int = 0
     without: int = 0
+    alike: int = 0
+    replaced: int = 0
     key: str = ""
     taken: Mapping[str, str] = field(default_factory=dict)
     passed: Sequence[str] = ()
@@ -52,6 +56,12 @@ class TableAccount:
         lost = f"{self.rows - self.matched} found no volume"
         if self.near:
             lost += f" ({self.near} differ from an id only by leading zeros, case or a decimal, and are not joined)"
+        if self.alike:
+            lost += (
+                f"; {self.alike} ids differ from others of it only by leading zeros, case or a decimal, and stay apart"
+            )
+        if self.replaced:
+            lost += f"; it replaces what the archive says of {self.replaced} volumes"
         by = f" by {self.key}" if self.key else ""
         return (
             f"{name}: {self.rows} rows{by}, {self.matched} matched, {lost}; {self.without} volumes without a row; taken: "

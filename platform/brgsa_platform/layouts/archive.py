@@ -99,8 +99,19 @@ def read_archive(
     nothing_matched("reports", [texts] if texts else [], volumes)
     nothing_matched("labels", [known] if known else [], volumes)
     items = [_item(volume, texts, known) for volume in listed]
-    accounts = [*listing.accounts, *(joined.account for joined in (texts, known) if joined)]
+    accounts = list(listing.accounts)
+    if texts:
+        changed = sum(v.item.report not in ("", texts.of.get(v.item.volume_id, v.item.report)) for v in listed)
+        accounts.append(replace(texts.account, replaced=changed))
+    if known:
+        changed = sum(_disagree(v.item.labels, known.of.get(v.item.volume_id, {})) for v in listed)
+        accounts.append(replace(known.account, replaced=changed))
     return Reading(items, [*accounts, *_left_lying(source, accounts)])
+
+
+def _disagree(own: Labels, given: Labels) -> bool:
+    """Whether two tables know another value of one label."""
+    return any(None not in (own.get(name), value) and own[name] != value for name, value in given.items())
 
 
 def _left_lying(source: Path, accounts: Iterable[TableAccount]) -> list[TableAccount]:

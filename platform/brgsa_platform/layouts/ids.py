@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
@@ -10,6 +11,7 @@ from functools import lru_cache
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".npz", ".dcm")
 
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))\.0+")
+_BLANK = "".join(chr(c) for c in range(0x3001) if chr(c).isspace()) + "\u200b\ufeff"
 _DECIMALS = re.compile(r"(?<=[0-9])(?:\.0+)+$")
 _LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _NOT_IN_KEY = re.compile(r"[\s_\-./]+")
@@ -74,9 +76,10 @@ def column_key(name: str) -> str:
 def canonical_id(text: str) -> str:
     """The one form in which an id is compared and stored: without blanks around it, and a whole number without decimals.
 
-    `7`, ` 7` and `7.0` (as programs write a column of numbers with gaps) are 7; `007` stays as it is written.
+    `7`, ` 7` and `7.0` (as programs write a column of numbers with gaps) are 7; `007` stays as it is written. Letters with
+    accents have one form too, for a Mac's file names have another than tables.
     """
-    text = text.strip()
+    text = unicodedata.normalize("NFC", text).strip(_BLANK)
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
 

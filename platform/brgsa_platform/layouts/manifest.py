@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from brgsa.errors import UserError
 from brgsa.volumes.files import data_files
 from brgsa_platform.layouts.account import Listing, TableAccount, passed_over
-from brgsa_platform.layouts.ids import IdKind, canonical_id, without_suffix
+from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id, without_suffix
 from brgsa_platform.layouts.item import SPLITS, Archive, Item, Listed, split_of
 from brgsa_platform.layouts.label_columns import LabelColumns, label_columns
 from brgsa_platform.layouts.table_files import Table, read_table
@@ -43,15 +43,31 @@ def manifest(archive: Archive) -> Listing:
         _listed(archive, table, row, number, roots, labels)
         for row, number in zip(table.rows, table.numbers, strict=True)
     ]
-    return Listing(volumes, [_account(table, {**reports, **labels.taken})])
+    return Listing(volumes, [_account(table, {**reports, **labels.taken}, _alike(volumes))])
 
 
-def _account(table: Table, taken: dict[str, str]) -> TableAccount:
+def _alike(volumes: Sequence[Listed]) -> int:
+    """How many ids are written as another of their kind but for leading zeros, case or a decimal."""
+    alike = 0
+    for kind in (IdKind.VOLUME, IdKind.SCAN, IdKind.PATIENT):
+        names = {name for volume in volumes for name in volume.ids[kind]}
+        alike += len(names) - len(set(map(loose_id, names)))
+    return alike
+
+
+def _account(table: Table, taken: dict[str, str], alike: int) -> TableAccount:
     named = {table.columns[at]: "" for name in ("volume", *OPTIONAL) if (at := table.column(name)) is not None}
     taken = {**named, **taken}
     rows = len(table.rows)
     return TableAccount(
-        "manifest", str(table.path), rows, rows, key="volume", taken=taken, passed=passed_over(table, taken)
+        "manifest",
+        str(table.path),
+        rows,
+        rows,
+        key="volume",
+        alike=alike,
+        taken=taken,
+        passed=passed_over(table, taken),
     )
 
 

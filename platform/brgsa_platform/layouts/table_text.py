@@ -19,6 +19,7 @@ _WESTERN = frozenset(
 )
 _LATIN = re.compile(r"[A-Za-z]{2}")  # which bytes that are no text hardly give as UTF-16
 _INSIDE_WORDS = re.compile(r"[^\W\d_][€…“”„‚•™±²³µ«»§©®×½¼¾¡¿¶¨´¸ªº][^\W\d_]")
+_BROKEN_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")
 _FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{4}")
 
 
@@ -79,7 +80,7 @@ def _western(raw: bytes) -> str:
     except UnicodeDecodeError:
         text = "\0"
     foreign = {letter for letter in text if letter > "\x7f"} - _WESTERN
-    if "\0" in text or foreign or _FOREIGN_RUN.search(text) or _INSIDE_WORDS.search(text):
+    if "\0" in text or foreign or _BROKEN_UTF8.search(raw) or _FOREIGN_RUN.search(text) or _INSIDE_WORDS.search(text):
         raise UnreadableText("its letters are neither UTF-8 nor plainly Windows-1252; save it as UTF-8")
     return text
 

@@ -217,14 +217,15 @@ def _read_archive(source: Path | str, layout: str, options: PrepareOptions) -> R
     )
     for account in archive.accounts:
         print_line(account.line())
-    doubtful = [account for account in archive.accounts if account.near]
+    doubtful = [account for account in archive.accounts if account.near or account.alike]
     if options.strict and doubtful:
+        number = doubtful[0].near + doubtful[0].alike
         raise UserError(
-            f"{doubtful[0].near} rows of {doubtful[0].path} have ids that differ from the archive's only by leading zeros, "
-            "case or a decimal: write them alike, or prepare without --strict.",
+            f"{number} ids of {doubtful[0].path} differ from others only by leading zeros, case or a decimal: write them "
+            "alike, or prepare without --strict.",
             code="doubtful-ids",
             field=doubtful[0].path,
-            value=doubtful[0].near,
+            value=number,
         )
     return archive
 

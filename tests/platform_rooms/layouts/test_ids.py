@@ -74,6 +74,19 @@ def test_the_one_form_is_stable(text: str) -> None:
     assert loose_id(canonical_id(text)) == loose_id(text)
 
 
+def test_ids_of_one_manifest_that_are_alike_are_reported_and_stay_apart(tmp_path: Path) -> None:
+    source = manifest(tmp_path, ("a.nii.gz", "s7", "p"), ("b.nii.gz", "S07", "p"), ("c.nii.gz", "s8", "q"))
+    reading = read_archive(source, "manifest", 0.1)
+    assert [item.scan_id for item in reading.items] == ["s7", "S07", "s8"]
+    assert reading.accounts[0].alike == 1
+    assert "1 ids differ" in reading.accounts[0].line()
+
+
+def test_accents_have_one_form(tmp_path: Path) -> None:
+    source = manifest(tmp_path, ("Mu\u0308ller.nii.gz", "s1", "p"), ("b.nii.gz", "s2", "q"))  # as a Mac names the file
+    assert read(source, labels(tmp_path, "VolumeName", ["M\u00fcller.nii.gz", "b.nii.gz"]))[0] == {"Müller": 1, "b": 0}
+
+
 # --- kinds ------------------------------------------------------------------------------------------------------------
 
 

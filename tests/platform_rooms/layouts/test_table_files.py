@@ -104,6 +104,12 @@ REFUSED: dict[str, tuple[str, bytes, str, Any]] = {
     "DOS": ("t.csv", "volume_id,report\na,Größe\n".encode("cp437"), "unreadable-table", None),
     "Cyrillic": ("t.csv", "volume_id,report\na,легкие\n".encode("cp1251"), "unreadable-table", None),
     "old Excel": ("t.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "unreadable-table", None),
+    "UTF-8 with one damaged letter": (
+        "t.csv",
+        "volume_id,report\na,3 mm – x ü".encode() + b"\xe4\n",
+        "unreadable-table",
+        None,
+    ),
     "cut UTF-16": ("t.csv", "volume_id,report\na,x\n".encode("utf-16")[:-1], "unreadable-table", None),
     "cut gzip": ("t.csv", gzip.compress(b"volume_id,report\na,x\n")[:-9], "unreadable-table", None),
     "a JSON name twice": ("t.json", b'{"a": "x", "a": "y"}', "unreadable-table", None),
