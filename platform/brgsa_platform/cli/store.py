@@ -62,8 +62,12 @@ def prepare(
         Interpolation, typer.Option(help="How to find the values between voxels.")
     ] = Interpolation.LINEAR,
     antialias: Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")] = False,
-    reports: Annotated[Path | None, typer.Option(help="Reports by volume or scan id: CSV, Excel, Parquet or JSON.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Labels by volume or scan id: CSV, Excel, Parquet or JSON.")] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="Reports by volume or scan id: CSV, Excel, Parquet or JSON.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels by volume or scan id: CSV, Excel, Parquet or JSON.")
+    ] = None,
     id_key: Annotated[
         Path | None,
         typer.Option(help="dicom: key of the hashes for identifiers; default BRGSA_ID_KEY or ~/.config/brgsa/id-key."),
@@ -76,7 +80,10 @@ def prepare(
     ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of training patients set aside.")] = 0.1,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse whatever a check doubts: volumes, and tables whose ids differ by spelling.")
+        bool,
+        typer.Option(
+            "--strict", help="Refuse whatever a check doubts: volumes, and tables whose ids differ by spelling."
+        ),
     ] = False,
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")

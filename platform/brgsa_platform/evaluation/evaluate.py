@@ -24,7 +24,7 @@ from brgsa_platform.evaluation.tables import EvaluationResult, Gap, tabulate
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, rare_labels, split_index
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.store.doubts import doubts
+from brgsa_platform.store.doubts import doubt_warning
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import run_checkpoints
@@ -199,7 +199,7 @@ class _Evaluation:
         if options.rare is None:
             rare, more = _rare_by_prevalence(store, names)
             notes += more
-        notes += [*filter(None, [doubts(store).warning(), _phantom_note(loaded, store)])]
+        notes += [*filter(None, [doubt_warning(store), _phantom_note(loaded, store)])]
         return cls(loaded, store, split, options, names, index, fitting, threshold_source, rare, notes)
 
     def about(self) -> dict[str, Any]:

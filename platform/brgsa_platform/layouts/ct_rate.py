@@ -8,7 +8,7 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts.account import Listing, TableAccount
-from brgsa_platform.layouts.ids import IdKind, canonical_id
+from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id
 from brgsa_platform.layouts.item import Archive, Item, Listed, split_of
 from brgsa_platform.layouts.label_columns import Labels
 from brgsa_platform.layouts.matching import Volumes
@@ -80,12 +80,13 @@ def _volumes(archive: Archive, root: Path) -> Iterator[Listed]:
                 volume_id=volume,
                 scan_id=scan,
                 patient_id=patient,
-                split="test" if split == "valid" else split_of(patient, 0.0, archive.validation_fraction),
+                split="test" if split == "valid" else split_of(loose_id(patient), 0.0, archive.validation_fraction),
                 path=str(path.absolute()),
                 source=source,
                 report="",
             )
-            ids = {IdKind.VOLUME: [volume], IdKind.SCAN: [scan], IdKind.PATIENT: [patient]}
+            ids = {kind: [volume] for kind in (IdKind.VOLUME, IdKind.FILE)}
+            ids |= {IdKind.SCAN: [scan], IdKind.PATIENT: [patient]}
             yield Listed(item, ids, origin=source)
 
 

@@ -89,8 +89,8 @@ def loose_id(text: str) -> str:
     return _LEADING_ZEROS.sub("", _DECIMALS.sub("", canonical_id(text).casefold())).strip()
 
 
-def volume_name(text: str) -> str:
-    """The id in a volume's file name: without folders and the suffix of an image, such as .nii.gz."""
+def file_name(text: str) -> str:
+    """The id in the path of a volume's file: without folders and the suffix of an image, such as .nii.gz."""
     return canonical_id(without_suffix(re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1]))
 
 
@@ -104,8 +104,10 @@ def without_suffix(name: str) -> str:
 
 def id_in(kind: IdKind, text: str) -> str:
     """A cell as an id of a kind; empty where it holds none."""
-    if kind in (IdKind.VOLUME, IdKind.FILE):
-        return volume_name(text)
+    if kind is IdKind.VOLUME:
+        return canonical_id(without_suffix(text.strip()))
+    if kind is IdKind.FILE:
+        return file_name(text)
     if kind in (IdKind.SERIES, IdKind.STUDY):
         return text.strip()  # a UID's components are numbers, and 1.0 is not 1
     return canonical_id(text.strip().strip("/\\")) if kind is IdKind.FOLDER else canonical_id(text)

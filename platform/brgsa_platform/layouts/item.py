@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brgsa_platform.layouts.ids import IdKind, loose_id
+from brgsa_platform.layouts.ids import IdKind
 
 SPLITS = ("train", "validation", "test")
 
@@ -57,8 +57,8 @@ class Listed:
 
     Attributes:
         item: the volume, with the report and the labels that its archive has for it.
-        ids: kind → its ids of that kind, as `ids.id_in` gives them; only such as the archive itself states. They may name the
-            patient and never enter the store.
+        ids: kind → its ids of that kind; only such as the archive itself states. They may name the patient and never enter
+            the store.
         origin: where the archive names it, for messages: a row's number or a file.
         shared_report: the report of another reconstruction of its scan, where it has none of its own.
     """
@@ -91,13 +91,11 @@ class Archive:
 def split_of(patient: str, test: float, validation: float) -> str:
     """A patient's split, from a hash of the id: the same in every run and for every order of the table.
 
-    Ids that may be one patient's, written in two ways, are in one split.
-
     Args:
-        patient: the id.
+        patient: the id, as `ids.loose_id` gives it: one that is written in two ways is in one split.
         test, validation: shares of the patients in these splits, from 0 to 1.
     """
-    share = int.from_bytes(hashlib.sha256(loose_id(patient).encode()).digest()[:8], "big") / 2**64
+    share = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
     if share < test:
         return "test"
     return "validation" if share < test + validation else "train"

@@ -80,7 +80,7 @@ def _listed(
     volume_id, scan, patient = (canonical_id(table.cell(row, name)) for name in OPTIONAL[:3])
     volume_id = volume_id or file
     owner = patient or scan or volume_id
-    split = table.cell(row, "split").lower() or split_of(owner, 0.1, archive.validation_fraction)
+    split = table.cell(row, "split").lower() or split_of(loose_id(owner), 0.1, archive.validation_fraction)
     if split not in SPLITS:
         raise UserError(
             f"The manifest {table.path} has an unknown split in row {number}: use one of {', '.join(SPLITS)}.",

@@ -37,16 +37,25 @@ class Match:
 
 
 class Volumes:
-    """The ids of an archive's volumes, by kind."""
+    """The ids of an archive's volumes, by kind.
+
+    Attributes:
+        ids: volume_id → kind → its ids, as `id_in` gives them.
+    """
 
     def __init__(self, listed: Sequence[Listed], scan_of: Callable[[str], str] | None = None) -> None:
         """`scan_of` gives the scan that a volume's id tells, in archives where it does."""
         self.listed = listed
         self.scan_of = scan_of
         self._by_kind: dict[IdKind, dict[str, list[Listed]]] = {}
+        self.ids: dict[str, dict[IdKind, frozenset[str]]] = {}
         for volume in listed:
-            for kind, names in volume.ids.items():
-                for name in filter(None, dict.fromkeys(names)):
+            own = self.ids[volume.item.volume_id] = {
+                kind: frozenset(filter(None, (id_in(kind, name) for name in names)))
+                for kind, names in volume.ids.items()
+            }
+            for kind, names in own.items():
+                for name in names:
                     self._by_kind.setdefault(kind, {}).setdefault(name, []).append(volume)
         self._loose = {kind: {loose_id(name) for name in names} for kind, names in self._by_kind.items()}
 
@@ -175,11 +184,10 @@ def _fitting(table: Table, columns: Iterable[int], volumes: Volumes) -> dict[int
 
 def _check_others(table: Table, others: Mapping[int, IdKind], matched: Match, volumes: Volumes) -> None:
     """Refuse a row that names one volume in its key column, and another in a second column of ids."""
-    ids_of = {volume.item.volume_id: volume.ids for volume in volumes.listed}
     for at, kind in others.items():
         for volume_id, number in _pairs(matched):
-            told, known = id_in(kind, table.rows[number][at]), ids_of[volume_id].get(kind, ())
-            if told and any(known) and told not in known:
+            told, known = id_in(kind, table.rows[number][at]), volumes.ids[volume_id].get(kind)
+            if told and known and told not in known:
                 raise UserError(
                     f"Row {table.numbers[number]} of {table.path} names one volume in the column "
                     f"{table.columns[matched.column or 0]!r} and another in {table.columns[at]!r}: mend the row.",

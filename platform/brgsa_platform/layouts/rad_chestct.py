@@ -11,7 +11,7 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts.account import Listing, TableAccount
-from brgsa_platform.layouts.ids import IdKind, canonical_id, volume_name
+from brgsa_platform.layouts.ids import IdKind, canonical_id, file_name
 from brgsa_platform.layouts.item import Archive, Item, Listed
 from brgsa_platform.layouts.label_columns import Labels, is_rad_chestct_s_own
 from brgsa_platform.layouts.matching import Volumes
@@ -49,7 +49,7 @@ def rad_chestct(archive: Archive) -> Listing:
     plain = Volumes([_listed(archive, path, {}) for path in paths])
     metadata = _metadata(archive.root, [path for path in files if "metadata" in path.name.lower()], plain)
     fields = merged(metadata)
-    volumes = Volumes([_listed(archive, path, fields.get(volume_name(path.name), {})) for path in paths])
+    volumes = Volumes([_listed(archive, path, fields.get(file_name(path.name), {})) for path in paths])
     labels, unused = _labels([path for path in files if LABEL_TABLE.search(path.name)], volumes)
     nothing_matched("labels", labels, volumes)
     known = merged(labels)
@@ -62,7 +62,7 @@ def rad_chestct(archive: Archive) -> Listing:
 
 def _listed(archive: Archive, path: Path, row: Mapping[str, str | None]) -> Listed:
     """A volume with its row of the metadata, which may be empty."""
-    volume = volume_name(path.name)
+    volume = file_name(path.name)
     scan, patient = canonical_id(row.get(SCAN) or ""), canonical_id(row.get(PATIENT) or "")
     source = path.relative_to(archive.root).as_posix()
     item = Item(
@@ -78,7 +78,7 @@ def _listed(archive: Archive, path: Path, row: Mapping[str, str | None]) -> List
         refused="" if row else "the metadata CSV has no row for it; add the row, or leave the volume out.",
     )
     # The archive's notes have one volume each, which bears their name.
-    ids = {IdKind.VOLUME: [volume], IdKind.SCAN: [scan or volume], IdKind.PATIENT: [patient]}
+    ids = {IdKind.VOLUME: [volume], IdKind.FILE: [volume], IdKind.SCAN: [scan or volume], IdKind.PATIENT: [patient]}
     return Listed(item, ids, origin=source)
 
 

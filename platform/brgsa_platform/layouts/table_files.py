@@ -221,6 +221,9 @@ def _json(text: str) -> Cells:
         records = [{"volume_id": name, "report": report} for name, report in records.items()]
     if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
         raise UnreadableText("it holds neither records nor an object of texts")
+    for number, row in enumerate(records, start=1):
+        if any(isinstance(row[name], list | dict) for name in row if column_key(name) in _KNOWN):
+            raise UnreadableText(f"row {number} holds a list or an object; write plain values", number)
     names = list(dict.fromkeys(name for row in records for name in row))
     header = [name.strip() for name in names]
     return (

@@ -122,10 +122,10 @@ def _by_scan(table: Table, matched: Match, volumes: Volumes, values: Sequence[Va
         for number in matched.rows.get(volume.item.volume_id, ()):
             of_scan.setdefault(volume.item.scan_id, []).append(values[number])
     lost = list(matched.lost)
-    if volumes.scan_of and matched.kind in (None, IdKind.VOLUME):
+    if volumes.scan_of and matched.kind in (None, IdKind.VOLUME, IdKind.FILE):
         scans = {volume.item.scan_id for volume in volumes.listed}
         at = id_columns(table)[0] if matched.column is None else matched.column
-        told = {number: volumes.scan_of(id_in(IdKind.VOLUME, table.rows[number][at])) for number in lost}
+        told = {number: volumes.scan_of(id_in(IdKind.FILE, table.rows[number][at])) for number in lost}
         lost = [number for number in lost if told[number] not in scans]
         for number, scan in told.items():
             if scan in scans:

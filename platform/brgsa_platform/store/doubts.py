@@ -71,25 +71,32 @@ def doubts(store: Store) -> Doubts:
     Raises:
         UserError: the index is damaged; see `Store.index`.
     """
+    quarantine = store.quarantine().to_pylist()
+    reasons: dict[str, list[str]] = {}
+    for row in quarantine:
+        reasons.setdefault(f"{row['stage']}: {_common(row['reason'], row['source'])}", []).append(row["volume_id"])
+    flags = _flags(store)
+    return Doubts(flags, _counts(reasons, len(store.index(["volume_id"])) + len(quarantine)))
+
+
+def doubt_warning(store: Store) -> str:
+    """The warning of a store, in one line; empty where there is none."""
+    return Doubts(_flags(store), []).warning()
+
+
+def warn_of_doubts(store: Store) -> None:
+    """Repeat a store's warning on standard error, where it has one."""
+    if line := doubt_warning(store):
+        print(f"brgsa: {line}", file=sys.stderr, flush=True)
+
+
+def _flags(store: Store) -> list[Count]:
     rows = store.index(["volume_id", "flags"]).to_pylist()
     flags: dict[str, list[str]] = {}
     for row in rows:
         for flag in row["flags"]:
             flags.setdefault(flag, []).append(row["volume_id"])
-    quarantine = store.quarantine().to_pylist()
-    reasons: dict[str, list[str]] = {}
-    for row in quarantine:
-        reasons.setdefault(f"{row['stage']}: {_common(row['reason'], row['source'])}", []).append(row["volume_id"])
-    return Doubts(
-        _counts(flags, len(rows)),
-        _counts(reasons, len(rows) + len(quarantine)),
-    )
-
-
-def warn_of_doubts(store: Store) -> None:
-    """Repeat a store's warning on standard error, where it has one."""
-    if line := doubts(store).warning():
-        print(f"brgsa: {line}", file=sys.stderr, flush=True)
+    return _counts(flags, len(rows))
 
 
 def _common(reason: str, source: str) -> str:

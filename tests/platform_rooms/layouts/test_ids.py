@@ -102,7 +102,16 @@ def test_ids_of_another_kind_than_the_column_says_are_found(tmp_path: Path) -> N
     for ids in (["a.nii.gz", "b"], ["s1", "s2"], ["p", "q"], ["deep/a.nii.gz", "b.nii.gz"]):
         found, reading = read(source, labels(tmp_path, "AccessionNo", ids))
         assert found == {"a": 1, "b": 0}, ids
-    assert reading.accounts[-1].key == "AccessionNo (volume)"
+    assert reading.accounts[-1].key == "AccessionNo (file)"
+
+
+def test_a_volume_s_id_may_look_like_a_file_or_a_path(tmp_path: Path) -> None:
+    rows = [("deep/ct.nii.gz", "site/1", "x"), ("more/ct.nii.gz", "two.nii.gz", "x")]
+    source = write_table(tmp_path / "scans", ("volume", "volume_id", "report"), rows)
+    for ids in (["site/1", "two.nii.gz"], ["site/1.nii.gz", "two"]):
+        assert read(source, labels(tmp_path, "volume_id", ids))[0] == {"site/1": 1, "two.nii.gz": 0}
+    with refused("unmatched-labels"):  # whose ct.nii.gz?
+        read(source, labels(tmp_path, "VolumeName", ["ct.nii.gz"]))
 
 
 def test_ids_that_fit_two_kinds_are_refused(tmp_path: Path) -> None:
