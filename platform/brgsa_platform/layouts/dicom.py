@@ -85,7 +85,7 @@ def _volume(archive: Archive, folder: Path, relative: str, series: Series) -> Li
         IdKind.FOLDER: [canonical_id(relative), canonical_id(folder.name)],
         IdKind.PATIENT: [canonical_id(series.patient)],
     }
-    return Listed(item, ids, origin=str(folder))
+    return Listed(item, ids, hashed=(IdKind.VOLUME, IdKind.SCAN), origin=str(folder))
 
 
 def _all_series(root: Path) -> Iterator[tuple[Path, Series]]:

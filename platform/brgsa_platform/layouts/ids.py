@@ -33,8 +33,8 @@ class IdKind(StrEnum):
     PATIENT = "patient"
 
 
-# Column (in the form of `column_key`) → kind of id.
-ID_COLUMNS: Mapping[str, IdKind] = {
+# Column (in the form of `column_key`) → kind of id; None where the name does not say it.
+ID_COLUMNS: Mapping[str, IdKind | None] = {
     "volumename": IdKind.VOLUME,
     "volumeid": IdKind.VOLUME,
     "volumeaccdeid": IdKind.VOLUME,
@@ -53,6 +53,7 @@ ID_COLUMNS: Mapping[str, IdKind] = {
     "folder": IdKind.FOLDER,
     "patientid": IdKind.PATIENT,
     "mrndeid": IdKind.PATIENT,
+    "id": None,
 }
 # How a person writes a column of a kind, for messages.
 COLUMN_OF: Mapping[IdKind, str] = {

@@ -59,12 +59,14 @@ class Listed:
         item: the volume, with the report and the labels that its archive has for it.
         ids: kind → its ids of that kind; only such as the archive itself states. They may name the patient and never enter
             the store.
+        hashed: kinds whose ids are hashes of this run, which no table has but one that was made from a store.
         origin: where the archive names it, for messages: a row's number or a file.
         shared_report: the report of another reconstruction of its scan, where it has none of its own.
     """
 
     item: Item
     ids: Mapping[IdKind, Sequence[str]] = field(repr=False)
+    hashed: Sequence[IdKind] = ()
     origin: str = ""
     shared_report: str = ""
 

@@ -11,8 +11,8 @@ from brgsa_platform.layouts.item import Listed
 from brgsa_platform.layouts.table_files import Table
 
 _SCANS = (IdKind.SCAN, IdKind.ACCESSION, IdKind.STUDY)
-# Columns that DICOM itself names: what they hold is not in question.
-_DICOM = frozenset({"seriesinstanceuid", "studyinstanceuid", "accessionnumber", "patientid"})
+# Kinds that people call by one name.
+_CALLED_ALIKE = {IdKind.VOLUME: (IdKind.VOLUME, IdKind.FILE), IdKind.FILE: (IdKind.FILE, IdKind.VOLUME)}
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Match:
         rows: volume_id → numbers (from 0) of its rows in the table.
         lost: numbers (from 0) of the rows that belong to no volume.
         near: how many of these differ from an id only by leading zeros, case or a decimal.
+        other: a kind that the rows would fit, though the column's name says another one that the archive knows.
         names_scans: whether another column of the table names the scans of the archive.
     """
 
@@ -33,6 +34,7 @@ class Match:
     rows: Mapping[str, list[int]] = field(default_factory=dict)
     lost: Sequence[int] = ()
     near: int = 0
+    other: IdKind | None = None
     names_scans: bool = False
 
 
@@ -63,6 +65,10 @@ class Volumes:
         """The kinds of which some volume has an id."""
         return [kind for kind in IdKind if kind in self._by_kind]
 
+    def knows(self, kind: IdKind) -> bool:
+        """Whether the archive itself states ids of a kind; hashes do not count."""
+        return kind in self._by_kind and not any(kind in volume.hashed for volume in self.listed[:1])
+
     def of(self, kind: IdKind, text: str) -> Sequence[Listed]:
         """The volumes that a cell names as an id of a kind; none where that may be volumes of several patients, or scans."""
         found = self._by_kind.get(kind, {}).get(id_in(kind, text), ())
@@ -87,8 +93,9 @@ class Volumes:
 def match(table: Table, volumes: Volumes) -> Match:
     """Join a table on the first of its id columns that fits.
 
-    The kind of the ids is the one that the column's name says, if any row fits it. Otherwise it is the one kind that fits; two
-    that fit and would give different volumes are refused. Other id columns must not contradict it.
+    Its ids are of the kind that the column's name says. Where the archive states no such ids, or the name says no kind, they
+    are of the one kind that fits; two that fit and would give different volumes are refused. Other id columns must not
+    contradict it.
 
     Raises:
         UserError: the table has no column of ids ("no-ids"), its ids fit two kinds ("ambiguous-ids", `field` is the column),
@@ -110,27 +117,28 @@ def match(table: Table, volumes: Volumes) -> Match:
             _check_others(table, others, matched, volumes)
             return replace(matched, names_scans=any(kind in _SCANS for kind in others.values()))
     near = sum(any(volumes.near(kind, row[at]) for kind in volumes.kinds() for at in columns) for row in table.rows)
-    return Match(None, None, lost=range(len(table.rows)), near=near)
+    fitting = (kind for kind in volumes.kinds() for at in columns if _found(table, at, kind, volumes))
+    return Match(None, None, lost=range(len(table.rows)), near=near, other=next(fitting, None))
 
 
 def id_columns(table: Table) -> list[int]:
     """Numbers of the columns that may hold ids, in the order in which they are tried."""
     order = list(IdKind)
-    found = [(order.index(ID_COLUMNS[key]), at) for key, at in table.by_key.items() if key in ID_COLUMNS]
-    return [at for _, at in sorted(found)]
+    kinds = {at: ID_COLUMNS[key] for key, at in table.by_key.items() if key in ID_COLUMNS}
+    return sorted(kinds, key=lambda at: (len(order) if (kind := kinds[at]) is None else order.index(kind), at))
 
 
 def _kind(table: Table, at: int, volumes: Volumes) -> IdKind | None:
     """The kind of ids in a column; None where it fits none."""
-    key = column_key(table.columns[at])
-    own = ID_COLUMNS[key]
-    fits = {kind: _found(table, at, kind, volumes) for kind in volumes.kinds()}
+    own = ID_COLUMNS[column_key(table.columns[at])]
+    called = [kind for kind in _CALLED_ALIKE.get(own, (own,)) if volumes.knows(kind)] if own else []
+    fits = {kind: _found(table, at, kind, volumes) for kind in called or volumes.kinds()}
     fits = {kind: found for kind, found in fits.items() if found}
-    if own in fits and (key in _DICOM or all(len(found) <= len(fits[own]) for found in fits.values())):
+    if own in fits and all(len(found) <= len(fits[own]) for found in fits.values()):
         return own
-    if any(volumes.ambiguous(own, row[at]) for row in table.rows):
+    if own and any(volumes.ambiguous(own, row[at]) for row in table.rows):
         return own  # refused with its row
-    if not fits or key in _DICOM:
+    if not fits:
         return None
     best = max(fits, key=lambda kind: len(fits[kind]))
     if any(not found.items() <= fits[best].items() for found in fits.values()):
@@ -179,7 +187,7 @@ def _joined(table: Table, at: int, kind: IdKind, volumes: Volumes) -> Match:
 def _fitting(table: Table, columns: Iterable[int], volumes: Volumes) -> dict[int, IdKind]:
     """The columns whose ids the archive knows, by the kind that their names say."""
     kinds = {at: ID_COLUMNS[column_key(table.columns[at])] for at in columns}
-    return {at: kind for at, kind in kinds.items() if any(volumes.of(kind, row[at]) for row in table.rows)}
+    return {at: kind for at, kind in kinds.items() if kind and any(volumes.of(kind, row[at]) for row in table.rows)}
 
 
 def _check_others(table: Table, others: Mapping[int, IdKind], matched: Match, volumes: Volumes) -> None:

@@ -218,7 +218,7 @@ def _json(text: str) -> Cells:
     if isinstance(records, dict) and any(column_key(name) in ID_COLUMNS for name in records):
         records = [records]  # lines of JSON, of which there is one
     elif isinstance(records, dict) and all(isinstance(value, str) for value in records.values()):
-        records = [{"volume_id": name, "report": report} for name, report in records.items()]
+        records = [{"id": name, "report": report} for name, report in records.items()]
     if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
         raise UnreadableText("it holds neither records nor an object of texts")
     for number, row in enumerate(records, start=1):

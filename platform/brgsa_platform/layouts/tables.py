@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts.account import TableAccount, account
-from brgsa_platform.layouts.ids import IdKind, id_in
+from brgsa_platform.layouts.ids import COLUMN_OF, IdKind, id_in
 from brgsa_platform.layouts.label_columns import LABELS, LabelColumns, Labels, label_columns
 from brgsa_platform.layouts.matching import Match, Volumes, id_columns, match
 from brgsa_platform.layouts.table_files import Table
@@ -28,6 +28,7 @@ class Joined(Generic[Value]):
         of: volume_id → its value.
         shared: scan_id → the value that all rows of the scan agree on, of reports only.
         row: volume_id → number of the row that it comes from, for messages.
+        other: see `Match`.
     """
 
     table: Table
@@ -35,6 +36,7 @@ class Joined(Generic[Value]):
     shared: Mapping[str, Value]
     row: Mapping[str, int]
     account: TableAccount
+    other: IdKind | None = None
 
 
 def join_reports(table: Table, volumes: Volumes) -> Joined[str]:
@@ -112,6 +114,7 @@ def _join(
         shared,
         {name: table.numbers[rows[0]] for name, rows in matched.rows.items()},
         account(role, table, matched, without, taken),
+        matched.other,
     )
 
 
@@ -220,9 +223,11 @@ def nothing_matched(role: str, joined: Sequence[Joined[Value]], volumes: Volumes
         return
     near = sum(one.account.near for one in joined)
     hint = f" ({near} rows differ from an id only by leading zeros, case or a decimal)" if near else ""
+    other = next((one.other for one in joined if one.other), None)
+    mend = f"if they are ids of the kind {other}, name the column {COLUMN_OF[other]!r}" if other else "mend its ids"
     path = joined[0].table.path
     raise UserError(
-        f"No id of the {role} {path} is that of a volume or scan here{hint}: mend its ids.",
+        f"No id of the {role} {path} is one of its kind here{hint}: {mend}.",
         code=f"unmatched-{role}",
         field=str(path),
         value=near,

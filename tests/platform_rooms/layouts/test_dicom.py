@@ -161,6 +161,8 @@ def test_a_folder_is_no_accession(
         ("folder", ["2"], "ambiguous-id"),  # whose?
         ("scan_id", ["1", "9"], "ambiguous-ids"),  # an accession and a folder
         ("AccessionNumber", ["9"], "unmatched-reports"),
+        ("accession", ["9"], "unmatched-reports"),
+        ("PatientID", ["2"], "unmatched-reports"),
     ],
 )
 def test_ids_that_may_be_two_patients_are_refused(

@@ -114,6 +114,19 @@ def test_a_volume_s_id_may_look_like_a_file_or_a_path(tmp_path: Path) -> None:
         read(source, labels(tmp_path, "VolumeName", ["ct.nii.gz"]))
 
 
+@pytest.mark.parametrize(
+    ("column", "ids"), [("volume_id", ["s1", "s2"]), ("scan_id", ["a", "b"]), ("patient_id", ["s1", "s2"])]
+)
+def test_a_kind_that_the_archive_knows_is_not_taken_for_another(column: str, ids: list[str], tmp_path: Path) -> None:
+    source = manifest(tmp_path, ("a.nii.gz", "s1", "p"), ("b.nii.gz", "s2", "q"))
+    with refused("unmatched-labels") as refusal:
+        read(source, labels(tmp_path, column, ids))
+    assert "name the column" in str(refusal.value)
+    assert read(source, labels(tmp_path, "id", ids))[0] == {"a": 1, "b": 0}, (
+        "a column of any id is matched with all kinds"
+    )
+
+
 def test_ids_that_fit_two_kinds_are_refused(tmp_path: Path) -> None:
     source = manifest(tmp_path, ("1.nii.gz", "2", "p"), ("2.nii.gz", "1", "q"))
     with refused("ambiguous-ids", field="AccessionNo"):
