@@ -220,11 +220,12 @@ def data_files(path: Path) -> list[Path]:
 
 
 def _named_by_nrrd(header: bytes) -> list[bytes]:
-    lines = header.partition(b"\n\n")[0].replace(b"\r", b"").splitlines()
+    header = header.replace(b"\r", b"")
+    lines = header.partition(b"\n\n")[0].splitlines()
     for number, line in enumerate(lines):
         named = re.match(rb"data ?file\s*:\s*(.+?)\s*$", line, re.IGNORECASE)
         if named and named[1].split()[0].upper() == b"LIST":
-            return [name.strip() for name in header.replace(b"\r", b"").splitlines()[number + 1 :] if name.strip()]
+            return [name.strip() for name in header.splitlines()[number + 1 :] if name.strip()]
         if named:
             pattern = re.match(rb"(.*%.*?)\s+-?\d+\s+-?\d+", named[1])
             return [pattern[1] if pattern else named[1]]
@@ -232,7 +233,7 @@ def _named_by_nrrd(header: bytes) -> list[bytes]:
 
 
 def _named_by_metaimage(header: bytes) -> list[bytes]:
-    named = re.search(rb"^\s*ElementDataFile\s*=\s*(.+?)\s*$", header, re.MULTILINE)
+    named = re.search(rb"^\s*ElementDataFile\s*[=:]\s*(.+?)\s*$", header, re.MULTILINE)
     if not named or named[1].upper() in (b"LOCAL", b"LOCAL_FILE"):
         return []
     if named[1].split()[0].upper() == b"LIST":

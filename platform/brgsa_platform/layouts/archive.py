@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,20 +98,25 @@ def read_archive(
         known = in_own_wording(known)
     nothing_matched("reports", [texts] if texts else [], volumes)
     nothing_matched("labels", [known] if known else [], volumes)
-    items = [_item(volume, texts, known) for volume in listed]
-    accounts = list(listing.accounts)
+    accounts = [*listing.accounts, *_accounts_beside(listed, texts, known)]
+    return Reading([_item(volume, texts, known) for volume in listed], [*accounts, *_left_lying(source, accounts)])
+
+
+def _accounts_beside(
+    listed: Sequence[Listed], texts: Joined[str] | None, known: Joined[Labels] | None
+) -> Iterator[TableAccount]:
+    """The accounts of the tables beside the archive, with the number of volumes of which the archive says something else."""
     if texts:
-        changed = sum(v.item.report not in ("", texts.of.get(v.item.volume_id, v.item.report)) for v in listed)
-        accounts.append(replace(texts.account, replaced=changed))
+        changed = sum(v.item.report not in ("", texts.of.get(v.item.volume_id) or v.item.report) for v in listed)
+        yield replace(texts.account, replaced=changed)
     if known:
-        changed = sum(_disagree(v.item.labels, known.of.get(v.item.volume_id, {})) for v in listed)
-        accounts.append(replace(known.account, replaced=changed))
-    return Reading(items, [*accounts, *_left_lying(source, accounts)])
+        changed = sum(_replaced(v.item.labels, known.of.get(v.item.volume_id, {})) for v in listed)
+        yield replace(known.account, replaced=changed)
 
 
-def _disagree(own: Labels, given: Labels) -> bool:
-    """Whether two tables know another value of one label."""
-    return any(None not in (own.get(name), value) and own[name] != value for name, value in given.items())
+def _replaced(own: Labels, given: Labels) -> bool:
+    """Whether a label that the archive knows becomes another, or unknown."""
+    return any(own.get(name) is not None and own[name] != value for name, value in given.items())
 
 
 def _left_lying(source: Path, accounts: Iterable[TableAccount]) -> list[TableAccount]:
