@@ -9,9 +9,10 @@ from __future__ import annotations
 import gzip
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -195,9 +196,6 @@ def _impossible_spacing(path: Path, spacing: list[str]) -> VolumeError:
     )
 
 
-_HEADER_BYTES = 2**16  # in which a text header ends, but for a long list of files
-
-
 def data_files(path: Path) -> list[Path]:
     """The files of voxels that a header of NRRD or MetaImage points to, as absolute paths; none where the voxels are in it
     or the file is something else or cannot be read.
@@ -206,37 +204,38 @@ def data_files(path: Path) -> list[Path]:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
+            if path.suffix.lower() in (".mha", ".mhd"):
+                named, rest = _field(file, rb"\s*ElementDataFile\s*[=:]\s*(.+?)\s*$", end=None)
+            elif file.read(4) == b"NRRD":
+                named, rest = _field(file, rb"(?i)data ?file\s*:\s*(.+?)\s*$", end=b"")
+            else:
+                return []
     except OSError:
         return []
-    if start.startswith(b"NRRD"):
-        names = _named_by_nrrd(start)
-    elif b"ElementDataFile" in start:
-        names = _named_by_metaimage(start)
-    else:
-        names = []
     folder = os.path.dirname(os.path.abspath(path))
-    return [Path(os.path.normpath(os.path.join(folder, os.fsdecode(name)))) for name in names]
+    return [Path(os.path.normpath(os.path.join(folder, os.fsdecode(name)))) for name in _names(named, rest)]
 
 
-def _named_by_nrrd(header: bytes) -> list[bytes]:
-    header = header.replace(b"\r", b"")
-    lines = header.partition(b"\n\n")[0].splitlines()
-    for number, line in enumerate(lines):
-        named = re.match(rb"data ?file\s*:\s*(.+?)\s*$", line, re.IGNORECASE)
-        if named and named[1].split()[0].upper() == b"LIST":
-            return [name.strip() for name in header.splitlines()[number + 1 :] if name.strip()]
-        if named:
-            pattern = re.match(rb"(.*%.*?)\s+-?\d+\s+-?\d+", named[1])
-            return [pattern[1] if pattern else named[1]]
-    return []
+def _field(file: BinaryIO, pattern: bytes, end: bytes | None) -> tuple[bytes, list[bytes]]:
+    """The value of a text header's field, and the lines behind it where it is a list; empty where the header has none.
+
+    Args:
+        pattern: of the field's line.
+        end: the line at which the header ends; None where it ends with the field.
+    """
+    for line in file:
+        if end is not None and line.strip() == end:
+            break
+        if found := re.match(pattern, line):
+            return found[1], file.read().splitlines() if found[1].split()[0].upper() == b"LIST" else []
+    return b"", []
 
 
-def _named_by_metaimage(header: bytes) -> list[bytes]:
-    named = re.search(rb"^\s*ElementDataFile\s*[=:]\s*(.+?)\s*$", header, re.MULTILINE)
-    if not named or named[1].upper() in (b"LOCAL", b"LOCAL_FILE"):
+def _names(named: bytes, rest: Sequence[bytes]) -> list[bytes]:
+    """The files that a field names: itself, those of the list behind it, or a pattern with its first and last number."""
+    if rest:
+        return [line.strip() for line in rest if line.strip()]
+    if not named or named.upper() in (b"LOCAL", b"LOCAL_FILE"):
         return []
-    if named[1].split()[0].upper() == b"LIST":
-        return [line.strip() for line in header[named.end() :].splitlines() if line.strip()]
-    pattern = re.match(rb"(.*%.*?)\s+-?\d+\s+-?\d+", named[1])
-    return [pattern[1] if pattern else named[1]]
+    pattern = re.match(rb"(.*%.*?)\s+-?\d+\s+-?\d+", named)
+    return [pattern[1] if pattern else named]

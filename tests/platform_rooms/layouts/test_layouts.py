@@ -82,11 +82,14 @@ DETACHED: dict[str, tuple[str, str, str]] = {
     "NRRD": ("a.nhdr", NRRD + "data file: {}\n\n", "a.raw"),
     "NRRD, older spelling": ("a.nhdr", NRRD + "datafile:{}\r\n\r\n", "a.raw"),
     "NRRD, a list": ("a.nhdr", NRRD + "data file: LIST 2\nown.raw\n{}\n", "a.raw"),
+    "NRRD, a long header": ("a.nhdr", NRRD + "# x\n" * 40_000 + "data file: {}\n\n", "a.raw"),
+    "NRRD, a long list": ("a.nhdr", NRRD + "data file: LIST 2\n" + "own.raw\n" * 20_000 + "{}\n", "a.raw"),
     "NRRD, a pattern": ("a.nhdr", NRRD + "data file: {} 1 2 1\n\n", "a%03d.raw"),
     "NRRD by another name": ("a.nrrd", NRRD + "data file: {}\n\n", "a.raw"),
     "MetaImage": ("a.mhd", META + "ElementDataFile = {}\n", "a.raw"),
     "MetaImage by another name": ("a.mha", META + "ElementDataFile = {}\n", "a.raw"),
     "MetaImage, a list": ("a.mhd", META + "ElementDataFile = LIST\nown.raw\n{}\n", "a.raw"),
+    "MetaImage, a long header": ("a.mhd", META + "Comment = x\n" * 20_000 + "ElementDataFile = {}\n", "a.raw"),
     "MetaImage, a pattern": ("a.mhd", META + "ElementDataFile = {} 1 2 1\n", "a%03d.raw"),
 }
 
