@@ -205,9 +205,9 @@ def data_files(path: Path) -> list[Path]:
     try:
         with path.open("rb") as file:
             if path.suffix.lower() in (".mha", ".mhd"):
-                named, rest = _field(file, rb"\s*ElementDataFile\s*[=:]\s*(.+?)\s*$", end=None)
+                named, rest = _field(file, rb"\s*ElementDataFile\s*[=:]\s*(\S.*?)\s*$", end=None)
             elif file.read(4) == b"NRRD":
-                named, rest = _field(file, rb"(?i)data ?file\s*:\s*(.+?)\s*$", end=b"")
+                named, rest = _field(file, rb"(?i)data ?file\s*:\s*(\S.*?)\s*$", end=b"")
             else:
                 return []
     except OSError:

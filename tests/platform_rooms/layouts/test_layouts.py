@@ -114,8 +114,10 @@ def test_a_header_s_voxels_are_fenced_as_the_header_is(case: str, tmp_path: Path
 def test_voxels_within_the_header_s_file_lead_nowhere(tmp_path: Path) -> None:
     table = save_table(tmp_path / "scans.csv", ("volume", "report"), [["a.mha", "x"], ["b.nrrd", "x"]])
     (tmp_path / "a.mha").write_bytes(META.encode() + b"ElementDataFile = LOCAL\n\x00/etc/passwd\ndata file: ../x\n")
+    save_table(table, ("volume", "report"), [["a.mha", "x"], ["b.nrrd", "x"], ["c.mhd", "x"]])
+    (tmp_path / "c.mhd").write_bytes(META.encode() + b"ElementDataFile =  \n")
     (tmp_path / "b.nrrd").write_bytes(NRRD.encode() + b"\nElementDataFile = ../x\ndata file: ../x\n")
-    assert len(read_layout(table, "manifest", 0.1)) == 2
+    assert len(read_layout(table, "manifest", 0.1)) == 3
 
 
 def test_ids_default_to_the_file_s_name(tmp_path: Path) -> None:
