@@ -215,10 +215,12 @@ def _json(text: str) -> Cells:
             records = [json.loads(line, object_pairs_hook=_object) for line in text.splitlines() if line.strip()]
         except json.JSONDecodeError as error:
             raise UnreadableText("it is no JSON, or is cut short") from error
-    if isinstance(records, dict) and any(column_key(name) in ID_COLUMNS for name in records):
-        records = [records]  # lines of JSON, of which there is one
-    elif isinstance(records, dict) and all(isinstance(value, str) for value in records.values()):
-        records = [{"id": name, "report": report} for name, report in records.items()]
+    if isinstance(records, dict):
+        texts = all(isinstance(value, str) for value in records.values())
+        if texts and not any(column_key(name) in ID_COLUMNS for name in records):
+            records = [{"id": name, "report": report} for name, report in records.items()]
+        elif not any(isinstance(value, dict | list) for value in records.values()):
+            records = [records]  # lines of JSON, of which there is one
     if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
         raise UnreadableText("it holds neither records nor an object of texts")
     for number, row in enumerate(records, start=1):
