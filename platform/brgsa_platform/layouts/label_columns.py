@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from brgsa.errors import UserError
 from brgsa.labels import LABEL_SETS
-from brgsa_platform.layouts.ids import column_key
+from brgsa_platform.layouts.ids import ID_COLUMNS, column_key
 from brgsa_platform.layouts.table_files import Table
 
 LABELS = tuple(dict.fromkeys(name for names in LABEL_SETS.values() for name in names))
@@ -159,13 +159,15 @@ def _value(table: Table, row: list[str], at: int, name: str, number: int) -> int
     try:
         return parse_label(text)
     except ValueError as error:
-        shown = repr(text) if len(text) <= _LONGEST_SHOWN else f"a text of {len(text)} characters"
+        ids = {cell for cell, column in zip(row, table.columns, strict=True) if column_key(column) in ID_COLUMNS}
+        value = text if len(text) <= _LONGEST_SHOWN and text not in ids else None
+        shown = f"a text of {len(text)} characters" if value is None else repr(value)
         raise UserError(
             f"The label {name!r} in row {number} of {table.path} is {shown}: write 1 (present), 0 (absent), or nothing "
             "(unknown).",
             code="bad-label",
             field=name,
-            value=text if len(text) <= _LONGEST_SHOWN else None,
+            value=value,
         ) from error
 
 

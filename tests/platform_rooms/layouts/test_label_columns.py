@@ -64,6 +64,10 @@ def test_a_text_in_a_label_column_is_not_repeated() -> None:
     with refused("bad-label", field="Empyema", value=None) as refusal:
         label_columns(unclear).read(unclear, unclear.rows[0], 1)
     assert "Secretname" not in str(refusal.value)
+    shifted = table(["scan_id", "Empyema"], ["4711", "4711"])
+    with refused("bad-label", field="Empyema", value=None) as refusal:
+        label_columns(shifted).read(shifted, shifted.rows[0], 1)
+    assert "4711" not in str(refusal.value)
 
 
 # --- RAD-ChestCT's own 84 abnormalities -------------------------------------------------------------------------------
