@@ -45,9 +45,9 @@ class PhantomSummary:
     valid_scans: int
 
 
-def is_phantom(folder: Path) -> bool:
-    """Whether a folder is a tree that `write_tree` made, or its `dataset`."""
-    return (folder / _SEAL).is_file() or (folder.name == "dataset" and (folder.parent / _SEAL).is_file())
+def is_phantom(path: Path) -> bool:
+    """Whether a path is a tree that `write_tree` made, or lies in one."""
+    return any((folder / _SEAL).is_file() for folder in (path.absolute(), *path.absolute().parents))
 
 
 def write_tree(
