@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 SEPARATORS = (",", ";", "\t", "|")
 
-# Windows-1252 is taken only where no other code page fits as well. These are letters of western Europe and the signs that
-# word processors write. The letters in which Turkish (1254) differs are left out, as is what would be a letter in DOS or Mac.
-_WESTERN = frozenset(
-    "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüÿœŒ" + "€…‘’“”„‚–—•™·°±²³µ«»§©®×½¼¾¡¿¶¨´¸ªº\u00a0"
-)
+# Windows-1252 is taken only where a file's bytes are the same letters in central Europe (1250) and Turkish (1254), and none
+# would be a letter of DOS or the Mac: those are below 160, where Windows has the signs that word processors write.
+_SIGNS = "€…‘’“”„‚–—•™"
+_WESTERN = frozenset(_SIGNS) | {
+    letter
+    for letter in map(chr, range(160, 256))
+    if all(letter.encode("cp1252").decode(page, "replace") == letter for page in ("cp1250", "cp1254"))
+}
 _LATIN = re.compile(r"[A-Za-z]{2}")  # which bytes that are no text hardly give as UTF-16
 _INSIDE_WORDS = re.compile(r"[^\W\d_][€…“”„‚•™±²³µ«»§©®×½¼¾¡¿¶¨´¸ªº][^\W\d_]")
 _BROKEN_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")

@@ -101,6 +101,12 @@ REFUSED: dict[str, tuple[str, bytes, str, Any]] = {
         "unreadable-table",
         None,
     ),
+    "Hungarian or western": (
+        "t.csv",
+        "volume_id,report\na,t\u00fcd\u0151\n".encode("cp1250"),
+        "unreadable-table",
+        None,
+    ),
     "DOS": ("t.csv", "volume_id,report\na,Größe\n".encode("cp437"), "unreadable-table", None),
     "Cyrillic": ("t.csv", "volume_id,report\na,легкие\n".encode("cp1251"), "unreadable-table", None),
     "old Excel": ("t.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "unreadable-table", None),
