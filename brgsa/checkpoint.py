@@ -11,6 +11,7 @@ optimizer.pt        optimiser state                       /   can be resumed
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def load(path: Path | str) -> Checkpoint:
     model = BrgSA(config, text=saved_tower(config.text, path / "text"))
     load_weights(model, path)
     return Checkpoint(model.eval(), run, path)
+
+
+def phantom_warning(run: Mapping[str, Any]) -> str:
+    """What a checkpoint says where it is used on real scans and was trained on synthetic ones; empty for any other.
+
+    Args:
+        run: contents of its run.json.
+    """
+    if not run.get("data", {}).get("phantom"):
+        return ""
+    return "The checkpoint was trained on synthetic CT (brgsa phantom): on other scans its scores mean nothing."
 
 
 def read_model_config(path: Path) -> ModelConfig:

@@ -3,7 +3,7 @@
 from brgsa.phantom.cases import COMMON, RARE, Case, Finding, sample_cases
 from brgsa.phantom.render import render
 from brgsa.phantom.reports import Report, write_report
-from brgsa.phantom.tree import PhantomSummary, write_tree
+from brgsa.phantom.tree import PhantomSummary, is_phantom, write_tree
 
 ABNORMALITIES: tuple[str, ...] = COMMON
 """CT-RATE's abnormalities that are rendered; RARE holds CT-RATE-LT's."""
@@ -16,6 +16,7 @@ __all__ = [
     "Finding",
     "PhantomSummary",
     "Report",
+    "is_phantom",
     "render",
     "sample_cases",
     "write_report",

@@ -45,6 +45,11 @@ class PhantomSummary:
     valid_scans: int
 
 
+def is_phantom(path: Path) -> bool:
+    """Whether a path is a tree that `write_tree` made, or lies in one."""
+    return any((folder / _SEAL).is_file() for folder in (path.absolute(), *path.absolute().parents))
+
+
 def write_tree(
     out: Path, scans: int, seed: int, *, workers: int | None = None, on_scan: Callable[[], None] | None = None
 ) -> PhantomSummary:

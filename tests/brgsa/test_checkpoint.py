@@ -346,3 +346,9 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     renamed = done.index("rename to epoch-0001")
     assert {"model.safetensors", "model.json", "run.json", "training.json"} <= set(done[:renamed])
     assert done[renamed + 1 :] == [tmp_path.name]
+
+
+def test_only_a_phantom_s_checkpoint_says_so() -> None:
+    assert "synthetic" in checkpoint.phantom_warning({"data": {"phantom": True}})
+    for run in ({}, {"data": {}}, {"data": {"phantom": False}}):
+        assert checkpoint.phantom_warning(run) == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult)
     assert any(name.endswith(".png") for name in names)
 
 
-def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult) -> None:
+def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult, tmp_path: Path) -> None:
     scan = next((place / "phantom" / "dataset" / "valid").rglob("*.nii.gz"))
     tables = place / "phantom" / "dataset" / "metadata" / "validation_metadata.csv"
     prediction = predict(trained.checkpoint, scan, metadata=tables)
@@ -127,6 +128,9 @@ def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult) -> None
     assert None not in shares
     assert sorted(shares, reverse=True) == shares
     assert prediction.warnings == []
+    # The same scan elsewhere is none of the phantom's: the checkpoint says what it was trained on.
+    (warning,) = predict(trained.checkpoint, shutil.copy(scan, tmp_path), metadata=tables).warnings
+    assert "synthetic" in warning
 
 
 def test_no_report_and_no_patient_reaches_mlflow(place: Path, trained: TrainResult, searched: SearchResult) -> None:

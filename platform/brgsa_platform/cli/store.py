@@ -52,7 +52,7 @@ def phantom(
 
 
 def prepare(
-    source: Annotated[Path, typer.Argument(help="An archive's folder, or a manifest: a CSV or Parquet file.")],
+    source: Annotated[Path, typer.Argument(help="An archive's folder, or a manifest: a table of volumes.")],
     layout: Annotated[Layout, typer.Option(help="How the source is laid out.")],
     out: Annotated[str, typer.Option(help="The store to write or to add to: a folder or an s3:// URL.")],
     spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size x y z in mm.")] = (1.5, 1.5, 3.0),
@@ -62,8 +62,12 @@ def prepare(
         Interpolation, typer.Option(help="How to find the values between voxels.")
     ] = Interpolation.LINEAR,
     antialias: Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")] = False,
-    reports: Annotated[Path | None, typer.Option(help="Reports by volume or scan id: CSV, Parquet or JSON.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Labels by volume or scan id: CSV, Parquet or JSON.")] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="Reports by volume or scan id: CSV, Excel, Parquet or JSON.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels by volume or scan id: CSV, Excel, Parquet or JSON.")
+    ] = None,
     id_key: Annotated[
         Path | None,
         typer.Option(help="dicom: key of the hashes for identifiers; default BRGSA_ID_KEY or ~/.config/brgsa/id-key."),
@@ -76,7 +80,10 @@ def prepare(
     ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of training patients set aside.")] = 0.1,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse volumes whose header, table and voxels disagree.")
+        bool,
+        typer.Option(
+            "--strict", help="Refuse whatever a check doubts: volumes, and tables whose ids differ by spelling."
+        ),
     ] = False,
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")
@@ -87,8 +94,8 @@ def prepare(
 ) -> None:
     """Read CTs and reports, convert to HU, resample, crop or pad, and write Parquet shards.
 
-    A manifest has the columns `volume` (path) and `report`, and optionally scan_id, patient_id, split and one 0/1 column
-    for each label. Volumes that cannot be read go to STORE/quarantine.parquet with the reason. Killed and started again, it
+    A manifest has the columns `volume` (path) and `report`, and optionally scan_id, patient_id, split and a column for
+    each label. Volumes that cannot be read go to STORE/quarantine.parquet with the reason. Killed and started again, it
     goes on where it stopped; run on an archive that has grown, it adds what is new.
     """
     from brgsa.volumes import Geometry

@@ -24,6 +24,7 @@ from brgsa_platform.evaluation.tables import EvaluationResult, Gap, tabulate
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, rare_labels, split_index
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
+from brgsa_platform.store.doubts import doubt_warning
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import run_checkpoints
@@ -198,6 +199,7 @@ class _Evaluation:
         if options.rare is None:
             rare, more = _rare_by_prevalence(store, names)
             notes += more
+        notes += [*filter(None, [doubt_warning(store), _phantom_note(loaded, store)])]
         return cls(loaded, store, split, options, names, index, fitting, threshold_source, rare, notes)
 
     def about(self) -> dict[str, Any]:
@@ -357,6 +359,10 @@ def _rare_by_prevalence(store: Store, names: Sequence[str]) -> tuple[list[str], 
         return [], ["The store has no training split to tell rare abnormalities by: all count as common."]
     rare = dict(zip(store.labels, rare_labels(split_index(store, "train")), strict=True))
     return [name for name in names if rare[name]], []
+
+
+def _phantom_note(loaded: checkpoint_files.Checkpoint, store: Store) -> str:
+    return "" if store.phantom else checkpoint_files.phantom_warning(loaded.run)
 
 
 def _examples(index: SplitIndex, labels: NDArray[np.float32]) -> list[int]:

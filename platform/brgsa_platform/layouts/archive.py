@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from brgsa.errors import UserError
+from brgsa_platform.layouts.account import Listing, TableAccount
 from brgsa_platform.layouts.ct_rate import ct_rate
 from brgsa_platform.layouts.dicom import dicom
-from brgsa_platform.layouts.item import Archive, Item
+from brgsa_platform.layouts.ids import loose_id
+from brgsa_platform.layouts.item import Archive, Item, Listed
+from brgsa_platform.layouts.label_columns import Labels
 from brgsa_platform.layouts.manifest import manifest
-from brgsa_platform.layouts.rad_chestct import rad_chestct
-from brgsa_platform.layouts.tables import read_labels, read_reports
+from brgsa_platform.layouts.matching import Volumes
+from brgsa_platform.layouts.rad_chestct import in_own_wording, rad_chestct
+from brgsa_platform.layouts.table_files import LABEL_TABLE, read_table, table_files
+from brgsa_platform.layouts.tables import Joined, join_labels, join_reports, nothing_matched
 
-LAYOUTS: dict[str, Callable[[Archive], Iterable[Item]]] = {
+LAYOUTS: dict[str, Callable[[Archive], Listing]] = {
     "ct-rate": ct_rate,
     "rad-chestct": rad_chestct,
     "dicom": dicom,
@@ -23,7 +29,25 @@ LAYOUTS: dict[str, Callable[[Archive], Iterable[Item]]] = {
 }
 
 
-def read_layout(
+@dataclass(frozen=True)
+class Reading:
+    """An archive as it was read.
+
+    Attributes:
+        items: its volumes, sorted by id.
+        accounts: one for each table that was read.
+    """
+
+    items: list[Item]
+    accounts: list[TableAccount]
+
+
+def read_layout(source: Path, layout: str, validation_fraction: float, **tables: Any) -> list[Item]:
+    """The volumes of an archive, sorted by id; see `read_archive`."""
+    return read_archive(source, layout, validation_fraction, **tables).items
+
+
+def read_archive(
     source: Path,
     layout: str,
     validation_fraction: float,
@@ -32,52 +56,90 @@ def read_layout(
     labels: Path | None = None,
     key: bytes | None = None,
     roots: Sequence[str] = (),
-) -> list[Item]:
-    """The volumes of an archive, sorted by id.
+) -> Reading:
+    """The volumes of an archive, and what became of its tables.
 
     Args:
         source: the archive's folder, or a manifest.
         layout: a name of `LAYOUTS`.
         validation_fraction: share of the training patients that becomes the validation split.
-        reports, labels: tables that are joined on volume or scan ids and override the archive's own; for their columns see
-            `tables.read_reports` and `tables.read_labels`. For DICOM the ids are SeriesInstanceUID, StudyInstanceUID,
-            AccessionNumber, or the name of the series's folder.
+        reports, labels: tables that are joined on ids and override the archive's own. Their key column holds ids of one kind:
+            see `matching.match`; for DICOM those of the header, before they are hashed, or the name of the series's folder.
         key: for `dicom`, of the hashes that replace identifiers; see `identity_key`.
         roots: for `manifest`, folders or URLs that its paths may lead to, besides its own folder.
 
     Raises:
         UserError: an argument is wrong ("validation-fraction", "unknown-layout", "no-source"); the archive holds no volumes
             ("no-volumes"); ids repeat ("repeated-ids"); a patient is in two splits or a scan belongs to two patients
-            ("conflicting-rows"); a table cannot be used (see `tables`) or belongs to other volumes ("unmatched-reports").
+            ("conflicting-rows"); a table cannot be used (see `tables`) or belongs to other volumes ("unmatched-reports",
+            "unmatched-labels").
     """
     _check_arguments(source, layout, validation_fraction)
-    archive = Archive(
-        source,
-        validation_fraction,
-        reports=read_reports(reports) if reports else None,
-        labels=read_labels(labels) if labels else None,
-        key=key,
-        roots=[root if "://" in root else os.path.abspath(root) for root in roots],
-    )
-    items = sorted(LAYOUTS[layout](archive), key=lambda item: item.volume_id)
-    if not items:
+    # Read before the archive, which may take long, so that a broken table is refused at once.
+    report_table, label_table = (read_table(path) if path else None for path in (reports, labels))
+    fence = [root if "://" in root else os.path.abspath(root) for root in roots]
+    archive = Archive(source, validation_fraction, report_table is not None, key, fence)
+    listing = LAYOUTS[layout](archive)
+    listed = sorted(listing.volumes, key=lambda volume: volume.item.volume_id)
+    if not listed:
         raise UserError(
             f"{source} holds no volumes in the layout {layout}: check the path and the layout.",
             code="no-volumes",
             field=str(source),
             value=layout,
         )
-    _check_ids(source, items)
-    _check_one_for_each(source, items, "patient_id", "split", "give all volumes of a patient one split")
-    _check_one_for_each(source, items, "scan_id", "patient_id", "give all reconstructions of a scan one patient")
-    if reports and not any(item.report for item in items):
-        raise UserError(
-            f"No id of the reports {reports} is that of a volume or scan of {source}: mend its ids.",
-            code="unmatched-reports",
-            field=str(reports),
-            value=str(source),
-        )
-    return items
+    _check_ids(source, listed)
+    _check_one_for_each(source, listed, "patient_id", "split", "give all volumes of a patient one split")
+    _check_one_for_each(source, listed, "scan_id", "patient_id", "give all reconstructions of a scan one patient")
+    volumes = Volumes(listed, listing.scan_of)
+    texts = join_reports(report_table, volumes) if report_table else None
+    known = join_labels(label_table, volumes) if label_table else None
+    if known and layout == "rad-chestct":
+        known = in_own_wording(known)
+    nothing_matched("reports", [texts] if texts else [], volumes)
+    nothing_matched("labels", [known] if known else [], volumes)
+    accounts = [*listing.accounts, *_accounts_beside(listed, texts, known)]
+    return Reading([_item(volume, texts, known) for volume in listed], [*accounts, *_left_lying(source, accounts)])
+
+
+def _accounts_beside(
+    listed: Sequence[Listed], texts: Joined[str] | None, known: Joined[Labels] | None
+) -> Iterator[TableAccount]:
+    """The accounts of the tables beside the archive, with the number of volumes of which the archive says something else."""
+    if texts:
+        changed = sum(v.item.report not in ("", texts.of.get(v.item.volume_id) or v.item.report) for v in listed)
+        yield replace(texts.account, replaced=changed)
+    if known:
+        changed = sum(_replaced(v.item.labels, known.of.get(v.item.volume_id, {})) for v in listed)
+        yield replace(known.account, replaced=changed)
+
+
+def _replaced(own: Labels, given: Labels) -> bool:
+    """Whether a label that the archive knows becomes another, or unknown."""
+    return any(own.get(name) is not None and own[name] != value for name, value in given.items())
+
+
+def _left_lying(source: Path, accounts: Iterable[TableAccount]) -> list[TableAccount]:
+    """Accounts of files beside a manifest, or in an archive's folder, that say they hold labels and that nothing has read."""
+    seen = {os.path.abspath(account.path) for account in accounts}
+    folder = source if source.is_dir() else source.parent
+    lying = [
+        path for path in table_files(folder) if LABEL_TABLE.search(path.name) and os.path.abspath(path) not in seen
+    ]
+    return [TableAccount("labels", str(path), unused="nobody asked for it: give it with --labels") for path in lying]
+
+
+def _item(volume: Listed, texts: Joined[str] | None, known: Joined[Labels] | None) -> Item:
+    """A volume with its report and labels.
+
+    Its own row counts before its scan's, and a table beside the archive before the archive's.
+    """
+    item = volume.item
+    given = texts.of.get(item.volume_id, "") if texts else ""
+    shared = texts.shared.get(item.scan_id, "") if texts else ""
+    report = given or item.report or shared or volume.shared_report
+    labels = {**item.labels, **(known.of.get(item.volume_id, {}) if known else {})}
+    return replace(item, report=report, labels=labels, unreported=item.unreported and not report)
 
 
 def _check_arguments(source: Path, layout: str, validation_fraction: float) -> None:
@@ -99,27 +161,36 @@ def _check_arguments(source: Path, layout: str, validation_fraction: float) -> N
         raise UserError(f"The source {source} does not exist: correct the path.", code="no-source", field=str(source))
 
 
-def _check_ids(source: Path, items: Iterable[Item]) -> None:
+def _check_ids(source: Path, listed: Iterable[Listed]) -> None:
     """Refuse volume ids that repeat."""
-    repeated = [name for name, count in Counter(item.volume_id for item in items).items() if count > 1]
+    places: dict[str, list[str]] = {}
+    for volume in listed:
+        places.setdefault(volume.item.volume_id, []).append(volume.origin)
+    repeated = [name for name, origins in places.items() if len(origins) > 1]
     if repeated:
-        shown = ", ".join(repeated[:3]) + (" …" if len(repeated) > 3 else "")
+        shown = " and ".join(places[repeated[0]][:2])
         raise UserError(
-            f"{source} names {len(repeated)} volume ids more than once ({shown}): make each id unique.",
+            f"{source} names {len(repeated)} volume ids more than once (the first in {shown}): make each id unique.",
             code="repeated-ids",
             field=str(source),
             value=tuple(repeated),
         )
 
 
-def _check_one_for_each(source: Path, items: Iterable[Item], owner: str, owned: str, mend: str) -> None:
-    """Refuse an owner (a patient, say) that has more than one of what it must have once (a split); names a volume of it."""
-    known: dict[str, str] = {}
-    for item in items:
-        first, now = known.setdefault(getattr(item, owner), getattr(item, owned)), getattr(item, owned)
+def _check_one_for_each(source: Path, listed: Iterable[Listed], owner: str, owned: str, mend: str) -> None:
+    """Refuse an owner (a patient, say) that has more than one of what it must have once (a split).
+
+    A patient's id counts as one also where it is written in two ways.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for volume in listed:
+        item = volume.item
+        name, now = getattr(item, owner), getattr(item, owned)
+        first, origin = known.setdefault(loose_id(name) if owned == "split" else name, (now, volume.origin))
         if first != now:
             raise UserError(
-                f"{source} gives the {owner} of volume {item.volume_id} more than one {owned} ({first} and {now}): {mend}.",
+                f"{source} gives the {owner} of one volume ({volume.origin}) another {owned} than in {origin}, perhaps by "
+                f"another spelling of the id: {mend}.",
                 code="conflicting-rows",
                 field=owned,
                 value=item.volume_id,

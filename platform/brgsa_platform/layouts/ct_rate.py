@@ -2,96 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.item import Archive, Item, split_of
+from brgsa_platform.layouts.account import Listing, TableAccount
+from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id
+from brgsa_platform.layouts.item import Archive, Item, Listed, split_of
+from brgsa_platform.layouts.label_columns import Labels
+from brgsa_platform.layouts.matching import Volumes
+from brgsa_platform.layouts.table_files import LABEL_TABLE, Table, read_table, table_files
 from brgsa_platform.layouts.tables import (
     FINDINGS,
     IMPRESSIONS,
-    labels_of,
-    read_table,
-    report_of,
-    require_columns,
-    require_labels,
-    rows_of,
+    Joined,
+    accounts_of,
+    disagreement,
+    join_fields,
+    join_labels,
+    join_reports,
+    merged,
+    nothing_matched,
 )
 
 METADATA_COLUMNS = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
 
 
-def ct_rate(archive: Archive) -> Iterable[Item]:
+def ct_rate(archive: Archive) -> Listing:
     """The volumes of dataset/{train,valid}/PATIENT/SCAN/VOLUME.nii.gz, with the tables of reports, metadata and labels.
 
     `train_fixed` and `valid_fixed`, the folders of the later release, are read too. "valid" is the published test set; the
     validation split is cut from "train" by patient. A volume that the reports do not name has the report of another
-    reconstruction of its scan.
+    reconstruction of its scan. Label tables, CT-RATE-LT's among them, lie in `multi_abnormality_labels` or beside `dataset`.
 
     Raises:
-        UserError: there are no reports ("no-table"), or a table lacks a column that is needed.
+        UserError: there are no reports ("no-table"), a table lacks a column that is needed, or two of a kind disagree
+            ("disagreeing-tables").
     """
     root = archive.root / "dataset" if (archive.root / "dataset").is_dir() else archive.root
-    reports = _merged(
-        root / "radiology_text_reports",
-        "*reports*.csv",
-        (FINDINGS, IMPRESSIONS),
-        required=archive.reports is None,
-    )
-    metadata = _merged(root / "metadata", "*metadata*.csv")
-    labels = _merged(root / "multi_abnormality_labels", "*labels*.csv", labels=True)
-    by_scan = {_scan_of(name): report_of(row) for name, row in reports.items()}
-    by_scan.update((_scan_of(name), report) for name, report in (archive.reports or {}).items())
+    volumes = Volumes(list(_volumes(archive, root)), scan_of)
+    reports = _reports(root / "radiology_text_reports", volumes, required=not archive.reports_elsewhere)
+    metadata = [
+        join_fields("metadata", table, volumes, METADATA_COLUMNS) for table in _tables(root / "metadata", "metadata")
+    ]
+    labels, unused = _labels(archive.root, root, volumes)
+    nothing_matched("reports", reports, volumes)
+    nothing_matched("metadata", metadata, volumes)
+    nothing_matched("labels", labels, volumes)
+    texts = _one_report(reports, volumes)
+    fields, known = merged(metadata), merged(labels)
+    listed = [
+        replace(
+            volume,
+            item=replace(
+                volume.item,
+                report=texts.get(volume.item.volume_id, ""),
+                labels=known.get(volume.item.volume_id, {}),
+                metadata=fields.get(volume.item.volume_id, dict.fromkeys(METADATA_COLUMNS)),
+            ),
+            shared_report=next((r.shared[s] for r in reports if (s := volume.item.scan_id) in r.shared), ""),
+        )
+        for volume in volumes.listed
+    ]
+    accounts = [*accounts_of(reports), *accounts_of(metadata), *accounts_of(labels), *unused]
+    return Listing(listed, accounts, scan_of)
+
+
+def _volumes(archive: Archive, root: Path) -> Iterator[Listed]:
     for split in ("train", "valid"):
         for path in sorted(p for folder in (split, f"{split}_fixed") for p in (root / folder).glob("*/*/*.nii.gz")):
-            name = path.name
-            volume, scan = name.removesuffix(".nii.gz"), _scan_of(name)
+            volume = canonical_id(path.name.removesuffix(".nii.gz"))
+            scan = scan_of(volume)
             patient = scan.rpartition("_")[0] or scan
-            own = report_of(reports.get(name, {}))
-            yield Item(
+            source = path.relative_to(root).as_posix()
+            item = Item(
                 volume_id=volume,
                 scan_id=scan,
                 patient_id=patient,
-                split="test" if split == "valid" else split_of(patient, 0.0, archive.validation_fraction),
+                split="test" if split == "valid" else split_of(loose_id(patient), 0.0, archive.validation_fraction),
                 path=str(path.absolute()),
-                source=path.relative_to(root).as_posix(),
-                report=archive.report_of(volume, scan) or own or by_scan.get(scan, ""),
-                labels={**labels_of(labels.get(name, {}), f"volume {name}"), **archive.labels_of(volume, scan)},
-                metadata={field: metadata.get(name, {}).get(field) for field in METADATA_COLUMNS},
+                source=source,
+                report="",
             )
+            ids = {kind: [volume] for kind in (IdKind.VOLUME, IdKind.FILE)}
+            ids |= {IdKind.SCAN: [scan], IdKind.PATIENT: [patient]}
+            yield Listed(item, ids, origin=source)
 
 
-def _scan_of(volume_name: str) -> str:
-    """The scan of a volume's file name: train_1_a of train_1_a_2.nii.gz."""
-    stem = volume_name.removesuffix(".nii.gz")
-    return stem.rpartition("_")[0] or stem
+def scan_of(volume: str) -> str:
+    """The scan of a volume's id: train_1_a of train_1_a_2."""
+    return volume.rpartition("_")[0] or volume
 
 
-def _merged(
-    folder: Path, pattern: str, columns: tuple[str, ...] = (), *, required: bool = False, labels: bool = False
-) -> dict[str, dict[str, Any]]:
-    """VolumeName → row, merged from all tables of a kind.
+def _tables(folder: Path, kind: str) -> list[Table]:
+    """The tables of a folder whose names hold a word."""
+    return [read_table(p) for p in table_files(folder) if kind in p.name.lower()]
 
-    Args:
-        columns: that each table must have.
-        required: refuse a folder without such a table.
-        labels: the tables hold labels, so that each must have a published one.
-    """
-    files = sorted(folder.glob(pattern))
-    if required and not files:
+
+def _reports(folder: Path, volumes: Volumes, required: bool) -> list[Joined[str]]:
+    tables = _tables(folder, "reports")
+    if required and not tables:
         raise UserError(
-            f"{folder} holds no table {pattern}: put CT-RATE's there, or give --reports.",
+            f"{folder} holds no table *reports*.csv: put CT-RATE's there, or give --reports.",
             code="no-table",
             field=str(folder),
-            value=pattern,
+            value="*reports*.csv",
         )
-    rows: dict[str, dict[str, Any]] = {}
-    for file in files:
-        table = read_table(file)
-        require_columns(file, table, ("VolumeName", *columns))
-        if labels:
-            require_labels(file, table)
-        for row in rows_of(table):
-            rows.setdefault(str(row["VolumeName"]), {}).update(row)
-    return rows
+    for table in tables:
+        table.require("VolumeName", FINDINGS, IMPRESSIONS)
+    return [join_reports(table, volumes) for table in tables]
+
+
+def _one_report(joined: list[Joined[str]], volumes: Volumes) -> dict[str, str]:
+    """volume_id → its report, of tables that may not disagree."""
+    texts: dict[str, str] = {}
+    origin: dict[str, Joined[str]] = {}
+    for one in joined:
+        for name, text in one.of.items():
+            if text and texts.setdefault(name, text) != text:
+                raise disagreement(origin[name], one, FINDINGS, name)
+            origin.setdefault(name, one)
+    return texts
+
+
+def _labels(source: Path, root: Path, volumes: Volumes) -> tuple[list[Joined[Labels]], list[TableAccount]]:
+    """The label tables of an archive, and accounts of those that are there and cannot be used.
+
+    A label table says by its name that it is one. In `multi_abnormality_labels` it must be usable.
+    """
+    joined = []
+    unused = []
+    for path in table_files(root / "multi_abnormality_labels"):
+        if not LABEL_TABLE.search(path.name):
+            unused.append(TableAccount("labels", str(path), unused="its name does not say that it holds labels"))
+            continue
+        table = read_table(path)
+        table.require("VolumeName")
+        joined.append(join_labels(table, volumes))
+    for path in dict.fromkeys(
+        p for folder in (source, root) for p in table_files(folder) if LABEL_TABLE.search(p.name)
+    ):
+        try:
+            joined.append(join_labels(read_table(path), volumes))
+        except UserError as error:
+            if error.code not in ("no-labels", "no-ids", "unreadable-table", "empty-table", "no-header"):
+                raise
+            unused.append(
+                TableAccount("labels", str(path), unused="it has no ids, or no column of a known abnormality")
+            )
+    return joined, unused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -12,14 +12,16 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa.volumes import Series, list_series
+from brgsa_platform.layouts.account import Listing
 from brgsa_platform.layouts.identity import pseudonym
-from brgsa_platform.layouts.item import Archive, Item, split_of
+from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id
+from brgsa_platform.layouts.item import Archive, Item, Listed, split_of
 from brgsa_platform.runtime.progress import progress
 
 FOLDERS_PER_WORKER = 32  # with fewer, starting the process takes longer than it saves
 
 
-def dicom(archive: Archive) -> Iterable[Item]:
+def dicom(archive: Archive) -> Listing:
     """Every series below a folder, at any depth; one folder may hold several patients and series.
 
     `volume_id` is a hash of SeriesInstanceUID, `patient_id` of PatientID (StudyInstanceUID where that is empty), `scan_id` of
@@ -37,6 +39,10 @@ def dicom(archive: Archive) -> Iterable[Item]:
             code="no-id-key",
             field="--id-key",
         )
+    return Listing(list(_volumes(archive)))
+
+
+def _volumes(archive: Archive) -> Iterator[Listed]:
     seen: dict[str, tuple[Path, bool]] = {}
     for folder, series in _all_series(archive.root):
         relative = folder.relative_to(archive.root).as_posix()
@@ -50,30 +56,36 @@ def dicom(archive: Archive) -> Iterable[Item]:
                 field=str(folder),
                 value=str(first),
             )
-        yield _item(archive, folder, relative, series)
+        yield _volume(archive, folder, relative, series)
 
 
-def _item(archive: Archive, folder: Path, relative: str, series: Series) -> Item:
+def _volume(archive: Archive, folder: Path, relative: str, series: Series) -> Listed:
     """A series as a volume; `relative` is its folder's path in the archive, which serves as id where the header has none."""
     key = archive.key or b""
     volume = pseudonym(key, "series", series.uid or relative)
     study = series.study or series.uid or relative
-    patient = pseudonym(key, "patient", series.patient or study)
-    scan = pseudonym(key, "scan", series.patient, series.accession or study)
-    ids = [series.uid, series.study, series.accession, relative, folder.name, volume, scan]
-    ids = [name for name in ids if name]
-    return Item(
+    owner = series.patient or study
+    item = Item(
         volume_id=volume,
-        scan_id=scan,
-        patient_id=patient,
-        split=split_of(patient, 0.1, archive.validation_fraction),
+        scan_id=pseudonym(key, "scan", series.patient, series.accession or study),
+        patient_id=pseudonym(key, "patient", owner),
+        split=split_of(pseudonym(key, "patient", loose_id(owner)), 0.1, archive.validation_fraction),
         path=str(folder.absolute()),
         source=f"dicom/{volume}",
-        report=archive.report_of(*ids),
-        labels=archive.labels_of(*ids),
+        report="",
         series=series.uid or None,
         refused=series.refused,
     )
+    ids = {
+        IdKind.VOLUME: [volume],
+        IdKind.SERIES: [series.uid],
+        IdKind.SCAN: [item.scan_id],
+        IdKind.ACCESSION: [canonical_id(series.accession)],
+        IdKind.STUDY: [series.study],
+        IdKind.FOLDER: [canonical_id(relative), canonical_id(folder.name)],
+        IdKind.PATIENT: [canonical_id(series.patient)],
+    }
+    return Listed(item, ids, hashed=(IdKind.VOLUME, IdKind.SCAN), origin=str(folder))
 
 
 def _all_series(root: Path) -> Iterator[tuple[Path, Series]]:

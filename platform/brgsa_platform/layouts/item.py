@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from brgsa_platform.layouts.ids import IdKind
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -50,38 +52,49 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A volume as its layout lists it, with all that a table may call it by.
+
+    Attributes:
+        item: the volume, with the report and the labels that its archive has for it.
+        ids: kind → its ids of that kind; only such as the archive itself states. They may name the patient and never enter
+            the store.
+        hashed: kinds whose ids are hashes of this run, which no table has but one that was made from a store.
+        origin: where the archive names it, for messages: a row's number or a file.
+        shared_report: the report of another reconstruction of its scan, where it has none of its own.
+    """
+
+    item: Item
+    ids: Mapping[IdKind, Sequence[str]] = field(repr=False)
+    hashed: Sequence[IdKind] = ()
+    origin: str = ""
+    shared_report: str = ""
+
+
+@dataclass(frozen=True)
 class Archive:
-    """An archive, with the tables and options that the user gives beside it.
+    """An archive, and the options that the user gives with it.
 
     Attributes:
         root: the archive's folder, or a manifest.
         validation_fraction: share of the training patients that becomes the validation split.
-        reports, labels: volume or scan id → report or labels, from tables beside the archive; None without a table.
+        reports_elsewhere: a table of reports lies beside the archive, so that its own may be missing.
         key: of the hashes that replace identifiers.
         roots: absolute paths or URLs that a manifest's paths may lead to, besides its own folder.
     """
 
     root: Path
     validation_fraction: float
-    reports: Mapping[str, str] | None = None
-    labels: Mapping[str, Mapping[str, int | None]] | None = None
+    reports_elsewhere: bool = False
     key: bytes | None = None
     roots: Sequence[str] = ()
-
-    def report_of(self, *ids: str) -> str:
-        """The report of the first of `ids` that the table beside the archive has; empty where it has none of them."""
-        return next((self.reports[i] for i in ids if i in self.reports), "") if self.reports else ""
-
-    def labels_of(self, *ids: str) -> dict[str, int | None]:
-        """The labels of the first of `ids` that the table beside the archive has; empty where it has none of them."""
-        return dict(next((self.labels[i] for i in ids if i in self.labels), {})) if self.labels else {}
 
 
 def split_of(patient: str, test: float, validation: float) -> str:
     """A patient's split, from a hash of the id: the same in every run and for every order of the table.
 
     Args:
-        patient: the id.
+        patient: the id, as `ids.loose_id` gives it: one that is written in two ways is in one split.
         test, validation: shares of the patients in these splits, from 0 to 1.
     """
     share = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64

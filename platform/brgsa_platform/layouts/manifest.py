@@ -1,78 +1,142 @@
-"""A manifest: a table of volumes as CSV, Parquet or JSON."""
+"""A manifest: a table of volumes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.item import SPLITS, Archive, Item, split_of
-from brgsa_platform.layouts.tables import cell_text, labels_of, read_table, require_columns, rows_of, without_suffix
+from brgsa.volumes.files import data_files
+from brgsa_platform.layouts.account import Listing, TableAccount, passed_over
+from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id, without_suffix
+from brgsa_platform.layouts.item import SPLITS, Archive, Item, Listed, split_of
+from brgsa_platform.layouts.label_columns import LabelColumns, label_columns
+from brgsa_platform.layouts.table_files import Table, read_table
+from brgsa_platform.layouts.tables import report_columns, report_in
+
+WITHOUT_DATA_FILES = (".nii.gz", ".nii", ".npz", ".dcm")  # read by readers that follow no path in a header
+OPTIONAL = ("volume_id", "scan_id", "patient_id", "split", "series")
 
 
-def manifest(archive: Archive) -> Iterable[Item]:
+def manifest(archive: Archive) -> Listing:
     """The volumes that a manifest names, a row each.
 
     Its columns are `volume` (a file or a DICOM folder; relative to the table's folder, absolute, or s3://…), `report`, and
     optionally `volume_id`, `scan_id`, `patient_id`, `split`, `series` (SeriesInstanceUID, where a folder holds several) and a
-    0/1 column per label. `report` may be missing where a table of reports is given. Without `split`, a tenth of the patients
-    is the test set and `validation_fraction` the validation set.
+    column per label. `report` may be missing where a table of reports is given. Without `split`, a tenth of the patients is the
+    test set and `validation_fraction` the validation set.
 
     Raises:
-        UserError: a column is missing ("missing-column"), a row has no path ("no-path") or an unknown split
-            ("unknown-split"), or a path leads neither below the table's folder nor below the archive's `roots`
-            ("path-outside"). `value` is the row's number, counted from 1, or the split.
+        UserError: a column is missing ("missing-column"), a row has no path ("no-path"), an unknown split ("unknown-split") or
+            a value that is no label ("bad-label"), or a path, or what a header there points to, leads neither below the table's
+            folder nor below the archive's `roots` ("path-outside"). `value` is the row's number, counted from 1, or the split.
     """
-    source = archive.root
-    table = read_table(source)
-    require_columns(source, table, ("volume",) if archive.reports is not None else ("volume", "report"))
-    roots = [str(source.parent.absolute()), *archive.roots]
-    for number, row in enumerate(rows_of(table), start=1):
-        volume = cell_text(row["volume"])
-        if not volume:
-            raise UserError(
-                f"The manifest {source} has no path in column 'volume' in row {number}.",
-                code="no-path",
-                field="volume",
-                value=number,
-            )
-        path = volume if "://" in volume else os.path.normpath(source.parent.absolute() / volume)
-        if not _within(path, roots):
-            raise UserError(
-                f"The manifest {source} leads out of its own folder in row {number}: name the folder where its volumes lie "
-                "with --root, or correct the path.",
-                code="path-outside",
-                field="volume",
-                value=number,
-            )
-        volume_id = cell_text(row.get("volume_id")) or _stem(source, volume)
-        scan = cell_text(row.get("scan_id")) or volume_id
-        patient = cell_text(row.get("patient_id")) or scan
-        split = cell_text(row.get("split")) or split_of(patient, 0.1, archive.validation_fraction)
-        if split not in SPLITS:
-            raise UserError(
-                f"The manifest {source} has the split {split!r} in row {number}: use one of {', '.join(SPLITS)}.",
-                code="unknown-split",
-                field="split",
-                value=split,
-            )
-        yield Item(
-            volume_id=volume_id,
-            scan_id=scan,
-            patient_id=patient,
-            split=split,
-            path=path,
-            source=volume,
-            report=archive.report_of(volume_id, scan) or cell_text(row.get("report")),
-            labels={**labels_of(row, f"volume {volume_id}"), **archive.labels_of(volume_id, scan)},
-            series=cell_text(row.get("series")) or None,
+    table = read_table(archive.root)
+    table.require("volume")
+    reports = report_columns(table)
+    if not reports and not archive.reports_elsewhere:
+        table.require("report")
+    labels = label_columns(table)
+    roots = [os.path.abspath(archive.root.parent), *archive.roots]
+    volumes = [
+        _listed(archive, table, row, number, roots, labels)
+        for row, number in zip(table.rows, table.numbers, strict=True)
+    ]
+    return Listing(volumes, [_account(table, {**reports, **labels.taken}, _alike(volumes))])
+
+
+def _alike(volumes: Sequence[Listed]) -> int:
+    """How many ids are written as another of their kind but for leading zeros, case or a decimal."""
+    alike = 0
+    for kind in (IdKind.VOLUME, IdKind.SCAN, IdKind.PATIENT):
+        names = {name for volume in volumes for name in volume.ids[kind]}
+        alike += len(names) - len(set(map(loose_id, names)))
+    return alike
+
+
+def _account(table: Table, taken: dict[str, str], alike: int) -> TableAccount:
+    named = {table.columns[at]: "" for name in ("volume", *OPTIONAL) if (at := table.column(name)) is not None}
+    taken = {**named, **taken}
+    rows = len(table.rows)
+    return TableAccount(
+        "manifest",
+        str(table.path),
+        rows,
+        rows,
+        key="volume",
+        alike=alike,
+        taken=taken,
+        passed=passed_over(table, taken),
+    )
+
+
+def _listed(
+    archive: Archive, table: Table, row: list[str], number: int, roots: Sequence[str], labels: LabelColumns
+) -> Listed:
+    volume = table.cell(row, "volume")
+    path = _path(table.path, volume, number, roots)
+    file = canonical_id(_stem(table.path, volume))
+    volume_id, scan, patient = (canonical_id(table.cell(row, name)) for name in OPTIONAL[:3])
+    volume_id = volume_id or file
+    owner = patient or scan or volume_id
+    split = table.cell(row, "split").lower() or split_of(loose_id(owner), 0.1, archive.validation_fraction)
+    if split not in SPLITS:
+        raise UserError(
+            f"The manifest {table.path} has an unknown split in row {number}: use one of {', '.join(SPLITS)}.",
+            code="unknown-split",
+            field="split",
+            value=split,
         )
+    item = Item(
+        volume_id=volume_id,
+        scan_id=scan or volume_id,
+        patient_id=owner,
+        split=split,
+        path=path,
+        source=volume,
+        report=report_in(table, row),
+        labels=labels.read(table, row, number),
+        series=table.cell(row, "series") or None,
+    )
+    ids = {
+        IdKind.VOLUME: [volume_id],
+        IdKind.FILE: [file],
+        IdKind.SERIES: [item.series or ""],
+        IdKind.SCAN: [scan],
+        IdKind.PATIENT: [patient],
+    }
+    return Listed(item, ids, origin=f"row {number}")
+
+
+def _path(source: Path, volume: str, number: int, roots: Sequence[str]) -> str:
+    """The path or URL of a row's volume, within the fence."""
+    if not volume:
+        raise UserError(
+            f"The manifest {source} has no path in column 'volume' in row {number}.",
+            code="no-path",
+            field="volume",
+            value=number,
+        )
+    remote = "://" in volume
+    path = volume if remote else os.path.normpath(os.path.join(os.path.abspath(source.parent), volume))
+    leads_out = not _within(path, roots)
+    if not (remote or leads_out or path.lower().endswith(WITHOUT_DATA_FILES)):
+        leads_out = not all(_within(str(file), roots) for file in data_files(Path(path)))
+    if leads_out:
+        raise UserError(
+            f"The manifest {source} leads out of its own folder in row {number}: name the folder where its volumes lie "
+            "with --root, or correct the path.",
+            code="path-outside",
+            field="volume",
+            value=number,
+        )
+    return path
 
 
 def _within(path: str, roots: Sequence[str]) -> bool:
     """Whether a path or URL lies below one of these: a table that someone else made must not choose what is read."""
-    return ".." not in PurePosixPath(path).parts and any(path.startswith(root.rstrip("/") + "/") for root in roots)
+    return ".." not in path.split("/") and any(path.startswith(root.rstrip("/") + "/") for root in roots)
 
 
 def _stem(source: Path, volume: str) -> str:

@@ -1,222 +1,234 @@
-"""Tables as people write them: CSV, Parquet or JSON with reports, labels or metadata, joined on ids."""
+"""Reports and labels from tables: read, joined on ids, accounted for."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from brgsa.errors import UserError
-from brgsa.labels import LABEL_SETS
+from brgsa_platform.layouts.account import TableAccount, account
+from brgsa_platform.layouts.ids import COLUMN_OF, IdKind, id_in
+from brgsa_platform.layouts.label_columns import LABELS, LabelColumns, Labels, label_columns
+from brgsa_platform.layouts.matching import Match, Volumes, id_columns, match
+from brgsa_platform.layouts.table_files import Table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-LABELS = tuple(dict.fromkeys(name for names in LABEL_SETS.values() for name in names))
-# Columns of ids: first those of a volume, then those of a scan.
-ID_COLUMNS = (
-    "VolumeName",
-    "volume_id",
-    "VolumeAcc_DEID",
-    "SeriesInstanceUID",
-    "scan_id",
-    "NoteAcc_DEID",
-    "AccessionNo",
-    "AccessionNumber",
-    "accession",
-    "StudyInstanceUID",
-)
 REPORT_COLUMNS = ("report", "report_text")
 FINDINGS, IMPRESSIONS = "Findings_EN", "Impressions_EN"
 NOT_GIVEN = "Not given."  # CT-RATE's word for an empty section
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".npz", ".dcm")
 
 Value = TypeVar("Value")
-Row = Mapping[str, Any]
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table: CSV (every value as written), Parquet, or JSON (a list of records, a record per line, or an object of
-    id → report).
+@dataclass(frozen=True)
+class Joined(Generic[Value]):
+    """What a table gives to an archive's volumes.
+
+    Attributes:
+        of: volume_id → its value.
+        shared: scan_id → the value that all rows of the scan agree on, of reports only.
+        row: volume_id → number of the row that it comes from, for messages.
+        other: see `Match`.
+    """
+
+    table: Table
+    of: Mapping[str, Value]
+    shared: Mapping[str, Value]
+    row: Mapping[str, int]
+    account: TableAccount
+    other: IdKind | None = None
+
+
+def join_reports(table: Table, volumes: Volumes) -> Joined[str]:
+    """The reports of a table, from `report` (or `report_text`), or from CT-RATE's `Findings_EN` and `Impressions_EN`.
 
     Raises:
-        UserError: it cannot be read ("unreadable-table") or is empty ("empty-table").
+        UserError: it lacks these columns ("missing-column"), has two texts for one volume ("conflicting-ids", `value` is the
+            row's number), or cannot be joined (see `matching.match`).
     """
-    import pandas as pd
-
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
-            return pd.DataFrame(_read_json(path), dtype=object)
-        # As written: an id of 007 is not 7, and a report may be the word None.
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError as error:
+    taken = report_columns(table)
+    if not taken:
         raise UserError(
-            f"The table {path} is empty: give one with a header and a row a volume.",
-            code="empty-table",
-            field=str(path),
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The table {path} cannot be read ({str(error).splitlines()[0]}): mend or replace it.",
-            code="unreadable-table",
-            field=str(path),
-        ) from error
-
-
-def _read_json(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON file, of JSON lines, or of an object of id → report; ValueError where it is something else."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError:
-        records = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if isinstance(records, dict):
-        records = [{"volume_id": name, "report": report} for name, report in records.items()]
-    if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
-        raise ValueError("neither records nor an object of texts")
-    return records
-
-
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dicts of column → value."""
-    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-
-
-def require_columns(path: Path, table: pd.DataFrame, columns: Iterable[str]) -> None:
-    """Refuse a table that lacks one of these columns ("missing-column"); the message lists those that it has."""
-    for column in columns:
-        if column not in table.columns:
-            raise UserError(
-                f"{path} has no column {column!r}; it has: {_columns(table)}.",
-                code="missing-column",
-                field=column,
-                value=str(path),
-            )
-
-
-def read_reports(path: Path) -> dict[str, str]:
-    """Volume or scan id → report.
-
-    The table has one or more of the columns `ID_COLUMNS`, and either `report` (or `report_text`) or CT-RATE's `Findings_EN` and
-    `Impressions_EN`.
-
-    Raises:
-        UserError: the table cannot be read, lacks these columns ("missing-column", "no-ids"), or has an id twice with
-            different texts ("conflicting-ids").
-    """
-    table = read_table(path)
-    plain = [column for column in REPORT_COLUMNS if column in table.columns]
-    if not plain and not {FINDINGS, IMPRESSIONS} & set(table.columns):
-        raise UserError(
-            f"The reports {path} have no column 'report', nor {FINDINGS!r} and {IMPRESSIONS!r}; they have: {_columns(table)}.",
+            f"The reports {table.path} have no column 'report', nor {FINDINGS!r} and {IMPRESSIONS!r}; they have: "
+            f"{table.column_names()}.",
             code="missing-column",
             field="report",
-            value=str(path),
+            value=str(table.path),
         )
-    return _by_id(path, table, lambda row, _: cell_text(row[plain[0]]) if plain else report_of(row))
+    return _join("reports", table, volumes, lambda row, _: report_in(table, row), taken)
 
 
-def read_labels(path: Path) -> dict[str, dict[str, int | None]]:
-    """Volume or scan id → labels, from a table with one or more of the columns `ID_COLUMNS` and a 0/1 column per abnormality.
+def join_labels(table: Table, volumes: Volumes) -> Joined[Labels]:
+    """The labels of a table; see `label_columns`.
 
     Raises:
-        UserError: the table cannot be read, has no ids ("no-ids") or no published label ("no-labels"), has an id twice with
-            different labels ("conflicting-ids"), or holds a value that is no label ("bad-label").
+        UserError: it has no published label ("no-labels"), a value that is none ("bad-label"), two values for one volume
+            ("conflicting-ids", `value` is the row's number), or cannot be joined (see `matching.match`).
     """
-    table = read_table(path)
-    require_labels(path, table)
-    return _by_id(path, table, lambda row, number: labels_of(row, f"row {number} of {path}"))
+    columns = require_labels(table)
+    return _join("labels", table, volumes, lambda row, number: columns.read(table, row, number), columns.taken)
 
 
-def require_labels(path: Path, table: pd.DataFrame) -> None:
-    """Refuse a table without any published label ("no-labels"); the message lists the columns that it has."""
-    if not set(LABELS) & set(table.columns):
+def require_labels(table: Table) -> LabelColumns:
+    """The label columns of a table; refuses one without any ("no-labels"), and the message lists the columns that it has."""
+    columns = label_columns(table)
+    if not columns.of:
         raise UserError(
-            f"{path} has no column of a known abnormality, such as {LABELS[0]!r}; it has: {_columns(table)}. "
+            f"{table.path} has no column of a known abnormality, such as {LABELS[0]!r}; it has: {table.column_names()}. "
             "Mend or remove it.",
             code="no-labels",
-            field=str(path),
+            field=str(table.path),
         )
+    return columns
 
 
-def _by_id(path: Path, table: pd.DataFrame, value_of: Callable[[Row, int], Value]) -> dict[str, Value]:
-    """id → value of its row. The first id of a row is the row's own; a later one (a scan's) may be shared by several rows, of
-    which the first counts.
-    """
-    columns = [column for column in ID_COLUMNS if column in table.columns]
-    if not columns:
-        raise UserError(
-            f"{path} has no column of ids ({', '.join(ID_COLUMNS)}); it has: {_columns(table)}.",
-            code="no-ids",
-            field=str(path),
-        )
-    own: dict[str, Value] = {}
+def join_fields(role: str, table: Table, volumes: Volumes, fields: Iterable[str]) -> Joined[dict[str, str | None]]:
+    """Other columns of a table, by their names; None where the table lacks one."""
+    fields = list(fields)
+    at = {name: table.column(name) for name in fields}
+    taken = {table.columns[i]: "" for i in at.values() if i is not None}
+
+    def read(row: list[str], _: int) -> dict[str, str | None]:
+        return {name: None if i is None else row[i] for name, i in at.items()}
+
+    return _join(role, table, volumes, read, taken)
+
+
+def _join(
+    role: str,
+    table: Table,
+    volumes: Volumes,
+    read: Callable[[list[str], int], Value],
+    taken: Mapping[str, str],
+) -> Joined[Value]:
+    values = [read(row, number) for row, number in zip(table.rows, table.numbers, strict=True)]
+    matched = match(table, volumes)
+    _check_keys(table, matched, values)
     shared: dict[str, Value] = {}
-    for number, row in enumerate(rows_of(table), start=1):
-        value = value_of(row, number)
-        names = [name for name in (without_suffix(cell_text(row[column])) for column in columns) if name]
-        if names and own.setdefault(names[0], value) != value:
-            raise UserError(
-                f"{path} gives the id of its row {number} twice, with different values: keep one row an id.",
-                code="conflicting-ids",
-                field=str(path),
-                value=number,
-            )
-        for name in names[1:]:
-            shared.setdefault(name, value)
-    return {**shared, **own}
+    if role == "reports" and (volumes.scan_of or matched.names_scans):  # a scan's reconstructions have one report
+        matched, shared = _by_scan(table, matched, volumes, values)
+    without = sum(v.item.volume_id not in matched.rows and v.item.scan_id not in shared for v in volumes.listed)
+    return Joined(
+        table,
+        {name: values[rows[0]] for name, rows in matched.rows.items()},
+        shared,
+        {name: table.numbers[rows[0]] for name, rows in matched.rows.items()},
+        account(role, table, matched, without, taken),
+        matched.other,
+    )
 
 
-def report_of(row: Row) -> str:
-    """A report made of the findings and the impression in a row of CT-RATE; empty where it has neither."""
-    parts = (("Findings", cell_text(row.get(FINDINGS))), ("Impression", cell_text(row.get(IMPRESSIONS))))
+def _by_scan(table: Table, matched: Match, volumes: Volumes, values: Sequence[Value]) -> tuple[Match, dict[str, Value]]:
+    """The match without lost rows of reconstructions whose scan is here; and scan_id → the value that all of its rows have."""
+    of_scan: dict[str, list[Value]] = {}
+    for volume in volumes.listed:
+        for number in matched.rows.get(volume.item.volume_id, ()):
+            of_scan.setdefault(volume.item.scan_id, []).append(values[number])
+    lost = list(matched.lost)
+    if volumes.scan_of and matched.kind in (None, IdKind.VOLUME, IdKind.FILE):
+        scans = {volume.item.scan_id for volume in volumes.listed}
+        at = id_columns(table)[0] if matched.column is None else matched.column
+        told = {number: volumes.scan_of(id_in(IdKind.FILE, table.rows[number][at])) for number in lost}
+        lost = [number for number in lost if told[number] not in scans]
+        for number, scan in told.items():
+            if scan in scans:
+                of_scan.setdefault(scan, []).append(values[number])
+        if len(lost) < len(table.rows) and matched.column is None:
+            matched = replace(matched, column=at, kind=IdKind.VOLUME)
+    shared = {scan: found[0] for scan, found in of_scan.items() if all(value == found[0] for value in found)}
+    return replace(matched, lost=lost), shared
+
+
+def _check_keys(table: Table, matched: Match, values: Sequence[object]) -> None:
+    """Refuse two values for one key, also where no volume has it, and two for one volume."""
+    if matched.column is None or matched.kind is None:
+        return
+    first: dict[str, object] = {}
+    repeated = []
+    for number, row in enumerate(table.rows):
+        key = id_in(matched.kind, row[matched.column])
+        if key and first.setdefault(key, values[number]) != values[number]:
+            repeated.append(number)
+    repeated += [n for rows in matched.rows.values() for n in rows[1:] if values[n] != values[rows[0]]]
+    if repeated:
+        number = table.numbers[min(repeated)]
+        raise UserError(
+            f"{table.path} gives the id of its row {number} twice, with different values: keep one row an id.",
+            code="conflicting-ids",
+            field=str(table.path),
+            value=number,
+        )
+
+
+def report_columns(table: Table) -> dict[str, str]:
+    """The columns that a report is made of → what they are taken as: the first of `report` and `report_text`, else findings and
+    impression; empty where the table has none.
+    """
+    plain = [at for at in map(table.column, REPORT_COLUMNS) if at is not None]
+    if plain:
+        return {table.columns[plain[0]]: "report"}
+    parts = {FINDINGS: "findings", IMPRESSIONS: "impression"}
+    return {table.columns[at]: what for name, what in parts.items() if (at := table.column(name)) is not None}
+
+
+def report_in(table: Table, row: list[str]) -> str:
+    """A row's report; empty where it has none."""
+    plain = [at for at in map(table.column, REPORT_COLUMNS) if at is not None]
+    if plain:
+        return row[plain[0]]
+    parts = (("Findings", table.cell(row, FINDINGS)), ("Impression", table.cell(row, IMPRESSIONS)))
     return " ".join(f"{title}: {part}" for title, part in parts if part and part != NOT_GIVEN)
 
 
-def labels_of(row: Row, where: str) -> dict[str, int | None]:
-    """The published labels that a row has as columns: abnormality → 1, 0, or None where the cell is empty.
+def accounts_of(joined: Iterable[Joined[Value]]) -> list[TableAccount]:
+    """The accounts of these tables."""
+    return [one.account for one in joined]
 
-    Args:
-        where: names the row in the message, such as "volume 7".
+
+def merged(joined: Sequence[Joined[dict[str, Value]]]) -> dict[str, dict[str, Value]]:
+    """volume_id → the fields of all tables of one kind.
 
     Raises:
-        UserError: a value is neither 0 nor 1 nor empty ("bad-label").
+        UserError: two tables disagree ("disagreeing-tables", `field` is the column, `value` both files).
     """
-    labels: dict[str, int | None] = {}
-    for name in LABELS:
-        if name not in row:
-            continue
-        value = row[name]
-        if value is None or value != value or value == "":
-            labels[name] = None
-        elif value in (0, 1, "0", "1", "0.0", "1.0"):
-            labels[name] = int(float(value))
-        else:
-            raise UserError(
-                f"The label {name!r} of {where} is {value!r}: use 0, 1 or nothing.",
-                code="bad-label",
-                field=name,
-                value=str(value),
-            )
-    return labels
+    made: dict[str, dict[str, Value]] = {}
+    origin: dict[tuple[str, str], Joined[dict[str, Value]]] = {}
+    for one in joined:
+        for name, fields in one.of.items():
+            for column, value in fields.items():
+                if value in (None, ""):
+                    made.setdefault(name, {}).setdefault(column, value)
+                    continue
+                first = origin.setdefault((name, column), one)
+                if first is not one and made[name][column] != value:
+                    raise disagreement(first, one, column, name)
+                made.setdefault(name, {})[column] = value
+    return made
 
 
-def cell_text(value: Any) -> str:
-    """A cell as text without spaces around it; empty for None and NaN."""
-    return "" if value is None or value != value else str(value).strip()
+def disagreement(first: Joined[Value], second: Joined[Value], column: str, volume_id: str) -> UserError:
+    """Two tables give a volume different values of a column."""
+    return UserError(
+        f"{first.table.path} (row {first.row[volume_id]}) and {second.table.path} (row {second.row[volume_id]}) disagree on "
+        f"{column!r} of one volume: mend one of them, or take it away.",
+        code="disagreeing-tables",
+        field=column,
+        value=(str(first.table.path), str(second.table.path)),
+    )
 
 
-def without_suffix(name: str) -> str:
-    """A volume's file name without the suffix of an image, such as .nii.gz."""
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def _columns(table: pd.DataFrame) -> str:
-    """The names of a table's columns, for a message."""
-    return ", ".join(map(str, table.columns)) or "none"
+def nothing_matched(role: str, joined: Sequence[Joined[Value]], volumes: Volumes) -> None:
+    """Refuse tables of one role in which no row at all belongs to a volume ("unmatched-ROLE")."""
+    if not joined or not volumes.listed or any(one.account.matched for one in joined):
+        return
+    near = sum(one.account.near for one in joined)
+    hint = f" ({near} rows differ from an id only by leading zeros, case or a decimal)" if near else ""
+    other = next((one.other for one in joined if one.other), None)
+    mend = f"if they are ids of the kind {other}, name the column {COLUMN_OF[other]!r}" if other else "mend its ids"
+    path = joined[0].table.path
+    raise UserError(
+        f"No id of the {role} {path} is one of its kind here{hint}: {mend}.",
+        code=f"unmatched-{role}",
+        field=str(path),
+        value=near,
+    )

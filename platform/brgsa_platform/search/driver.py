@@ -30,6 +30,7 @@ from brgsa_platform.search.spec import (
     write_spec,
 )
 from brgsa_platform.search.trials import TrialResources, TrialSettings, run_trial
+from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection, query
@@ -72,6 +73,7 @@ def tune(
     parameters = tune_spaces.load(spaces)
     store = Store.open(store_path)
     check_space(parameters, base)
+    warn_of_doubts(store)
     warm_start.given_points(parameters, options.points)
     _check_comparable(store, method.goals)
     folder = (folder or SEARCHES / default_name(spaces)).absolute()

@@ -18,6 +18,7 @@ from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.model import default_device
+from brgsa.phantom import is_phantom
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
 from brgsa_platform.runtime import console
@@ -131,6 +132,8 @@ def predict(
 
         plots.save(plots.planes_figure([("what the model sees", seen)], geometry.spacing), picture)
     warnings = [WARNINGS[flag] for flag in scan.flags if flag in WARNINGS]
+    if not is_phantom(scan_path):
+        warnings += filter(None, [checkpoint_files.phantom_warning(loaded.run)])
     return Prediction(scan_path, _ranked(rows), warnings, picture)
 
 

@@ -16,6 +16,7 @@ from brgsa.errors import UserError
 from brgsa.volumes import decode
 from brgsa_platform.layouts import SPLITS
 from brgsa_platform.runtime.console import print_line, print_table, table
+from brgsa_platform.store.doubts import Doubts, doubts
 from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class StoreInfo:
         flags: flag → volumes that carry it.
         quarantine: stage → volumes refused there.
         styles: summary styles that have been computed.
+        doubts: flags and refusals, with shares and examples.
+        phantom: whether some volumes are synthetic.
     """
 
     path: str
@@ -59,6 +62,8 @@ class StoreInfo:
     flags: dict[str, int]
     quarantine: dict[str, int]
     styles: list[str]
+    doubts: Doubts
+    phantom: bool = False
 
     def print(self, as_json: bool = False) -> None:
         """Print tables, or one JSON object."""
@@ -70,7 +75,7 @@ class StoreInfo:
         print_line(f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards")
         print_line(
             f"fingerprint {self.fingerprint}; summaries: {', '.join(self.styles) or 'none yet'}; strict: "
-            f"{self.settings['strict']}"
+            f"{self.settings['strict']}" + ("; synthetic (brgsa phantom)" if self.phantom else "")
         )
         kinds = ("patients", "scans", "volumes")
         splits = [[split, *(f"{counts[kind]:,}" for kind in kinds)] for split, counts in self.splits.items()]
@@ -86,9 +91,9 @@ class StoreInfo:
         ]
         scans.append(["HU of the body", *(f"{v:.0f}" for v in self.hu.values())])
         print_table(table(("the scans as they came", *(f"{p:g} %" for p in PERCENTILES)), scans))
-        for title, counts_by_name in (("flags", self.flags), ("quarantine", self.quarantine)):
-            if counts_by_name:
-                print_line(f"{title}: " + ", ".join(f"{name} {n}" for name, n in counts_by_name.items()))
+        if self.quarantine:
+            print_line("quarantine: " + ", ".join(f"{stage} {n}" for stage, n in self.quarantine.items()))
+        self.doubts.print()
 
     def draw(self, file: Path) -> None:
         """Write a PNG of spacings, extents and HU.
@@ -142,6 +147,8 @@ def info(path: str) -> StoreInfo:
         flags=dict(Counter(flag for flags in index["flags"].to_pylist() for flag in flags).most_common()),
         quarantine=dict(Counter(store.quarantine()["stage"].to_pylist()).most_common()),
         styles=store.styles(),
+        doubts=doubts(store),
+        phantom=store.phantom,
     )
 
 

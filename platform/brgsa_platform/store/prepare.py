@@ -17,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from brgsa.errors import UserError
+from brgsa.phantom import is_phantom
 from brgsa.volumes import Geometry, decode
-from brgsa_platform.layouts import Item, identity_key, read_layout
+from brgsa_platform.layouts import Item, Reading, TableAccount, identity_key, loose_id, read_archive
+from brgsa_platform.runtime.console import print_line
 from brgsa_platform.runtime.locks import held, is_claim
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import Folder, short_error
+from brgsa_platform.store.doubts import doubts
 from brgsa_platform.store.index import quarantined
 from brgsa_platform.store.ingest import write_batches
 from brgsa_platform.store.plan import (
@@ -32,12 +35,22 @@ from brgsa_platform.store.plan import (
     planned_digests,
     write_plan,
 )
-from brgsa_platform.store.store import INDEX_FILE, META_FILE, QUARANTINE_FILE, Meta, Store, read_meta, settings_hash
+from brgsa_platform.store.store import (
+    INDEX_FILE,
+    META_FILE,
+    QUARANTINE_FILE,
+    IngestBatch,
+    Meta,
+    Store,
+    read_meta,
+    settings_hash,
+)
 from brgsa_platform.store.writer import ShardWriter
 from brgsa_platform.tracking import client as tracking
 
 EXAMPLES = 4  # volumes whose slices are shown in MLflow
-STORE_FILES = frozenset({"plans", "volumes", INDEX_FILE, QUARANTINE_FILE, META_FILE, "summaries"})
+LOG_FILE = "tables.log"
+STORE_FILES = frozenset({"plans", "volumes", INDEX_FILE, QUARANTINE_FILE, META_FILE, LOG_FILE, "summaries"})
 
 
 @dataclass(frozen=True)
@@ -126,27 +139,34 @@ def prepare(
     store = Folder(out)
     _check_folder(store)
     with _held(store):
-        items = _read_archive(source, layout, options)
+        archive = _read_archive(source, layout, options)
+        items = archive.items
         meta = _existing(store, options.settings())
         new = _new_items(store, meta, items, options.retry_quarantined)
         unfinished = _unfinished(store, meta, {item.volume_id: item for item in items})
         if not new and not unfinished:
-            return _result(Store.open(store.url))
+            finished = Store.open(store.url)
+            doubts(finished).print()
+            return _result(finished)
         params = {"layout": layout, "volumes": len(items), **options.settings(), **options.geometry.to_dict()}
         tags = {"brgsa.data": settings_hash(options.settings()), "brgsa.layout": layout}
         with tracking.run("prepare", name=f"prepare {store.url.rpartition('/')[2]}", params=params, tags=tags) as run:
             with ray_session(), _storage_errors(store):
                 store.sweep()
+                _write_log(store, archive.accounts, layout)
                 writer = ShardWriter(store, options.geometry, options.strict)
                 if unfinished:
                     meta = write_batches(writer, meta, unfinished, options.workers)
                 if new:
-                    meta = _add_batch(writer, meta, new, layout, options.workers)
+                    batch = new_batch(new, layout, options.geometry, len(meta.shards))
+                    batch = replace(batch, phantom=is_phantom(Path(source)))
+                    meta = _add_batch(writer, meta, batch, new, options.workers)
             finished = Store.open(store.url)
             result = _result(finished, added=_rows_of_last_batch(finished, meta) if len(meta.batches) > 1 else 0)
             if not result.volumes:
                 raise _discard_empty(store, source)
-            _log_to_mlflow(run, finished, result)
+            _log_to_mlflow(run, finished, result, archive.accounts)
+            doubts(finished).print()
     return result
 
 
@@ -179,8 +199,14 @@ def _held(store: Folder) -> Iterator[None]:
                 Path(store.url).rmdir()
 
 
-def _read_archive(source: Path | str, layout: str, options: PrepareOptions) -> list[Item]:
-    return read_layout(
+def _read_archive(source: Path | str, layout: str, options: PrepareOptions) -> Reading:
+    """Read the archive and say what became of its tables.
+
+    Raises:
+        UserError: see `layouts.read_archive`; with --strict also where ids of a table differ from the archive's by their
+            spelling ("doubtful-ids").
+    """
+    archive = read_archive(
         Path(source),
         layout,
         options.validation_fraction,
@@ -189,6 +215,30 @@ def _read_archive(source: Path | str, layout: str, options: PrepareOptions) -> l
         key=identity_key(options.id_key) if layout == "dicom" else None,
         roots=options.roots,
     )
+    for account in archive.accounts:
+        print_line(account.line())
+    doubtful = [account for account in archive.accounts if account.near or account.alike]
+    if options.strict and doubtful:
+        number = doubtful[0].near + doubtful[0].alike
+        raise UserError(
+            f"{number} ids of {doubtful[0].path} differ from others only by leading zeros, case or a decimal: write them "
+            "alike, or prepare without --strict.",
+            code="doubtful-ids",
+            field=doubtful[0].path,
+            value=number,
+        )
+    return archive
+
+
+def _write_log(store: Folder, accounts: Sequence[TableAccount], layout: str) -> None:
+    """Write the store's own log of the tables, where rows of one found no volume.
+
+    It names the first of them by their ids. DICOM's identifiers never enter a store: there it has the rows' numbers.
+    """
+    if any(account.lost for account in accounts):
+        store.write(LOG_FILE, "".join(f"{account.log_line(with_ids=layout != 'dicom')}\n" for account in accounts))
+    else:
+        store.delete(LOG_FILE)
 
 
 def _existing(store: Folder, settings: Mapping[str, Any]) -> Meta:
@@ -231,11 +281,12 @@ def _new_items(store: Folder, meta: Meta, items: Sequence[Item], retry: bool) ->
 def _check_owners(store: Folder, new: Sequence[Item]) -> None:
     """Refuse a new volume whose patient the store has in another split, or whose scan belongs to another patient there."""
     index = Store.open(store.url).index(["patient_id", "split", "scan_id"])
-    splits = dict(zip(index["patient_id"].to_pylist(), index["split"].to_pylist(), strict=True))
+    names = map(loose_id, index["patient_id"].to_pylist())  # one patient written in two ways is one
+    splits = dict(zip(names, index["split"].to_pylist(), strict=True))
     patients = dict(zip(index["scan_id"].to_pylist(), index["patient_id"].to_pylist(), strict=True))
     for item in new:
         for stored, now, column, relation in (
-            (splits.get(item.patient_id), item.split, "split", "patient stands in the split"),
+            (splits.get(loose_id(item.patient_id)), item.split, "split", "patient stands in the split"),
             (patients.get(item.scan_id), item.patient_id, "patient_id", "scan belongs to the patient"),
         ):
             if stored not in (None, now):
@@ -262,12 +313,11 @@ def _unfinished(store: Folder, meta: Meta, items: Mapping[str, Item]) -> dict[in
     return unfinished
 
 
-def _add_batch(writer: ShardWriter, meta: Meta, new: Sequence[Item], layout: str, workers: int | None) -> Meta:
+def _add_batch(writer: ShardWriter, meta: Meta, batch: IngestBatch, new: Sequence[Item], workers: int | None) -> Meta:
     """Plan a batch of these volumes, write its shards and commit it; gives store.json as it is then."""
     store = writer.store
     number = len(meta.batches)
     write_plan(store, number, new)
-    batch = new_batch(new, layout, writer.geometry, len(meta.shards))
     meta = replace(meta, batches=(*meta.batches, batch))
     store.write(META_FILE, meta.to_json())
     return write_batches(writer, meta, {number: PlannedBatch(batch, new)}, workers)
@@ -295,6 +345,7 @@ def _discard_empty(store: Folder, source: Path | str) -> UserError:
     refused = quarantined(store)
     store.delete(META_FILE)
     store.delete(INDEX_FILE)
+    store.delete(LOG_FILE)
     for folder in ("volumes", "plans"):
         store.remove(folder)
     return UserError(
@@ -316,11 +367,12 @@ def _result(store: Store, added: int = 0) -> PrepareResult:
     return PrepareResult(store.path, dict(counts), store.quarantine().num_rows, store.fingerprint, added)
 
 
-def _log_to_mlflow(run: tracking.Run, store: Store, result: PrepareResult) -> None:
-    """Counts, stages of refusal, flags and example slices; neither reports nor identifiers."""
+def _log_to_mlflow(run: tracking.Run, store: Store, result: PrepareResult, accounts: Sequence[TableAccount]) -> None:
+    """Counts, stages of refusal, flags, what became of the tables, and example slices; neither reports nor identifiers."""
     from brgsa_platform.runtime.plots import planes_figure
 
-    run.set_tags({"brgsa.data": store.fingerprint})
+    lines = {f"brgsa.table.{number}": account.line() for number, account in enumerate(accounts, start=1)}
+    run.set_tags({"brgsa.data": store.fingerprint, **lines})
     stages = Counter(store.quarantine()["stage"].to_pylist())
     flags = Counter(flag for flags in store.index(["flags"])["flags"].to_pylist() for flag in flags)
     run.log_metrics(

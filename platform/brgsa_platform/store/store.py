@@ -75,6 +75,7 @@ class IngestBatch:
         per_shard: volumes planned for each shard; the last shard may have fewer.
         first: number of the batch's first shard.
         complete: whether all shards are written and in the index.
+        phantom: whether the archive is synthetic (`brgsa phantom`).
     """
 
     layout: str
@@ -82,6 +83,7 @@ class IngestBatch:
     per_shard: int
     first: int
     complete: bool = False
+    phantom: bool = False
 
     @property
     def shards(self) -> list[str]:
@@ -180,6 +182,11 @@ class Store:
                 value=folder.url,
             )
         return cls(folder, meta)
+
+    @property
+    def phantom(self) -> bool:
+        """Whether some of its volumes are synthetic (`brgsa phantom`)."""
+        return any(batch.phantom for batch in self.meta.batches)
 
     def shards(self) -> list[str]:
         """Paths or URLs of the shard files, in order."""

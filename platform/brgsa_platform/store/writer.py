@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, Volume, VolumeError, encode, quality_warnings, read_volume, standardize
+from brgsa.volumes.files import data_files
 from brgsa_platform.layouts import Item
 from brgsa_platform.runtime.storage import Folder, is_away, local_copy, short_error
 from brgsa_platform.store.ingest_log import IngestLogHandle
@@ -149,8 +150,14 @@ class ShardWriter:
             )
         try:
             with local_copy(item.path) as path:
+                if "://" in item.path and data_files(path):
+                    raise RefusedVolume(
+                        "read", f"{item.source}: its header names other files; store it as one file (.nrrd, .mha)."
+                    )
                 volume = read_volume(path, item.metadata, item.series)
             array = standardize(volume, self.geometry)
+        except RefusedVolume:
+            raise
         except VolumeError as error:
             raise RefusedVolume("read", f"{item.source}: {error.reason}") from error
         except Exception as error:  # one strange file among thousands must not end the run

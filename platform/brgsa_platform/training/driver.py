@@ -19,6 +19,7 @@ from brgsa_platform.loading.order import steps_per_epoch
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.runtime.version import git_commit
+from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
@@ -95,6 +96,8 @@ def train(
     store = Store.open(store_path)
     out = (out or default_out(store, config, preset)).absolute()
     check_fit(store, config)
+    if not options.parent_run:  # a search's trials say it once, in its driver
+        warn_of_doubts(store)
     # An earlier process of a search's trial may still be about to end.
     # Claimed before Ray starts and until its workers are gone: they write to the folder.
     with claimed(out, wait_s=SECONDS_FOR_A_TRIAL if options.parent_run else 0), ray_session():
@@ -204,6 +207,7 @@ def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
             "crop": list(config.model.vision.volume),
             "style": config.data.style,
             "fingerprint": store.fingerprint,
+            "phantom": store.phantom,
         },
         "labels": list(store.labels),
         "commit": git_commit(),

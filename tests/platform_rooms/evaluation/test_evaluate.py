@@ -68,7 +68,9 @@ def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Arch
     return Archive(folder / "store", scans, labels, save_model(folder / "run" / "epoch-0001"))
 
 
-def save_model(folder: Path, bank: bool = True, geometry: Geometry = GEOMETRY, style: str = "report") -> Path:
+def save_model(
+    folder: Path, bank: bool = True, geometry: Geometry = GEOMETRY, style: str = "report", phantom: bool = False
+) -> Path:
     config = ModelConfig(
         vision=VisionConfig(volume=CROP, patch=(8, 8, 4), width=16, depth=1, heads=2, mlp=32),
         text=TextConfig(max_tokens=16, layers_summed=1, width=16, depth=1, heads=2, vocabulary=200),
@@ -77,7 +79,8 @@ def save_model(folder: Path, bank: bool = True, geometry: Geometry = GEOMETRY, s
     )
     torch.manual_seed(0)
     texts = [*zeroshot.prompts(LABELS), *(REPORT.format(i) for i in range(len(SPLITS)))]
-    run = {"data": {"geometry": geometry.to_dict(), "crop": list(CROP), "style": style}, "labels": LABELS}
+    data = {"geometry": geometry.to_dict(), "crop": list(CROP), "style": style, "phantom": phantom}
+    run = {"data": data, "labels": LABELS}
     return checkpoint.save(folder, BrgSA(config, tokenizer=train_tokenizer(texts * 2, 200)), run)
 
 
@@ -171,10 +174,15 @@ def test_gap_is_measured_on_the_texts_of_the_training_style(archive: Archive, tm
     assert result.gap.clouds_before.volumes.shape == (len(volume_ids), 2)
     bare = save_model(tmp_path / "bare", bank=False)
     assert evaluate(bare, archive.store, options=few).gap.after is None  # type: ignore[union-attr]
-    unsaid = save_model(tmp_path / "unsaid", style="positives")
-    other = evaluate(unsaid, archive.store, options=few)
+    assert not [note for note in result.notes if "synthetic" in note]
+    unsaid = save_model(tmp_path / "unsaid", style="positives", phantom=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brgsa_platform.store.doubts.WARN_FROM", -1.0)
+        patch.setattr("brgsa_platform.store.doubts.QUALITY_FLAGS", {"geometry:header": "for once a doubt"})
+        other = evaluate(unsaid, archive.store, options=few)
     assert other.gap is None
-    assert any("brgsa summarize --style positives" in note for note in other.notes)
+    for words in ("brgsa summarize --style positives", "trained on synthetic CT", "geometry:header 100%"):
+        assert any(words in note for note in other.notes), other.notes
 
 
 def test_chosen_labels_contrast_and_rare_names(archive: Archive, tmp_path: Path) -> None:

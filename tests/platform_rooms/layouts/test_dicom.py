@@ -121,6 +121,83 @@ def test_labels_join_too(archive: Path, tmp_path: Path) -> None:
     assert items["1.2.1"].labels == {}
 
 
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three patients with accessions 1, 2, 3. Patients 1 and 2 have their series in a folder "2", patient 3 in "9"."""
+    root = tmp_path_factory.mktemp("numbered")
+    for n, folder in (("1", "2"), ("2", "2"), ("3", "9")):
+        tags = {"PatientID": f"p{n}", "StudyInstanceUID": f"1.{n}", "AccessionNumber": n}
+        save_dicom(root / f"patient{n}" / folder, chest(seed=int(n)), series=f"1.{n}.1", **tags)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("column", "ids", "expected"),
+    [
+        ("AccessionNumber", ["1", "2"], {"1.1.1": "0", "1.2.1": "1"}),
+        ("accession", ["2"], {"1.2.1": "0"}),
+        (
+            "scan_id",
+            ["1", "2"],
+            {"1.1.1": "0", "1.2.1": "1"},
+        ),  # "2" names two patients' folders, so it is no folder's id
+        ("AccessionNumber", ["3", "9"], {"1.3.1": "0"}),  # 9 is a folder and no accession
+        ("folder", ["9"], {"1.3.1": "0"}),
+        ("folder", ["patient1/2", "patient2/2"], {"1.1.1": "0", "1.2.1": "1"}),
+        ("PatientID", ["p3"], {"1.3.1": "0"}),
+    ],
+)
+def test_a_folder_is_no_accession(
+    column: str, ids: list[str], expected: dict[str, str], numbered: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "reports.csv"
+    pd.DataFrame({column: ids, "report": [str(i) for i in range(len(ids))]}).to_csv(table, index=False)
+    assert {uid: item.report for uid, item in listed(numbered, reports=table).items() if item.report} == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "ids", "code"),
+    [
+        ("folder", ["2"], "ambiguous-id"),  # whose?
+        ("scan_id", ["1", "9"], "ambiguous-ids"),  # an accession and a folder
+        ("AccessionNumber", ["9"], "unmatched-reports"),
+        ("accession", ["9"], "unmatched-reports"),
+        ("PatientID", ["2"], "unmatched-reports"),
+    ],
+)
+def test_ids_that_may_be_two_patients_are_refused(
+    column: str, ids: list[str], code: str, numbered: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "reports.csv"
+    pd.DataFrame({column: ids, "report": ids}).to_csv(table, index=False)
+    with refused(code):
+        listed(numbered, reports=table)
+
+
+def test_an_accession_of_two_patients_is_refused(tmp_path: Path) -> None:
+    for n in "12":
+        tags = {"PatientID": f"p{n}", "StudyInstanceUID": f"1.{n}", "AccessionNumber": "7"}
+        save_dicom(tmp_path / "archive" / n, chest(seed=int(n)), series=f"1.{n}.1", **tags)
+    table = tmp_path / "reports.csv"
+    for column, code in (("AccessionNumber", "ambiguous-id"), ("StudyInstanceUID", "")):
+        pd.DataFrame({column: ["7" if code else "1.1"], "report": ["A"]}).to_csv(table, index=False)
+        if code:
+            with refused(code, field=column, value=1):
+                listed(tmp_path / "archive", reports=table)
+        else:
+            found = listed(tmp_path / "archive", reports=table)
+            assert {uid: item.report for uid, item in found.items()} == {"1.1.1": "A", "1.2.1": ""}
+
+
+def test_a_patient_written_in_two_ways_stands_in_one_split(tmp_path: Path) -> None:
+    for n, name in enumerate(("MRN007", "mrn7", "MRN7 ")):
+        tags = {"PatientID": name, "StudyInstanceUID": f"1.{n}", "AccessionNumber": f"a{n}"}
+        save_dicom(tmp_path / str(n), chest(seed=n), series=f"1.{n}.1", **tags)
+    for seed in range(12):
+        items = read_layout(tmp_path, "dicom", 0.5, key=b"a key of thirty-two bytes, or so" + bytes([seed]))
+        assert len({item.split for item in items}) == 1
+
+
 def test_one_series_in_two_folders_is_refused(tree: Path) -> None:
     shutil.copytree(tree / "b", tree / "copy")  # refused both times: no harm
     assert len(listed(tree)) == 5

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from refusals import refused
 
-from brgsa_platform.layouts import Item, read_layout
+from brgsa_platform.layouts import Item, read_archive, read_layout
 
 MANIFEST = ("volume", "report", "scan_id", "patient_id", "split", "Lung nodule", "Pneumothorax", "age")
 METADATA = ("VolumeName", "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
@@ -60,6 +60,64 @@ def test_a_manifest_s_rows(tmp_path: Path) -> None:
 def test_a_manifest_does_not_lead_out_of_its_folder_and_roots(tmp_path: Path, volume: str) -> None:
     with refused("path-outside", field="volume", value=2):
         manifest(tmp_path, ["in.nii.gz", "x"], [volume, "x"], header=("volume", "report"))
+
+
+def test_a_manifest_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    table = save_table(tmp_path / "data" / "scans.csv", ("volume", "report"), [["a.nii.gz", "x"], ["b/c.nii.gz", "x"]])
+    monkeypatch.chdir(tmp_path / "work" / "deep")
+    expected = [str(tmp_path / "data" / name) for name in ("a.nii.gz", "b/c.nii.gz")]
+    for source in ("../../data/scans.csv", "../deep/../../data/scans.csv"):
+        assert [item.path for item in read_layout(Path(source), "manifest", 0.1)] == expected
+    monkeypatch.chdir(tmp_path / "data")
+    assert [item.path for item in read_layout(Path("scans.csv"), "manifest", 0.1)] == expected
+    save_table(table, ("volume", "report"), [["../data/a.nii.gz", "x"], ["../secret.nii.gz", "x"]])
+    with refused("path-outside", field="volume", value=2):
+        read_layout(Path("../data/scans.csv"), "manifest", 0.1)
+
+
+NRRD = "NRRD0005\ntype: int16\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
+META = "ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_SHORT\n"
+DETACHED: dict[str, tuple[str, str, str]] = {
+    "NRRD": ("a.nhdr", NRRD + "data file: {}\n\n", "a.raw"),
+    "NRRD, older spelling": ("a.nhdr", NRRD + "datafile:{}\r\n\r\n", "a.raw"),
+    "NRRD, a list": ("a.nhdr", NRRD + "data file: LIST 2\nown.raw\n{}\n", "a.raw"),
+    "NRRD, a long header": ("a.nhdr", NRRD + "# x\n" * 40_000 + "data file: {}\n\n", "a.raw"),
+    "NRRD, a long list": ("a.nhdr", NRRD + "data file: LIST 2\n" + "own.raw\n" * 20_000 + "{}\n", "a.raw"),
+    "NRRD, a pattern": ("a.nhdr", NRRD + "data file: {} 1 2 1\n\n", "a%03d.raw"),
+    "NRRD by another name": ("a.nrrd", NRRD + "data file: {}\n\n", "a.raw"),
+    "MetaImage": ("a.mhd", META + "ElementDataFile = {}\n", "a.raw"),
+    "MetaImage by another name": ("a.mha", META + "ElementDataFile = {}\n", "a.raw"),
+    "MetaImage, a list": ("a.mhd", META + "ElementDataFile = LIST\nown.raw\n{}\n", "a.raw"),
+    "MetaImage, a long header": ("a.mhd", META + "Comment = x\n" * 20_000 + "ElementDataFile = {}\n", "a.raw"),
+    "MetaImage, a pattern": ("a.mhd", META + "ElementDataFile = {} 1 2 1\n", "a%03d.raw"),
+}
+
+
+@pytest.mark.parametrize("case", DETACHED)
+def test_a_header_s_voxels_are_fenced_as_the_header_is(case: str, tmp_path: Path) -> None:
+    name, text, data = DETACHED[case]
+    table = save_table(tmp_path / "in" / "scans.csv", ("volume", "report"), [[f"deep/{name}", "x"]])
+    header = tmp_path / "in" / "deep" / name
+    header.parent.mkdir()
+    for inside in (data, f"more/{data}", f"../{data}", f"./{data}"):
+        header.write_text(text.format(inside))
+        assert len(read_layout(table, "manifest", 0.1)) == 1, inside
+    for outside in (f"../../{data}", f"/etc/{data}", f"../../inside/{data}", f"more/../../../{data}"):
+        header.write_text(text.format(outside))
+        with refused("path-outside", field="volume", value=1):
+            read_layout(table, "manifest", 0.1)
+    header.write_text(text.format(f"../../other/{data}"))
+    assert len(read_layout(table, "manifest", 0.1, roots=[str(tmp_path / "other")])) == 1
+
+
+def test_voxels_within_the_header_s_file_lead_nowhere(tmp_path: Path) -> None:
+    table = save_table(tmp_path / "scans.csv", ("volume", "report"), [["a.mha", "x"], ["b.nrrd", "x"]])
+    (tmp_path / "a.mha").write_bytes(META.encode() + b"ElementDataFile = LOCAL\n\x00/etc/passwd\ndata file: ../x\n")
+    save_table(table, ("volume", "report"), [["a.mha", "x"], ["b.nrrd", "x"], ["c.mhd", "x"]])
+    (tmp_path / "c.mhd").write_bytes(META.encode() + b"ElementDataFile =  \n")
+    (tmp_path / "b.nrrd").write_bytes(NRRD.encode() + b"\nElementDataFile = ../x\ndata file: ../x\n")
+    assert len(read_layout(table, "manifest", 0.1)) == 3
 
 
 def test_ids_default_to_the_file_s_name(tmp_path: Path) -> None:
@@ -220,6 +278,54 @@ def test_a_volume_without_a_row_of_metadata_has_none(tmp_path: Path) -> None:
     assert first.metadata is not None
     assert set(first.metadata.values()) != {None}
     assert second.metadata == dict.fromkeys(first.metadata)
+
+
+LT = ("VolumeName", "Pneumonia", "Rib fracture")
+
+
+@pytest.mark.parametrize("where", ["dataset/multi_abnormality_labels", "dataset", "."])
+def test_ct_rate_lt_s_table_is_found_by_its_published_name(where: str, tmp_path: Path) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "valid/valid_9_b_1.nii.gz")
+    save_table(root / where / "CT-RATE-LT-label.csv", LT, [["valid_9_b_1.nii.gz", 1, 0]])
+    reading = read_archive(root, "ct-rate", 0.0)
+    assert reading.items[1].labels == {"Lung nodule": 1, "Pneumonia": 1, "Rib fracture": 0}
+    (account,) = [account for account in reading.accounts if account.path.endswith("LT-label.csv")]
+    assert (account.rows, account.matched, account.without, account.unused) == (1, 1, 1, "")
+
+
+def test_a_label_file_that_is_there_and_not_used_is_named(tmp_path: Path) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz")
+    folder = root / "dataset" / "multi_abnormality_labels"
+    save_table(folder / "scores.csv", LT, [["train_1_a_1.nii.gz", 0.1, 0.9]])
+    save_table(root / "my labels.csv", ("name", "heart"), [["x", 1]])
+    reading = read_archive(root, "ct-rate", 0.0)
+    assert reading.items[0].labels == {"Lung nodule": 1, "Pneumothorax": 0}
+    unused = {Path(account.path).name: account.line() for account in reading.accounts if account.unused}
+    assert set(unused) == {"scores.csv", "my labels.csv"}
+    assert all("not used" in line and name in line for name, line in unused.items())
+
+
+@pytest.mark.parametrize(
+    ("folder", "header", "first", "second"),
+    [
+        ("multi_abnormality_labels", ("VolumeName", "Lung nodule"), [0], [1]),
+        ("radiology_text_reports", ("VolumeName", "Findings_EN", "Impressions_EN"), ["Other.", ""], []),
+        ("metadata", METADATA, [1, -8192, "[2, 2]", 4, ""], []),
+    ],
+)
+def test_two_tables_that_disagree_are_refused_by_both_names(
+    folder: str, header: tuple[str, ...], first: list[object], second: list[object], tmp_path: Path
+) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz")
+    more = root / "dataset" / folder / "more_labels_reports_metadata.csv"
+    save_table(more, header, [["train_1_a_1.nii.gz", *first]])
+    with refused("disagreeing-tables") as refusal:
+        read_layout(root, "ct-rate", 0.1)
+    assert all(name in str(refusal.value) for name in ("more_labels_reports_metadata.csv", "row 1"))
+    assert "train_1_a_1" not in str(refusal.value).replace(str(root), "")
+    if second:
+        save_table(more, header, [["train_1_a_1.nii.gz", *second]])
+        assert len(read_layout(root, "ct-rate", 0.1)) == 1, "two tables that agree"
 
 
 def test_both_releases_of_one_volume_are_one_too_many(tmp_path: Path) -> None:

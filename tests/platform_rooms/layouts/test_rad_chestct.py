@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from refusals import refused
 
-from brgsa.labels import RAD_CHESTCT
+from brgsa.labels import CT_RATE, RAD_CHESTCT
 from brgsa.volumes import read_volume
-from brgsa_platform.layouts import Item, read_layout
+from brgsa_platform.layouts import Item, read_archive, read_layout
+from brgsa_platform.layouts.label_columns import RAD_CHESTCT_SOURCES
 from scans import chest
 
 METADATA = "CT_Scan_Metadata_Complete_35747.csv"
@@ -71,6 +72,61 @@ def test_tables_beside_it_win(archive: Path, tmp_path: Path) -> None:
     assert (first.report, first.unreported) == ("Clear.", False)
     assert (second.report, second.unreported) == ("", True)
     assert first.labels == {**dict.fromkeys(RAD_CHESTCT, 1), "Lung nodule": 0}
+
+
+def test_the_archive_s_own_labels_where_no_others_are_there(archive: Path) -> None:
+    used, unused = "imgtrain_Abnormality_and_Location_Labels.csv", "rad_chestct_labels.csv"
+    named = {Path(a.path).name: a.unused for a in read_archive(archive, "rad-chestct", 0.1).accounts if a.unused}
+    assert list(named) == [used]
+    assert unused in named[used]
+    (archive / unused).unlink()
+    reading = read_archive(archive, "rad-chestct", 0.1)
+    # The fixture's table lacks nodulegr1cm: a nodule that is there is told, the absence of one would not be.
+    assert [item.labels for item in reading.items] == [{"Calcification": 0, "Lung nodule": 1}] * 3
+    assert not [account for account in reading.accounts if account.unused]
+
+
+def own_table(path: Path, names: list[str]) -> Path:
+    """The archive's own 84 columns as BrgSA's repository publishes them; the first volume has a stent, a hernia, a scar."""
+    present = {"stent", "hernia", "scarring", "septal_thickening"}
+    sources = [source for sources in RAD_CHESTCT_SOURCES.values() for source in sources]
+    columns = {s: [s in present, *[False] * (len(names) - 1)] for s in [*sources, "pneumonia", "other_path"]}
+    pd.DataFrame({"NoteAcc_DEID": names, **columns}).to_csv(path, index=False)
+    return path
+
+
+def test_the_archive_s_own_table_beside_it(archive: Path, tmp_path: Path) -> None:
+    raw = own_table(tmp_path / "merged_abnormality_labels_with_id.csv", ["trn00001", "trn00002", "trn99999"])
+    (archive / "rad_chestct_labels.csv").unlink()
+    (archive / "imgtrain_Abnormality_and_Location_Labels.csv").unlink()
+    reading = read_archive(archive, "rad-chestct", 0.1, labels=raw)
+    present = {
+        "Medical material",
+        "Hiatal hernia",
+        "Pulmonary fibrotic sequela",
+        "Interlobular septal thickening",
+    }
+    first, second, third = reading.items
+    assert first.labels == {name: int(name in present) for name in RAD_CHESTCT}
+    assert second.labels == dict.fromkeys(RAD_CHESTCT, 0)
+    assert third.labels == {}
+    account = reading.accounts[-1]
+    assert (account.rows, account.matched, account.without) == (3, 2, 1)
+    assert account.passed == ["pneumonia", "other_path"]
+    assert account.taken["nodulegr1cm"] == "Lung nodule"
+
+
+def test_the_published_table_of_eighteen_is_found_and_gives_the_sixteen(archive: Path) -> None:
+    (archive / "rad_chestct_labels.csv").unlink()
+    names = [f"trn0000{i}.nii.gz" for i in (1, 2)]
+    columns = {name: [1, 0] for name in CT_RATE}
+    columns["Mosaic attenuation pattern"] = [0, 0]  # as published: the archive never labelled it
+    pd.DataFrame({"VolumeName": names, **columns}).to_csv(archive / "RAD-ChestCT18_ctrateStyle.csv", index=False)
+    reading = read_archive(archive, "rad-chestct", 0.1)
+    assert [item.labels for item in reading.items] == [dict.fromkeys(RAD_CHESTCT, 1), dict.fromkeys(RAD_CHESTCT, 0), {}]
+    (account,) = [a for a in reading.accounts if a.role == "labels" and not a.unused]
+    assert account.passed == ["Mosaic attenuation pattern"]
+    assert account.taken["Coronary artery wall calcification"] == "Calcification"
 
 
 def test_a_volume_without_a_row_is_refused(archive: Path) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from refusals import refused
 
-from brgsa_platform.layouts import Item, read_layout
+from brgsa_platform.layouts import Item, read_archive, read_layout
 
 ROWS = [{"volume_id": "a", "report": "Clear lungs."}, {"volume_id": "b", "report": "Effusion, left."}]
 EXPECTED = {"a": "Clear lungs.", "b": "Effusion, left.", "c": ""}
@@ -77,6 +77,46 @@ def test_a_given_table_wins_over_the_manifest(tmp_path: Path) -> None:
     assert {name: item.report for name, item in items.items()} == {"a": "New.", "b": "Kept."}
     assert items["a"].labels == {"Pneumonia": 1, "Empyema": 0}
     assert items["b"].labels == {"Pneumonia": 0}
+
+
+def test_what_a_given_table_replaces_is_counted(tmp_path: Path) -> None:
+    rows = {
+        "volume": ["a.nii", "b.nii", "c.nii"],
+        "report": ["Old.", "Same.", ""],
+        "Pneumonia": [0, 1, ""],
+        "Empyema": 1,
+    }
+    manifest = save(tmp_path / "m.csv", **rows)
+    reports = save(tmp_path / "r.csv", volume_id=["a", "b", "c"], report=["New.", "Same.", "First."])
+    labels = save(tmp_path / "l.csv", volume_id=["a", "b", "c"], Pneumonia=[1, 1, 0], Empyema=["", 1, 1])
+    accounts = read_archive(manifest, "manifest", 0.1, reports=reports, labels=labels).accounts
+    assert [(account.role, account.replaced) for account in accounts] == [
+        ("manifest", 0),
+        ("reports", 1),
+        ("labels", 1),
+    ]
+    assert "replaces" in accounts[1].line()
+
+
+def test_a_label_file_beside_a_manifest_is_named_where_nobody_asked_for_it(tmp_path: Path) -> None:
+    manifest = save(tmp_path / "m.csv", volume=["a.nii"], report=["x"])
+    lying = save(tmp_path / "my_labels.csv", volume_id=["a"], Pneumonia=[1])
+    (unused,) = [account for account in read_archive(manifest, "manifest", 0.1).accounts if account.unused]
+    assert unused.path == str(lying)
+    assert "my_labels.csv" in unused.line()
+    assert not [a for a in read_archive(manifest, "manifest", 0.1, labels=lying).accounts if a.unused]
+
+
+def test_a_reconstruction_has_its_scan_s_report_where_the_table_names_scans(manifest: Path, tmp_path: Path) -> None:
+    both = save(tmp_path / "r.csv", volume_id=["a", "b"], scan_id=["s1", "s2"], report=["One.", "Two."])
+    account = read_archive(manifest, "manifest", 0.1, reports=both).accounts[-1]
+    assert (account.matched, account.without) == (2, 0)
+    # Of two texts for one scan none is taken for its third reconstruction.
+    header = ("volume", "scan_id")
+    table = pd.DataFrame([["a.nii", "s"], ["b.nii", "s"], ["c.nii", "s"]], columns=header)
+    table.to_csv(tmp_path / "m.csv", index=False)
+    two = save(tmp_path / "r.csv", volume_id=["a", "b"], scan_id=["s", "s"], report=["One.", "Two."])
+    assert texts(tmp_path / "m.csv", two) == {"a": "One.", "b": "Two.", "c": ""}
 
 
 def test_labels_join_on_scans(manifest: Path, tmp_path: Path) -> None:

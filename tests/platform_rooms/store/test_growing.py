@@ -36,6 +36,17 @@ from brgsa_platform.summaries.summarize import summarize
 pytestmark = pytest.mark.ray
 
 
+def test_a_patient_keeps_its_split_however_it_is_spelled_later(tmp_path: Path) -> None:
+    header = ("volume", "report", "patient_id", "split")
+    save_scan(tmp_path / "in" / "a.nii.gz", chest())
+    first = save_table(tmp_path / "in" / "a.csv", header, [["a.nii.gz", REPORT, "P07", "train"]])
+    out = write_store(first, tmp_path / "store")
+    for name in ("P07", "p7", "P7.0"):
+        later = save_table(tmp_path / "in" / "b.csv", header, [["b.nii.gz", REPORT, name, "test"]])
+        with refused("patient-moved", field="split", value="b"):
+            prepare(later, "manifest", out, PrepareOptions(SMALL))
+
+
 def add_rows(manifest: Path, rows: list[list[object]]) -> None:
     with manifest.open("a", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)

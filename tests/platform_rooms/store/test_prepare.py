@@ -46,6 +46,7 @@ def test_a_phantom_comes_through(ray_session: None, tmp_path: Path) -> None:
     assert sum(result.volumes.values()) == made.volumes
     assert result.quarantined == 0
     store = Store.open(tmp_path / "store")
+    assert store.phantom
     assert set(CT_RATE) <= set(store.labels)
     stored = volumes(tmp_path / "store")
     for item, row in zip(read_layout(tmp_path / "tree", "ct-rate", 0.3), store.index().to_pylist(), strict=True):
@@ -243,6 +244,34 @@ def test_mlflow_gets_counts_and_slices_and_no_patient(store: Path) -> None:
     logged = json.dumps([run.data.params, run.data.tags, run.data.metrics])
     assert "secretpatient" not in logged
     assert "Secretname" not in logged
+
+
+def test_a_table_is_accounted_for_on_the_screen_in_mlflow_and_in_the_store_s_log(
+    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = save_manifest(tmp_path / "in", 2)
+    rows: list[list[object]] = [["s000", 1, 50], ["S001", 0, 51], ["elsewhere7", 0, 52]]
+    labels = save_table(tmp_path / "own.csv", ("volume_id", "lung_nodule", "age"), rows)
+    with refused("doubtful-ids", field=str(labels), value=1):
+        prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL, strict=True, labels=labels))
+    capsys.readouterr()
+    prepare(manifest, "manifest", tmp_path / "store", PrepareOptions(SMALL, labels=labels))
+    shown = capsys.readouterr().out
+    (line,) = [line for line in shown.splitlines() if "own.csv" in line]
+    for words in ("3 rows", "1 matched", "2 found no volume", "1 volumes without a row", "passed over: age"):
+        assert words in line
+    assert "(1 differ" in line
+    assert "lung_nodule as Lung nodule" in line
+    assert "elsewhere7" not in shown
+    log = (tmp_path / "store" / "tables.log").read_text()
+    assert line in log
+    assert "row 2 ('S001'), row 3 ('elsewhere7')" in log
+    store = Store.open(tmp_path / "store")
+    api = connection.client()
+    experiment = api.get_experiment_by_name(connection.experiment_name())
+    run = api.search_runs([experiment.experiment_id], f"tags.`brgsa.data` = '{store.fingerprint}'")[0]
+    assert run.data.tags["brgsa.table.2"] == line
+    assert not store.phantom
 
 
 @pytest.mark.shared

@@ -1,0 +1,211 @@
+"""Which volume a table's row belongs to: the table's key column is compared with the ids of one kind, never with a mix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from brgsa.errors import UserError
+from brgsa_platform.layouts.ids import COLUMN_OF, ID_COLUMNS, IdKind, column_key, id_in, loose_id
+from brgsa_platform.layouts.item import Listed
+from brgsa_platform.layouts.table_files import Table
+
+_SCANS = (IdKind.SCAN, IdKind.ACCESSION, IdKind.STUDY)
+# Kinds that people call by one name.
+_CALLED_ALIKE = {IdKind.VOLUME: (IdKind.VOLUME, IdKind.FILE), IdKind.FILE: (IdKind.FILE, IdKind.VOLUME)}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A table's rows and the volumes that they belong to.
+
+    Attributes:
+        column: number of the key column; None where no row of the table belongs to a volume.
+        kind: of the ids in the key column.
+        rows: volume_id → numbers (from 0) of its rows in the table.
+        lost: numbers (from 0) of the rows that belong to no volume.
+        near: how many of these differ from an id only by leading zeros, case or a decimal.
+        other: a kind that the rows would fit, though the column's name says another one that the archive knows.
+        names_scans: whether another column of the table names the scans of the archive.
+    """
+
+    column: int | None
+    kind: IdKind | None
+    rows: Mapping[str, list[int]] = field(default_factory=dict)
+    lost: Sequence[int] = ()
+    near: int = 0
+    other: IdKind | None = None
+    names_scans: bool = False
+
+
+class Volumes:
+    """The ids of an archive's volumes, by kind.
+
+    Attributes:
+        ids: volume_id → kind → its ids, as `id_in` gives them.
+    """
+
+    def __init__(self, listed: Sequence[Listed], scan_of: Callable[[str], str] | None = None) -> None:
+        """`scan_of` gives the scan that a volume's id tells, in archives where it does."""
+        self.listed = listed
+        self.scan_of = scan_of
+        self._by_kind: dict[IdKind, dict[str, list[Listed]]] = {}
+        self.ids: dict[str, dict[IdKind, frozenset[str]]] = {}
+        for volume in listed:
+            own = self.ids[volume.item.volume_id] = {
+                kind: frozenset(filter(None, (id_in(kind, name) for name in names)))
+                for kind, names in volume.ids.items()
+            }
+            for kind, names in own.items():
+                for name in names:
+                    self._by_kind.setdefault(kind, {}).setdefault(name, []).append(volume)
+        self._loose = {kind: {loose_id(name) for name in names} for kind, names in self._by_kind.items()}
+
+    def kinds(self) -> list[IdKind]:
+        """The kinds of which some volume has an id."""
+        return [kind for kind in IdKind if kind in self._by_kind]
+
+    def knows(self, kind: IdKind) -> bool:
+        """Whether the archive itself states ids of a kind; hashes do not count."""
+        return kind in self._by_kind and not any(kind in volume.hashed for volume in self.listed[:1])
+
+    def of(self, kind: IdKind, text: str) -> Sequence[Listed]:
+        """The volumes that a cell names as an id of a kind; none where that may be volumes of several patients, or scans."""
+        found = self._by_kind.get(kind, {}).get(id_in(kind, text), ())
+        return () if found and self._whose(found, kind) > 1 else found
+
+    def ambiguous(self, kind: IdKind, text: str) -> bool:
+        """Whether an id of this kind belongs to volumes of several patients, or a patient's id to several scans."""
+        found = self._by_kind.get(kind, {}).get(id_in(kind, text), ())
+        return bool(found) and self._whose(found, kind) > 1
+
+    def near(self, kind: IdKind, text: str) -> bool:
+        """Whether a cell, which is no id of a kind, differs from one only by leading zeros, case or a decimal."""
+        return bool(text) and loose_id(id_in(kind, text)) in self._loose.get(kind, ())
+
+    @staticmethod
+    def _whose(found: Iterable[Listed], kind: IdKind) -> int:
+        """How many owners these volumes have: scans where the id is a patient's or a folder's, else patients."""
+        scans = kind in (IdKind.PATIENT, IdKind.FOLDER)
+        return len({volume.item.scan_id if scans else volume.item.patient_id for volume in found})
+
+
+def match(table: Table, volumes: Volumes) -> Match:
+    """Join a table on the first of its id columns that fits.
+
+    Its ids are of the kind that the column's name says. Where the archive states no such ids, or the name says no kind, they
+    are of the one kind that fits; two that fit and would give different volumes are refused. Other id columns must not
+    contradict it.
+
+    Raises:
+        UserError: the table has no column of ids ("no-ids"), its ids fit two kinds ("ambiguous-ids", `field` is the column),
+            an id belongs to several patients ("ambiguous-id", `value` is the row's number), or two id columns of a row name
+            different volumes ("contradicting-ids", `value` is the row's number).
+    """
+    columns = id_columns(table)
+    if not columns:
+        raise UserError(
+            f"{table.path} has no column of ids ({', '.join(COLUMN_OF.values())}); it has: {table.column_names()}.",
+            code="no-ids",
+            field=str(table.path),
+        )
+    for at in columns:
+        kind = _kind(table, at, volumes)
+        if kind is not None:
+            matched = _joined(table, at, kind, volumes)
+            others = _fitting(table, [other for other in columns if other != at], volumes)
+            _check_others(table, others, matched, volumes)
+            return replace(matched, names_scans=any(kind in _SCANS for kind in others.values()))
+    near = sum(any(volumes.near(kind, row[at]) for kind in volumes.kinds() for at in columns) for row in table.rows)
+    fitting = (kind for kind in volumes.kinds() for at in columns if _found(table, at, kind, volumes))
+    return Match(None, None, lost=range(len(table.rows)), near=near, other=next(fitting, None))
+
+
+def id_columns(table: Table) -> list[int]:
+    """Numbers of the columns that may hold ids, in the order in which they are tried."""
+    order = list(IdKind)
+    kinds = {at: ID_COLUMNS[key] for key, at in table.by_key.items() if key in ID_COLUMNS}
+    return sorted(kinds, key=lambda at: (len(order) if (kind := kinds[at]) is None else order.index(kind), at))
+
+
+def _kind(table: Table, at: int, volumes: Volumes) -> IdKind | None:
+    """The kind of ids in a column; None where it fits none."""
+    own = ID_COLUMNS[column_key(table.columns[at])]
+    called = [kind for kind in _CALLED_ALIKE.get(own, (own,)) if volumes.knows(kind)] if own else []
+    fits = {kind: _found(table, at, kind, volumes) for kind in called or volumes.kinds()}
+    fits = {kind: found for kind, found in fits.items() if found}
+    if own in fits and all(len(found) <= len(fits[own]) for found in fits.values()):
+        return own
+    if own and any(volumes.ambiguous(own, row[at]) for row in table.rows):
+        return own  # refused with its row
+    if not fits:
+        return None
+    best = max(fits, key=lambda kind: len(fits[kind]))
+    if any(not found.items() <= fits[best].items() for found in fits.values()):
+        names = " or ".join(repr(COLUMN_OF[kind]) for kind in fits)
+        raise UserError(
+            f"The column {table.columns[at]!r} of {table.path} may hold ids of two kinds, and they name different volumes: "
+            f"rename it to {names}.",
+            code="ambiguous-ids",
+            field=table.columns[at],
+            value=str(table.path),
+        )
+    return best
+
+
+def _found(table: Table, at: int, kind: IdKind, volumes: Volumes) -> dict[int, frozenset[str]]:
+    """Number of a row → ids of the volumes that it names, as ids of a kind."""
+    found = {}
+    for number, row in enumerate(table.rows):
+        if named := volumes.of(kind, row[at]):
+            found[number] = frozenset(volume.item.volume_id for volume in named)
+    return found
+
+
+def _joined(table: Table, at: int, kind: IdKind, volumes: Volumes) -> Match:
+    rows: dict[str, list[int]] = {}
+    lost = []
+    for number, row in enumerate(table.rows):
+        if volumes.ambiguous(kind, row[at]):
+            several = "several scans" if kind in (IdKind.PATIENT, IdKind.FOLDER) else "several patients"
+            raise UserError(
+                f"The id in row {table.numbers[number]} of {table.path} (column {table.columns[at]!r}) belongs to volumes of "
+                f"{several}: use the ids of scans, or SeriesInstanceUID.",
+                code="ambiguous-id",
+                field=table.columns[at],
+                value=table.numbers[number],
+            )
+        named = volumes.of(kind, row[at])
+        if not named:
+            lost.append(number)
+        for volume in named:
+            rows.setdefault(volume.item.volume_id, []).append(number)
+    near = sum(volumes.near(kind, table.rows[number][at]) for number in lost)
+    return Match(at, kind, rows, lost, near)
+
+
+def _fitting(table: Table, columns: Iterable[int], volumes: Volumes) -> dict[int, IdKind]:
+    """The columns whose ids the archive knows, by the kind that their names say."""
+    kinds = {at: ID_COLUMNS[column_key(table.columns[at])] for at in columns}
+    return {at: kind for at, kind in kinds.items() if kind and any(volumes.of(kind, row[at]) for row in table.rows)}
+
+
+def _check_others(table: Table, others: Mapping[int, IdKind], matched: Match, volumes: Volumes) -> None:
+    """Refuse a row that names one volume in its key column, and another in a second column of ids."""
+    for at, kind in others.items():
+        for volume_id, number in _pairs(matched):
+            told, known = id_in(kind, table.rows[number][at]), volumes.ids[volume_id].get(kind)
+            if told and known and told not in known:
+                raise UserError(
+                    f"Row {table.numbers[number]} of {table.path} names one volume in the column "
+                    f"{table.columns[matched.column or 0]!r} and another in {table.columns[at]!r}: mend the row.",
+                    code="contradicting-ids",
+                    field=table.columns[at],
+                    value=table.numbers[number],
+                )
+
+
+def _pairs(matched: Match) -> Iterator[tuple[str, int]]:
+    for volume_id, numbers in matched.rows.items():
+        for number in numbers:
+            yield volume_id, number
