@@ -14,8 +14,9 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from brgsa.summaries.clauses import clauses, sentences
-from brgsa.summaries.vocabulary import DENIAL, read_yaml, vocabulary
+from brgsa.summaries.clauses import clauses
+from brgsa.summaries.statements import Statement, statements
+from brgsa.summaries.vocabulary import DENIAL, listed, pattern, read_yaml, vocabulary
 
 
 class Status(StrEnum):
@@ -34,7 +35,7 @@ class Mention:
     Attributes:
         side: "left", "right", "bilateral", or "" where the report does not tell.
         clause: the text of its clause.
-        sentence: the number of its sentence in the report, from 0.
+        sentence: the number of its statement in the report, from 0.
     """
 
     name: str
@@ -50,6 +51,36 @@ class Finding:
 
     status: Status
     side: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read in one report.
+
+    Attributes:
+        statements: what it says of this scan, in English.
+        mentions: the abnormalities in them, in order.
+        understood: whether any statement was understood: one that mentions an abnormality, or calls something normal. A report
+            of which none was (another language, "See dictated report.") says nothing about the patient.
+    """
+
+    statements: tuple[Statement, ...]
+    mentions: tuple[Mention, ...]
+    understood: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is judged by itself: a clause, with the words that belong before it, its organ group and the verdict passed on it."""
+
+    context: str
+    clause: str
+    place: str
+    verdict: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.context} {self.clause}".strip().lower()
 
 
 # Where a report mentions one abnormality several times, the first of these counts.
@@ -103,28 +134,54 @@ def merge(mentions: Iterable[Mention]) -> dict[str, Finding]:
 
 def read_mentions(reports: Sequence[str]) -> list[list[Mention]]:
     """All mentions in each report, in the order of its clauses."""
-    located = [_locate(report) for report in reports]
-    judged = _judge({(clause, place) for parts in located for _, _, clause, place in parts})
+    return [list(reading.mentions) for reading in read(reports)]
+
+
+def understood(report: str) -> bool:
+    """Whether anything in a report is understood; see `Reading`. Far quicker than reading it."""
+    return _understood(_parts(statements(report)))
+
+
+def read(reports: Sequence[str]) -> list[Reading]:
+    """Each report as read, in one batch."""
+    stated = [statements(report) for report in reports]
+    located = [_parts(of_report) for of_report in stated]
+    judged = _judge({part for parts in located for _, part in parts})
     out = []
-    for parts in located:
-        mentions = []
-        for number, sentence, clause, place in parts:
-            for mention in judged[clause, place]:
-                side = mention.side or _one_side(_sides_in(sentence.lower()))
-                mentions.append(replace(mention, side=side, sentence=number))
-        out.append(mentions)
+    for of_report, parts in zip(stated, located, strict=True):
+        mentions = [
+            replace(mention, side=mention.side or _one_side(_sides_in(of_report[number].text.lower())), sentence=number)
+            for number, part in parts
+            for mention in judged[part]
+        ]
+        out.append(Reading(tuple(of_report), tuple(mentions), bool(mentions) or _understood(parts)))
     return out
 
 
-def _locate(report: str) -> list[tuple[int, str, str, str]]:
-    """(number of the sentence, sentence, clause, organ group) of each clause; the organ group is the last one named."""
+def _parts(of_report: Sequence[Statement]) -> list[tuple[int, _Part]]:
+    """(number of the statement, part) of each clause; the organ group is the last one named."""
     words = vocabulary()
     out, place = [], ""
-    for number, sentence in enumerate(sentences(report)):
-        for clause in clauses(sentence):
-            place = words.place(clause.lower()) or place
-            out.append((number, sentence, clause, place))
+    for number, statement in enumerate(of_report):
+        whole = statement.verdict or not statement.body
+        for clause in [statement.body] if whole else clauses(statement.body):
+            place = words.place(clause.lower()) or words.place(statement.context) or place
+            out.append((number, _Part(statement.context, clause, place, statement.verdict)))
     return out
+
+
+def _understood(parts: Sequence[tuple[int, _Part]]) -> bool:
+    entries, normal = vocabulary().entries, _normal()
+    return any(
+        normal.search(part.text) or any(entry.find(part.text, part.place) or entry.denies(part.text) for entry in entries)
+        for _, part in parts
+    )
+
+
+@cache
+def _normal() -> re.Pattern[str]:
+    """Ways to say that a scan or an organ is normal."""
+    return re.compile("|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")["normal"])))
 
 
 @cache
@@ -135,26 +192,31 @@ def _pipeline() -> Any:
 
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer", config={"punct_chars": ["\n"]})
-    for aspect, termset in read_yaml("assertion.yaml").items():
+    for aspect in ("negated", "hedged", "past"):
+        termset = read_yaml("assertion.yaml")[aspect]
         nlp.add_pipe(
             "negex", name=aspect, config={"neg_termset": termset, "extension_name": aspect, "span_keys": ["findings"]}
         )
     return nlp
 
 
-def _judge(parts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Mention]]:
-    """The mentions of each (clause, organ group), judged."""
+def _judge(parts: Iterable[_Part]) -> dict[_Part, list[Mention]]:
+    """The mentions of each part, judged."""
     from spacy.tokens import Span
 
     nlp, entries = _pipeline(), vocabulary().entries
-    out: dict[tuple[str, str], list[Mention]] = {}
+    out: dict[_Part, list[Mention]] = {}
     docs = []
     for part in parts:
-        clause = part[0].lower()
-        out[part] = [Mention(entry.name, Status.ABSENT, "", part[0], 0) for entry in entries if entry.denies(clause)]
-        named = sorted((span, entry.name) for entry in entries for span in entry.find(clause, part[1]))
+        text = part.text
+        named = sorted((span, entry.name) for entry in entries for span in entry.find(text, part.place))
+        if part.verdict:
+            status = Status(part.verdict)
+            out[part] = [Mention(name, status, _one_side(_sides_in(text)), part.clause, 0) for _, name in named]
+            continue
+        out[part] = [Mention(entry.name, Status.ABSENT, "", part.clause, 0) for entry in entries if entry.denies(text)]
         if named:
-            doc = nlp.make_doc(_NEW.sub(lambda new: "_" * len(new[0]), clause))
+            doc = nlp.make_doc(_masked(text))
             starts = [token.idx for token in doc]
             doc.spans["findings"] = [
                 Span(doc, bisect_right(starts, start) - 1, bisect_left(starts, end), label=name)
@@ -163,8 +225,22 @@ def _judge(parts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Menti
             docs.append((doc, part))
     for doc, part in nlp.pipe(docs, as_tuples=True):
         spans = list(doc.spans["findings"])
-        out[part] += [Mention(span.label_, _status(span, doc.text), _side(span, spans), part[0], 0) for span in spans]
+        out[part] += [Mention(span.label_, _status(span, doc.text), _side(span, spans), part.clause, 0) for span in spans]
     return out
+
+
+def _masked(text: str) -> str:
+    """The text without phrases that look like a denial and are none: "not observed in the previous examination", "no change in"."""
+    for start, phrases in (("not", _NEW), ("no", _changed()), ("without", _changed())):
+        if start in text:
+            text = phrases.sub(lambda phrase: "_" * len(phrase[0]), text)
+    return text
+
+
+@cache
+def _changed() -> re.Pattern[str]:
+    ways = "|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")["changed"]))
+    return re.compile(rf"\b(?=no|without)(?:{ways})")
 
 
 def _status(span: Any, clause: str) -> Status:
