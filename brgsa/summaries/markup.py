@@ -18,25 +18,28 @@ _HYPHENATED = re.compile(r"(\w+)-[ \t]*\n[ \t]*([a-z]+)")
 _EMPHASIS = re.compile(r"\*\*|__(?=\S)|(?<=\S)__|~~|`+|^[ \t]{0,3}#{1,6}[ \t]+|^[ \t]*>[ \t]+", re.MULTILINE)
 _ITALICS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_\n]*[^\s*_])\1(?![\w*])")
 _JSON = re.compile(r"[\"']([^\"'\n:]+)[\"']\s*:\s*(?:[\"']([^\"'\n]*)[\"']|(\w+))\s*,?")
-_DICTATED = {
-    re.compile(r"(?:(?<=[.:,])|(?<=\bperiod)|(?<=\bstop))[ \t]*(?:new|next) (?:line|paragraph)\b[ \t,.]*", re.IGNORECASE): "\n",
-    re.compile(r"[ \t]*\bnew paragraph\b[ \t,.]*", re.IGNORECASE): "\n",
-    re.compile(r"[ \t]*\bfull stop\b", re.IGNORECASE): ".",
-}
+_NEW_LINE = re.compile(
+    r"(?:(?<=[.:,])|(?<=\bperiod)|(?<=\bstop))[ \t]*(?:new|next) line\b[ \t,.]*|[ \t,.]*\b(?:new|next) paragraph\b[ \t,.]*",
+    re.IGNORECASE,
+)
+_FULL_STOP = re.compile(r"[ \t]*\bfull stop\b", re.IGNORECASE)
 _DICTATED_PERIOD = re.compile(r"[ \t]+\bperiod(?=[ \t]*(?:$|\n|[A-Za-z]))", re.IGNORECASE)
 _DICTATED_MARKS = {"comma": ",", "colon": ":", "semicolon": ";"}
 _SIGNED = (
-    (re.compile(r"(?<!\w)\(\s*[-–—−]\s*\)\s*(?=[A-Za-z])"), "no "),
-    (re.compile(r"(?<!\w)\(\s*\+\s*\)\s*(?=[A-Za-z])"), ""),
+    (re.compile(r"(?<!\w)\(\s*[-–—−]\s*\)\s*(?=[A-Za-z])"), "No "),
+    (re.compile(r"(?<!\w)\(\s*\+\s*\)\s*(?=[A-Za-z])"), "Positive for "),
     (re.compile(r"(?<=[A-Za-z])\s*\(\s*[-–—−]\s*\)"), ": none"),
     (re.compile(r"(?<=[A-Za-z])\s*\(\s*\+\s*\)"), ": present"),
     (re.compile(r"(?<!\w)[-–−]ve\b"), "negative"),
     (re.compile(r"(?<!\w)\+ve\b"), "positive"),
     (re.compile(r"(?<!\w)[øØ∅]\s*(?=[A-Za-z])"), "no "),
 )
+_SIGN = re.compile(r"[(][ ]*[-–—−+]|[-–+]ve\b|[øØ∅]")
 _RUN_TOGETHER = (
     (re.compile(r"(?<=[a-z]{3})(?=[A-Z][a-z]+\b)(?<!\bMac)"), ". "),  # effusionNo
     (re.compile(r"(?<=[A-Za-z]{3})\.(?=[A-Za-z]{2,}[ ,:.])(?!(?:com|org|net)\b)"), ". "),  # effusion.no
+    # "No effusion No pneumothorax"
+    (re.compile(r"(?<=[a-z]{3})[ \t]+(?=(?:No|There|The|Both|Without|Normal|Mild|Minimal|Moderate|Small|Stable|Unchanged) [a-z])"), ". "),
     (re.compile(r"(?<=[A-Za-z)]),(?=[A-Za-z])"), ", "),
     (re.compile(r"(?<=[A-Za-z]{3});(?=\S)"), "; "),
 )
@@ -56,8 +59,9 @@ def clean(report: str) -> str:
     if "*" in text or "_" in text or "`" in text or "#" in text or ">" in text:
         text = _ITALICS.sub(r"\2", _EMPHASIS.sub("", text))
     text = _punctuated(text)
-    for sign, word in _SIGNED:
-        text = sign.sub(word, text)
+    if _SIGN.search(text):
+        for sign, word in _SIGNED:
+            text = sign.sub(word, text)
     text = _short_form().sub(_spelled_out, text)
     for joint, apart in _RUN_TOGETHER:
         text = joint.sub(apart, text)
@@ -79,9 +83,10 @@ def _rejoined(broken: re.Match[str]) -> str:
 
 def _punctuated(text: str) -> str:
     """Punctuation that was dictated in words; "period" only where the report has no full stop of its own."""
-    for words, mark in _DICTATED.items():
-        text = words.sub(mark, text)
-    if _DICTATED_PERIOD.search(text) and not re.search(r"[a-z)]\.(?:\s|$)", text):
+    lower = text.lower()
+    if "full stop" in lower or "new " in lower or "next " in lower:
+        text = _FULL_STOP.sub(".", _NEW_LINE.sub("\n", text))
+    if "period" in lower and _DICTATED_PERIOD.search(text) and not re.search(r"[a-z)]\.(?:\s|$)", text):
         text = _DICTATED_PERIOD.sub(".", text)
         for word, mark in _DICTATED_MARKS.items():
             text = re.sub(rf"[ \t]+{word}\b", mark, text, flags=re.IGNORECASE)

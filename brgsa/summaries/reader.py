@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from brgsa.summaries.clauses import clauses
 from brgsa.summaries.statements import Statement, statements
@@ -69,6 +69,14 @@ class Reading:
     understood: bool
 
 
+class _Named(NamedTuple):
+    """The characters of a clause that name an abnormality."""
+
+    start: int
+    end: int
+    name: str
+
+
 @dataclass(frozen=True)
 class _Part:
     """What is judged by itself: a clause, with the words that belong before it, its organ group and the verdict passed on it."""
@@ -86,11 +94,14 @@ class _Part:
 # Where a report mentions one abnormality several times, the first of these counts.
 PRECEDENCE = (Status.PRESENT, Status.UNCERTAIN, Status.ABSENT, Status.HISTORY)
 
+_ASPECTS = ("negated", "hedged", "past")  # the termsets of assertion.yaml
+
 # "Not observed in the previous examination" says that the finding is new, which is no negation.
 _NEW = re.compile(
     r"\b(?:(?:was|were|is|are|did|may|could) )?not (?:\w+ ){0,2}"
     r"(?:previously|before|(?:in|on) (?:[\w'/]+ ){0,2}(?:previous|prior|old|earlier|former)\b)"
 )
+_RESOLVED = re.compile(r"\b(?:resolved|cleared)(?: \w+)? $")
 _EARLIER = re.compile(r"\b(?:previous(?:ly)?|prior|earlier|former)\b")
 _NOT_ASSESSED = re.compile(
     r"\b(?:(?:can|could) ?not be (?:\w+ly )?(?:evaluated|assessed)|(?:evaluated as )?suboptimal)\b"
@@ -163,17 +174,25 @@ def _parts(of_report: Sequence[Statement]) -> list[tuple[int, _Part]]:
     words = vocabulary()
     out, place = [], ""
     for number, statement in enumerate(of_report):
-        whole = statement.verdict or not statement.body
-        for clause in [statement.body] if whole else clauses(statement.body):
-            place = words.place(clause.lower()) or words.place(statement.context) or place
+        whole = statement.verdict != ""
+        for clause, named in [(statement.body, words.place(statement.body.lower()))] if whole else _clauses(statement.body):
+            place = named or words.place(statement.context) or place
             out.append((number, _Part(statement.context, clause, place, statement.verdict)))
     return out
 
 
+@lru_cache(maxsize=4096)  # reports repeat each other's sentences
+def _clauses(sentence: str) -> tuple[tuple[str, str], ...]:
+    """The sentence's clauses, each with the organ group that it names."""
+    return tuple((clause, vocabulary().place(clause.lower())) for clause in clauses(sentence))
+
+
 def _understood(parts: Sequence[tuple[int, _Part]]) -> bool:
-    entries, normal = vocabulary().entries, _normal()
+    words, normal = vocabulary(), _normal()
     return any(
-        normal.search(part.text) or any(entry.find(part.text, part.place) or entry.denies(part.text) for entry in entries)
+        normal.search(part.text) or any(
+            entry.find(part.text, part.place) or entry.denies(part.text) for entry in words.candidates(part.text)
+        )
         for _, part in parts
     )
 
@@ -192,7 +211,7 @@ def _pipeline() -> Any:
 
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer", config={"punct_chars": ["\n"]})
-    for aspect in ("negated", "hedged", "past"):
+    for aspect in _ASPECTS:
         termset = read_yaml("assertion.yaml")[aspect]
         nlp.add_pipe(
             "negex", name=aspect, config={"neg_termset": termset, "extension_name": aspect, "span_keys": ["findings"]}
@@ -202,31 +221,60 @@ def _pipeline() -> Any:
 
 def _judge(parts: Iterable[_Part]) -> dict[_Part, list[Mention]]:
     """The mentions of each part, judged."""
-    from spacy.tokens import Span
-
-    nlp, entries = _pipeline(), vocabulary().entries
+    words = vocabulary()
     out: dict[_Part, list[Mention]] = {}
-    docs = []
+    doubted: list[tuple[_Part, str, list[_Named]]] = []
     for part in parts:
         text = part.text
-        named = sorted((span, entry.name) for entry in entries for span in entry.find(text, part.place))
+        entries = words.candidates(text)
+        named = sorted(_Named(*span, entry.name) for entry in entries for span in entry.find(text, part.place))
         if part.verdict:
-            status = Status(part.verdict)
-            out[part] = [Mention(name, status, _one_side(_sides_in(text)), part.clause, 0) for _, name in named]
+            side = _one_side(_sides_in(text))
+            out[part] = [Mention(one.name, Status(part.verdict), side, part.clause, 0) for one in named]
             continue
         out[part] = [Mention(entry.name, Status.ABSENT, "", part.clause, 0) for entry in entries if entry.denies(text)]
-        if named:
-            doc = nlp.make_doc(_masked(text))
-            starts = [token.idx for token in doc]
-            doc.spans["findings"] = [
-                Span(doc, bisect_right(starts, start) - 1, bisect_left(starts, end), label=name)
-                for (start, end), name in named
+        masked = _masked(text) if named else ""
+        if _triggers().search(masked):
+            doubted.append((part, masked, named))
+        else:
+            out[part] += [
+                Mention(one.name, _status(one, masked, set()), _side(one, text, named), part.clause, 0) for one in named
             ]
-            docs.append((doc, part))
-    for doc, part in nlp.pipe(docs, as_tuples=True):
-        spans = list(doc.spans["findings"])
-        out[part] += [Mention(span.label_, _status(span, doc.text), _side(span, spans), part.clause, 0) for span in spans]
+    for (part, masked, named), aspects in zip(doubted, _aspects(doubted), strict=True):
+        out[part] += [
+            Mention(one.name, _status(one, masked, of_one), _side(one, masked, named), part.clause, 0)
+            for one, of_one in zip(named, aspects, strict=True)
+        ]
     return out
+
+
+def _aspects(doubted: Sequence[tuple[_Part, str, list[_Named]]]) -> Iterator[list[set[str]]]:
+    """For each mention of each part, those of "negated", "hedged" and "past" that negspacy finds."""
+    from spacy.tokens import Span
+
+    nlp, docs = _pipeline(), []
+    for _, masked, named in doubted:
+        doc = nlp.make_doc(masked)
+        starts = [token.idx for token in doc]
+        doc.spans["findings"] = [
+            Span(doc, bisect_right(starts, one.start) - 1, bisect_left(starts, one.end), label=one.name) for one in named
+        ]
+        docs.append(doc)
+    for doc in nlp.pipe(docs):
+        yield [{aspect for aspect in _ASPECTS if span._.get(aspect)} for span in doc.spans["findings"]]
+
+
+@cache
+def _triggers() -> re.Pattern[str]:
+    """A word of each phrase of the termsets: a clause that has none of them needs no judgement."""
+    words = set()
+    for aspect in _ASPECTS:
+        termset = read_yaml("assertion.yaml")[aspect]
+        for phrase in (*termset["preceding_negations"], *termset["following_negations"]):
+            # The longest word, as "is" or "the" would be in every clause.
+            words.add("not" if "not" in phrase.split() else max(phrase.split(), key=len))
+    words.remove("not")  # which also ends "cannot"
+    return re.compile("|".join([r"not\b", *(rf"\b{re.escape(w)}\b" if w.isalpha() else re.escape(w) for w in sorted(words))]))
 
 
 def _masked(text: str) -> str:
@@ -238,29 +286,35 @@ def _masked(text: str) -> str:
 
 
 @cache
+def _recalled() -> re.Pattern[str]:
+    return re.compile("|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")["recalled"])))
+
+
+@cache
 def _changed() -> re.Pattern[str]:
     ways = "|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")["changed"]))
     return re.compile(rf"\b(?=no|without)(?:{ways})")
 
 
-def _status(span: Any, clause: str) -> Status:
-    if span._.past:
+def _status(one: _Named, clause: str, aspects: set[str]) -> Status:
+    """A mention's status, by what negspacy found around it."""
+    before = clause[: one.start]
+    if "past" in aspects or _RESOLVED.search(before) or _recalled().search(before):
         return Status.HISTORY
     # negspacy looks before and after a mention; "heart size is not increased" denies within it.
-    if span._.negated or DENIAL.search(span.text):
+    if "negated" in aspects or DENIAL.search(clause[one.start : one.end]):
         return Status.HISTORY if _EARLIER.search(clause) else Status.ABSENT
-    if span._.hedged or _NOT_ASSESSED.search(clause):
+    if "hedged" in aspects or _NOT_ASSESSED.search(clause):
         return Status.UNCERTAIN
     return Status.PRESENT
 
 
-def _side(span: Any, spans: list[Any]) -> str:
+def _side(one: _Named, text: str, named: list[_Named]) -> str:
     """The side of one mention: named right before it, or else before the next mention, or else anywhere in the clause."""
-    text = span.doc.text
-    if before := _PREMODIFIER.search(text[: span.start_char]):
-        return _one_side(_sides_in(text[before.start() : span.start_char]) or {"bilateral"})
-    later = min((other.start_char for other in spans if other.start_char >= span.end_char), default=len(text))
-    after = _PREMODIFIER.sub("", text[span.start_char : later]) if later < len(text) else text[span.start_char :]
+    if before := _PREMODIFIER.search(text[: one.start]):
+        return _one_side(_sides_in(text[before.start() : one.start]) or {"bilateral"})
+    later = min((other.start for other in named if other.start >= one.end), default=len(text))
+    after = _PREMODIFIER.sub("", text[one.start : later]) if later < len(text) else text[one.start :]
     return _one_side(_sides_in(after) or _sides_in(text))
 
 

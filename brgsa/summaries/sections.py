@@ -86,6 +86,8 @@ def _kind(name: str, free: bool) -> str:
     if not words or len(words) > 7 or not _NAME.fullmatch(name):
         return ""
     tiers = _tiers()
+    if any(word in tiers["never"] for word in words):
+        return ""
     if all(any(word in tier for tier in tiers.values()) for word in words) or (free and (len(words) <= 3 or name.isupper())):
         for tier, kind in (("silent first", "silent"), ("spoken", "spoken"), ("silent", "silent")):
             if any(word in tiers[tier] for word in words):
@@ -110,4 +112,4 @@ def _organ_words() -> re.Pattern[str]:
 def _tiers() -> dict[str, frozenset[str]]:
     """Words of headers in the order in which they decide, and those that only stand beside them."""
     sections = read_yaml("structure.yaml")["sections"]
-    return {tier: frozenset(sections[tier].split()) for tier in ("silent first", "spoken", "silent", "beside")}
+    return {tier: frozenset(sections[tier].split()) for tier in ("never", "silent first", "spoken", "silent", "beside")}

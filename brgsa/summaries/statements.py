@@ -61,7 +61,9 @@ def statements(report: str) -> list[Statement]:
 
 def _of_section(section: str) -> Iterator[Statement]:
     context, columns = "", []  # type: str, list[str]
-    section = _ABBREVIATED.sub(lambda short: "negative" if short[0][0] in "nN" else "positive", _SPACED.sub(": ", section))
+    if any(mark in section for mark in ("?", "\t", "  ", "...", " -", " –", " —")):
+        section = _SPACED.sub(": ", section)
+    section = _ABBREVIATED.sub(lambda short: "negative" if short[0][0] in "nN" else "positive", section)
     for paragraph in re.split(r"\n[ \t]*\n", section):
         for line in _lines(paragraph):
             if line.count("|") >= 2 or (columns and "|" in line):
@@ -69,7 +71,7 @@ def _of_section(section: str) -> Iterator[Statement]:
                 if all(re.fullmatch(r":?-*:?", cell) for cell in cells):
                     continue
                 yield from _row(cells, columns)
-                columns = columns or cells
+                columns = columns or (cells if not _names(cells[0]) else [""])
                 continue
             columns = []
             bulleted = bool(_BULLET.match(line))
@@ -105,10 +107,10 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     """Whether `line` goes on with the sentence of the line before it."""
     if _FULL_STOP.search(before) or _BULLET.match(line) or _TICK.match(line) or line.startswith("|"):
         return False
-    if _OPEN_END.search(before):
-        return True
     if re.match(r"[^:]{2,40}:", line):
         return False
+    if _OPEN_END.search(before):
+        return True
     first = re.match(r"\W*([A-Za-z]+)", line)
     if first and first[1].islower():
         return True
@@ -234,7 +236,7 @@ def _names(text: str) -> frozenset[str]:
     """The abnormalities that a text names."""
     lower = text.lower()
     words = vocabulary()
-    return frozenset(entry.name for entry in words.entries if entry.find(lower, words.place(lower)))
+    return frozenset(entry.name for entry in words.candidates(lower) if entry.find(lower, words.place(lower)))
 
 
 def _denies(key: str) -> bool:
