@@ -12,7 +12,7 @@ _HEADER = re.compile(
 )
 # A sentence ends at a full stop before a capital letter, but not in "5.5 mm" or "T12.vertebra".
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])|(?<=[.!])\s+(?=[a-z])|(?<=[a-z)][.!])(?=[A-Z][a-z])|\n+")
-_WORD = re.compile(r"[a-z]", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]")
 # Each of these is a clause of its own: text in brackets, text from a comma to a question mark, a relative clause in the
 # middle of a sentence.
 _ASIDE = re.compile(r"\([^()]*\)|(?<=[,?])[^,?()]*\?|,\s+which\s[^,]*,(?=\s+(?:is|are|was|were|can|could|has|have)\b)")
@@ -41,7 +41,7 @@ _ASSERTION = re.compile(
     re.IGNORECASE,
 )
 _THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
-_EXCEPT = re.compile(r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to)\b", re.IGNORECASE)
+_EXCEPT = re.compile(r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to|rather than|instead of)\b", re.IGNORECASE)
 
 
 def tidy(report: str) -> str:

@@ -30,8 +30,8 @@ class Evidence:
 
     @property
     def is_english(self) -> bool:
-        """Enough known words, and more of English alone than of other languages alone."""
-        return self.known >= KNOWN_SHARE * self.words and (self.english > self.other or self.other == 0)
+        """Enough known words, and few of other languages alone."""
+        return self.known >= KNOWN_SHARE * self.words and (self.english > self.other or self.other <= self.known / 5)
 
     @property
     def is_foreign(self) -> bool:

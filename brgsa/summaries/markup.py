@@ -17,6 +17,8 @@ _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff\x00-\x08\x0e-\x1f]")
 _HYPHENATED = re.compile(r"(\w+)-[ \t]*\n[ \t]*([a-z]+)")
 _EMPHASIS = re.compile(r"\*\*|__(?=\S)|(?<=\S)__|~~|`+|^[ \t]{0,3}#{1,6}[ \t]+|^[ \t]*>[ \t]+", re.MULTILINE)
 _ITALICS = re.compile(r"(?<![\w*])([*_])(?=\S)([^*_\n]*[^\s*_])\1(?![\w*])")
+_QUOTED = re.compile(r"(?<=:)[ \t]*[\"“”']([A-Za-z]+)[\"“”'](?=[ \t]*(?:[.;,|\n]|$))")
+_STATUS = re.compile(r"[ \t]*[;,|\n][ \t]*(?:status|presence|value|state)[ \t]*:", re.IGNORECASE)
 _JSON = re.compile(r"[\"']([^\"'\n:]+)[\"']\s*:\s*(?:[\"']([^\"'\n]*)[\"']|(\w+))\s*,?")
 _NEW_LINE = re.compile(
     r"(?:(?<=[.:,])|(?<=\bperiod)|(?<=\bstop))[ \t]*(?:new|next) line\b[ \t,.]*|[ \t,.]*\b(?:new|next) paragraph\b[ \t,.]*",
@@ -30,11 +32,13 @@ _SIGNED = (
     (re.compile(r"(?<!\w)\(\s*\+\s*\)\s*(?=[A-Za-z])"), "Positive for "),
     (re.compile(r"(?<=[A-Za-z])\s*\(\s*[-–—−]\s*\)"), ": none"),
     (re.compile(r"(?<=[A-Za-z])\s*\(\s*\+\s*\)"), ": present"),
+    (re.compile(r"(?<=[A-Za-z])\s*\(\s*(none|no|nil|absent|negative|present|yes|positive)\s*\)", re.IGNORECASE), r": \1"),
+    (re.compile(r"^(?![ \t]*[-*]?[ \t]*\[)(.*[A-Za-z])[ \t]*(\[[ xX]\])[ \t]*$", re.MULTILINE), r"\2 \1"),
     (re.compile(r"(?<!\w)[-–−]ve\b"), "negative"),
     (re.compile(r"(?<!\w)\+ve\b"), "positive"),
     (re.compile(r"(?<!\w)[øØ∅]\s*(?=[A-Za-z])"), "no "),
 )
-_SIGN = re.compile(r"[(][ ]*[-–—−+]|[-–+]ve\b|[øØ∅]")
+_SIGN = re.compile(r"[(][ ]*[-–—−+nypaNYPA]|\[[ xX]\]|[-–+]ve\b|[øØ∅]")
 _RUN_TOGETHER = (
     (re.compile(r"(?<=[a-z]{3})(?=[A-Z][a-z]+\b)(?<!\bMac)"), ". "),  # effusionNo
     (re.compile(r"(?<=[A-Za-z]{3})\.(?=[A-Za-z]{2,}[ ,:.])(?!(?:com|org|net)\b)"), ". "),  # effusion.no
@@ -58,6 +62,8 @@ def clean(report: str) -> str:
         text = _HYPHENATED.sub(_rejoined, text)
     if "*" in text or "_" in text or "`" in text or "#" in text or ">" in text:
         text = _ITALICS.sub(r"\2", _EMPHASIS.sub("", text))
+    if ":" in text:
+        text = _STATUS.sub(":", _QUOTED.sub(r" \1", text))
     text = _punctuated(text)
     if _SIGN.search(text):
         for sign, word in _SIGNED:

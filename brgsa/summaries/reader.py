@@ -188,7 +188,7 @@ def _clauses(sentence: str) -> tuple[tuple[str, str], ...]:
 
 
 def _understood(parts: Sequence[tuple[int, _Part]]) -> bool:
-    words, normal = vocabulary(), _normal()
+    words, normal = vocabulary(), _ways("normal")
     return any(
         normal.search(part.text) or any(
             entry.find(part.text, part.place) or entry.denies(part.text) for entry in words.candidates(part.text)
@@ -198,9 +198,9 @@ def _understood(parts: Sequence[tuple[int, _Part]]) -> bool:
 
 
 @cache
-def _normal() -> re.Pattern[str]:
-    """Ways to say that a scan or an organ is normal."""
-    return re.compile("|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")["normal"])))
+def _ways(aspect: str) -> re.Pattern[str]:
+    """Any of the phrases that `assertion.yaml` lists for an aspect in the vocabulary's notation."""
+    return re.compile("|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")[aspect])))
 
 
 @cache
@@ -279,28 +279,19 @@ def _triggers() -> re.Pattern[str]:
 
 def _masked(text: str) -> str:
     """The text without phrases that look like a denial and are none: "not observed in the previous examination", "no change in"."""
-    for start, phrases in (("not", _NEW), ("no", _changed()), ("without", _changed())):
-        if start in text:
+    if "no" in text or "without" in text:
+        for phrases in (_NEW, _ways("changed")):
             text = phrases.sub(lambda phrase: "_" * len(phrase[0]), text)
     return text
-
-
-@cache
-def _recalled() -> re.Pattern[str]:
-    return re.compile("|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")["recalled"])))
-
-
-@cache
-def _changed() -> re.Pattern[str]:
-    ways = "|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")["changed"]))
-    return re.compile(rf"\b(?=no|without)(?:{ways})")
 
 
 def _status(one: _Named, clause: str, aspects: set[str]) -> Status:
     """A mention's status, by what negspacy found around it."""
     before = clause[: one.start]
-    if "past" in aspects or _RESOLVED.search(before) or _recalled().search(before):
+    if "past" in aspects or _RESOLVED.search(before) or _ways("recalled").search(before):
         return Status.HISTORY
+    if _ways("open").search(clause):
+        return Status.UNCERTAIN
     # negspacy looks before and after a mention; "heart size is not increased" denies within it.
     if "negated" in aspects or DENIAL.search(clause[one.start : one.end]):
         return Status.HISTORY if _EARLIER.search(clause) else Status.ABSENT

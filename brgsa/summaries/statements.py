@@ -29,9 +29,11 @@ _SPACED = re.compile(
     r"(?<=\w)(?:[ ]*\?[ \t]*|[ ]*\t\s*|[ ]{2,}|[ ]*\.{3,}[ ]*|[ ]+[-–—]+>?[ ]*)(?=(?:none|no|nil|yes|absent|present|negative|positive|neg|pos|[+0])[ \t]*(?:[.;,|\n]|$))",
     re.IGNORECASE,
 )
+_VERDICT_ALONE = re.compile(r"(?:none|no|nil|yes|absent|present|negative|positive)\.?$", re.IGNORECASE)
+_CELLS = re.compile(r"^([A-Za-z /()]{3,50}?)[ \t]*[,;][ \t]*((?:none|no|nil|yes|absent|present|negative|positive|0|1)\.?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _ABBREVIATED = re.compile(r"\b(?:neg|pos)\.(?=\s|$)", re.IGNORECASE)
 _SIDED = re.compile(r"^\(?(?:right|left|bilateral|bilaterally|r|l)\)?\s*[:=-]?\s*(?=\S)", re.IGNORECASE)
-_LETTER = re.compile(r"[A-Za-z]")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,18 @@ def statements(report: str) -> list[Statement]:
 
 def _of_section(section: str) -> Iterator[Statement]:
     context, columns = "", []  # type: str, list[str]
+    if "\n" in section or len(section) < 80:
+        section = _CELLS.sub(r"\1: \2", section)
     if any(mark in section for mark in ("?", "\t", "  ", "...", " -", " –", " —")):
         section = _SPACED.sub(": ", section)
     section = _ABBREVIATED.sub(lambda short: "negative" if short[0][0] in "nN" else "positive", section)
     for paragraph in re.split(r"\n[ \t]*\n", section):
         for line in _lines(paragraph):
+            if "|" in line and any(_pair(tidy(cell)) for cell in line.split("|")):
+                line = line.replace("|", "\n").strip()
+                for cell in line.split("\n"):
+                    yield from _of_line(cell.strip(), context)
+                continue
             if line.count("|") >= 2 or (columns and "|" in line):
                 cells = [tidy(cell) for cell in line.strip().strip("|").split("|")]
                 if all(re.fullmatch(r":?-*:?", cell) for cell in cells):
@@ -96,7 +105,11 @@ def _lines(paragraph: str) -> list[str]:
     raw = [line for raw_line in paragraph.split("\n") if (line := raw_line.strip())]
     stops = sum(line.endswith(".") for line in raw)
     for line in raw:
-        if out and _continues(out[-1], line, punctuated=stops > 0):
+        if not _LETTER.search(line) and not line.strip("-=_*~ "):
+            continue  # a rule
+        if out and _VERDICT_ALONE.match(line) and not re.search(r"[.!?:]$", out[-1]) and not _BULLET.match(line):
+            out[-1] = f"{out[-1]}: {line}"
+        elif out and _continues(out[-1], line, punctuated=stops > 0):
             out[-1] = f"{out[-1]} {line}"
         else:
             out.append(line)
