@@ -120,6 +120,8 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     """Whether `line` goes on with the sentence of the line before it."""
     if _FULL_STOP.search(before) or _BULLET.match(line) or _TICK.match(line) or line.startswith("|"):
         return False
+    if _is_verdict_pair(_BULLET.sub("", before)):
+        return False
     if re.match(r"[^:]{2,40}:", line):
         return False
     if _OPEN_END.search(before):
@@ -127,7 +129,7 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     first = re.match(r"\W*([A-Za-z]+)", line)
     if first and first[1].islower():
         return True
-    return punctuated and before.isupper() and line.isupper()  # capitals do not tell where a sentence begins
+    return punctuated and ":" not in before and before.isupper() and line.isupper()  # capitals do not tell where a sentence begins
 
 
 def _of_line(line: str, context: str) -> Iterator[Statement]:
