@@ -18,7 +18,9 @@ _WORD = re.compile(r"[^\W\d_]")
 _ASIDE = re.compile(r"\([^()]*\)|(?<=[,?])[^,?()]*\?|,\s+which\s[^,]*,(?=\s+(?:is|are|was|were|can|could|has|have)\b)")
 _NOT_FINAL = re.compile(r"\b(?:approx|dr|vs|ca|[IVX]+|[a-z]|\d)\.$", re.IGNORECASE)
 # Before a small letter, these too are abbreviations.
-_ABBREVIATION = re.compile(r"\b(?:mm|cm|fig|im|se|ser|img|max|min|diam|lt|rt|resp|incl|eg|ie|etc|seg|vertebra)\.$", re.IGNORECASE)
+_ABBREVIATION = re.compile(
+    r"\b(?:mm|cm|fig|im|se|ser|img|max|min|diam|lt|rt|resp|incl|eg|ie|etc|seg|vertebra)\.$", re.IGNORECASE
+)
 
 _VERB = re.compile(
     r"\b(?:is|are|was|were|be|been|has|have|had)\b(?:\s+(?:not|also|still|again|no|longer|clearly|newly|only))*\s+"
@@ -41,7 +43,10 @@ _ASSERTION = re.compile(
     re.IGNORECASE,
 )
 _THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
-_EXCEPT = re.compile(r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to|rather than|instead of)\b", re.IGNORECASE)
+_EXCEPT = re.compile(
+    r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to|rather than|instead of)\b",
+    re.IGNORECASE,
+)
 
 
 def tidy(report: str) -> str:
@@ -57,7 +62,9 @@ def sentences(report: str) -> list[str]:
         start = 0
         for end in _END.finditer(block):
             before = block[start : end.start()]
-            if not _NOT_FINAL.search(before) and not (block[end.end() : end.end() + 1].islower() and _ABBREVIATION.search(before)):
+            if not _NOT_FINAL.search(before) and not (
+                block[end.end() : end.end() + 1].islower() and _ABBREVIATION.search(before)
+            ):
                 out.append(before)
                 start = end.end()
         out.append(block[start:])
@@ -76,7 +83,13 @@ def clauses(sentence: str) -> Iterator[str]:
     stops = [*(joint.start() for joint in joints[1:]), len(plain)]
     for joint, stop in zip(joints, stops, strict=False):
         left, ahead, rest = plain[start : joint.start()], plain[joint.end() : stop], plain[joint.end() :]
-        if _HARD.search(joint[0]) or _DENIAL.match(ahead) or _EXCEPT.match(left) or _both_assert(left, ahead, rest) or (_DENIAL.match(left) and _ASSERTION.match(ahead)):
+        if (
+            _HARD.search(joint[0])
+            or _DENIAL.match(ahead)
+            or _EXCEPT.match(left)
+            or _both_assert(left, ahead, rest)
+            or (_DENIAL.match(left) and _ASSERTION.match(ahead))
+        ):
             yield left
             start = joint.end()
     yield plain[start:]

@@ -11,7 +11,9 @@ from functools import cache
 from brgsa.summaries.vocabulary import read_yaml
 
 _WORD = re.compile(r"[^\W\d_]{2,}|[^\W\d_](?=\s|$)")
-KNOWN_SHARE = 0.3  # of a text's words; English reports have two thirds, other languages with the same Latin terms a fifth
+KNOWN_SHARE = (
+    0.3  # of a text's words; English reports have two thirds, other languages with the same Latin terms a fifth
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,11 @@ def _plain(text: str) -> str:
     text = text.lower()
     if text.isascii():
         return text
-    return "".join(c for c in unicodedata.normalize("NFKD", text.replace("ı", "i").replace("ß", "ss")) if not unicodedata.combining(c))
+    return "".join(
+        c
+        for c in unicodedata.normalize("NFKD", text.replace("ı", "i").replace("ß", "ss"))
+        if not unicodedata.combining(c)
+    )
 
 
 @cache

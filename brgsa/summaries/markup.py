@@ -10,9 +10,13 @@ from functools import cache
 from brgsa.summaries.vocabulary import read_yaml
 
 _TAG = re.compile(r"</?(\w+)\b[^<>]*>|<!--.*?-->|<!\w[^<>]*>", re.DOTALL)
-_BLOCKS = frozenset({"br", "p", "div", "li", "ul", "ol", "tr", "table", "h1", "h2", "h3", "h4", "h5", "h6", "body", "section"})
+_BLOCKS = frozenset(
+    {"br", "p", "div", "li", "ul", "ol", "tr", "table", "h1", "h2", "h3", "h4", "h5", "h6", "body", "section"}
+)
 # Line ends as databases, spreadsheets and HL7 messages spell them.
-_LINE_ENDS = re.compile(r"\\r\\n|\\n|\\r|\\\.br\\|\\X0[AD]\\|_x000[dDaA]_|\r\n?|[\x0b\x0c\x85\u2028\u2029]|~(?=\s*[A-Z])")
+_LINE_ENDS = re.compile(
+    r"\\r\\n|\\n|\\r|\\\.br\\|\\X0[AD]\\|_x000[dDaA]_|\r\n?|[\x0b\x0c\x85\u2028\u2029]|~(?=\s*[A-Z])"
+)
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff\x00-\x08\x0e-\x1f]")
 _HYPHENATED = re.compile(r"(\w+)-[ \t]*\n[ \t]*([a-z]+)")
 _EMPHASIS = re.compile(r"\*\*|__(?=\S)|(?<=\S)__|~~|`+|^[ \t]{0,3}#{1,6}[ \t]+|^[ \t]*>[ \t]+", re.MULTILINE)
@@ -32,7 +36,10 @@ _SIGNED = (
     (re.compile(r"(?<!\w)\(\s*\+\s*\)\s*(?=[A-Za-z])"), "Positive for "),
     (re.compile(r"(?<=[A-Za-z])\s*\(\s*[-–—−]\s*\)"), ": none"),
     (re.compile(r"(?<=[A-Za-z])\s*\(\s*\+\s*\)"), ": present"),
-    (re.compile(r"(?<=[A-Za-z])\s*\(\s*(none|no|nil|absent|negative|present|yes|positive)\s*\)", re.IGNORECASE), r": \1"),
+    (
+        re.compile(r"(?<=[A-Za-z])\s*\(\s*(none|no|nil|absent|negative|present|yes|positive)\s*\)", re.IGNORECASE),
+        r": \1",
+    ),
     (re.compile(r"^(?![ \t]*[-*]?[ \t]*\[)(.*[A-Za-z])[ \t]*(\[[ xX]\])[ \t]*$", re.MULTILINE), r"\2 \1"),
     (re.compile(r"(?<!\w)[-–−]ve\b"), "negative"),
     (re.compile(r"(?<!\w)\+ve\b"), "positive"),
@@ -43,7 +50,12 @@ _RUN_TOGETHER = (
     (re.compile(r"(?<=[a-z]{3})(?=[A-Z][a-z]+\b)(?<!\bMac)"), ". "),  # effusionNo
     (re.compile(r"(?<=[A-Za-z]{3})\.(?=[A-Za-z]{2,}[ ,:.])(?!(?:com|org|net)\b)"), ". "),  # effusion.no
     # "No effusion No pneumothorax"
-    (re.compile(r"(?<=[a-z]{3})[ \t]+(?=(?:No|There|The|Both|Without|Normal|Mild|Minimal|Moderate|Small|Stable|Unchanged) [a-z])"), ". "),
+    (
+        re.compile(
+            r"(?<=[a-z]{3})[ \t]+(?=(?:No|There|The|Both|Without|Normal|Mild|Minimal|Moderate|Small|Stable|Unchanged) [a-z])"
+        ),
+        ". ",
+    ),
     (re.compile(r"(?<=[A-Za-z)]),(?=[A-Za-z])"), ", "),
     (re.compile(r"(?<=[A-Za-z]{3});(?=\S)"), "; "),
 )
@@ -57,7 +69,9 @@ def clean(report: str) -> str:
     if "<" in text:
         text = _TAG.sub(_tag, text)
     if text.lstrip().startswith("{"):
-        text = _JSON.sub(lambda pair: f"\n{pair[1]}: {pair[2] if pair[2] is not None else pair[3]}\n", text).strip("{}[] \n")
+        text = _JSON.sub(lambda pair: f"\n{pair[1]}: {pair[2] if pair[2] is not None else pair[3]}\n", text).strip(
+            "{}[] \n"
+        )
     if "\n" in text:
         text = _HYPHENATED.sub(_rejoined, text)
     if "*" in text or "_" in text or "`" in text or "#" in text or ">" in text:
@@ -117,4 +131,10 @@ def _short_form() -> re.Pattern[str]:
 def _spelled_out(found: re.Match[str]) -> str:
     text = found[0]
     long = next(long for short, long in _short_forms() if short.fullmatch(text))
-    return long.capitalize() if text[0].isupper() and not text.isupper() else long.upper() if text.isupper() and len(text) > 3 else long
+    return (
+        long.capitalize()
+        if text[0].isupper() and not text.isupper()
+        else long.upper()
+        if text.isupper() and len(text) > 3
+        else long
+    )

@@ -79,7 +79,7 @@ class _Named(NamedTuple):
 
 @dataclass(frozen=True)
 class _Part:
-    """What is judged by itself: a clause, with the words that belong before it, its organ group and the verdict passed on it."""
+    """What is judged by itself: a clause, the words that belong before it, its organ group and the verdict passed on it."""
 
     context: str
     clause: str
@@ -175,7 +175,9 @@ def _parts(of_report: Sequence[Statement]) -> list[tuple[int, _Part]]:
     out, place = [], ""
     for number, statement in enumerate(of_report):
         whole = statement.verdict != ""
-        for clause, named in [(statement.body, words.place(statement.body.lower()))] if whole else _clauses(statement.body):
+        for clause, named in (
+            [(statement.body, words.place(statement.body.lower()))] if whole else _clauses(statement.body)
+        ):
             place = named or words.place(statement.context) or place
             out.append((number, _Part(statement.context, clause, place, statement.verdict)))
     return out
@@ -190,9 +192,8 @@ def _clauses(sentence: str) -> tuple[tuple[str, str], ...]:
 def _understood(parts: Sequence[tuple[int, _Part]]) -> bool:
     words, normal = vocabulary(), _ways("normal")
     return any(
-        normal.search(part.text) or any(
-            entry.find(part.text, part.place) or entry.denies(part.text) for entry in words.candidates(part.text)
-        )
+        normal.search(part.text)
+        or any(entry.find(part.text, part.place) or entry.denies(part.text) for entry in words.candidates(part.text))
         for _, part in parts
     )
 
@@ -257,7 +258,8 @@ def _aspects(doubted: Sequence[tuple[_Part, str, list[_Named]]]) -> Iterator[lis
         doc = nlp.make_doc(masked)
         starts = [token.idx for token in doc]
         doc.spans["findings"] = [
-            Span(doc, bisect_right(starts, one.start) - 1, bisect_left(starts, one.end), label=one.name) for one in named
+            Span(doc, bisect_right(starts, one.start) - 1, bisect_left(starts, one.end), label=one.name)
+            for one in named
         ]
         docs.append(doc)
     for doc in nlp.pipe(docs):
@@ -274,11 +276,13 @@ def _triggers() -> re.Pattern[str]:
             # The longest word, as "is" or "the" would be in every clause.
             words.add("not" if "not" in phrase.split() else max(phrase.split(), key=len))
     words.remove("not")  # which also ends "cannot"
-    return re.compile("|".join([r"not\b", *(rf"\b{re.escape(w)}\b" if w.isalpha() else re.escape(w) for w in sorted(words))]))
+    return re.compile(
+        "|".join([r"not\b", *(rf"\b{re.escape(w)}\b" if w.isalpha() else re.escape(w) for w in sorted(words))])
+    )
 
 
 def _masked(text: str) -> str:
-    """The text without phrases that look like a denial and are none: "not observed in the previous examination", "no change in"."""
+    """The text without phrases that look like a denial and are none: "not observed previously", "no change in"."""
     if "no" in text or "without" in text:
         for phrases in (_NEW, _ways("changed")):
             text = phrases.sub(lambda phrase: "_" * len(phrase[0]), text)

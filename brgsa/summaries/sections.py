@@ -18,7 +18,8 @@ _BOUNDARY = re.compile(r"[.!?;)\]\"\n|][ \t\-*•#|]*|[ \t]{2,}|(?:^|\n)[ \t]*\(
 _NAME = re.compile(r"[A-Za-z][A-Za-z/&,()' -]*[ \t]*")
 # A header in the middle of a sentence that has no full stop: "Lungs are clear IMPRESSION: Normal".
 _LOUD = re.compile(
-    r"\b(?:(?:[A-Z]{3,}[ /])*[A-Z]{4,}|Findings?|Impressions?|Conclusions?|History|Indications?|Technique|Comparison|Recommendations?)[ \t]*$"
+    r"\b(?:(?:[A-Z]{3,}[ /])*[A-Z]{4,}|Findings?|Impressions?|Conclusions?|History|Indications?|Technique|Comparison|"
+    r"Recommendations?)[ \t]*$"
 )
 _PLAIN = re.compile(
     r"(?:(?<=[.!?:\"]\s)|^)(?i:findings?|impressions?|conclusions?|results?|comments?)(?=\s+[A-Z])", re.MULTILINE
@@ -51,7 +52,7 @@ def spoken_sections(text: str) -> list[str]:
 
 
 def _spoken_part(section: str, spoken: bool, structured: bool) -> str:
-    """What a section says of this scan. A silent one ends with its paragraph or line in a report that has no FINDINGS or IMPRESSION."""
+    """What a section says of this scan. Without FINDINGS or IMPRESSION, a silent one ends with its paragraph or line."""
     if spoken:
         return section
     end = None if structured else re.search(r"(?<=\S)[ \t]*\n[ \t]*\n|(?<=[.!?])[ \t]*\n", section)
@@ -88,7 +89,9 @@ def _kind(name: str, free: bool) -> str:
     tiers = _tiers()
     if any(word in tiers["never"] for word in words):
         return ""
-    if all(any(word in tier for tier in tiers.values()) for word in words) or (free and (len(words) <= 3 or name.isupper())):
+    if all(any(word in tier for tier in tiers.values()) for word in words) or (
+        free and (len(words) <= 3 or name.isupper())
+    ):
         for tier, kind in (("silent first", "silent"), ("spoken", "spoken"), ("silent", "silent")):
             if any(word in tiers[tier] for word in words):
                 return kind

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from brgsa.summaries.clauses import sentences, tidy
@@ -16,21 +16,31 @@ from brgsa.summaries.markup import clean
 from brgsa.summaries.sections import is_organ, spoken_sections
 from brgsa.summaries.vocabulary import listed, read_yaml, vocabulary
 
-_BULLET = re.compile(r"^[ \t]*(?:[-–—•·*►▪●○◦‣>+]+(?=[ \t\w(\[])|\(?\d{1,2}[.)](?=[ \t]*[A-Za-z(\[])|\(?[a-z][)](?=[ \t]))[ \t]*")
+_BULLET = re.compile(
+    r"^[ \t]*(?:[-–—•·*►▪●○◦‣>+]+(?=[ \t\w(\[])|\(?\d{1,2}[.)](?=[ \t]*[A-Za-z(\[])|\(?[a-z][)](?=[ \t]))[ \t]*"
+)
 _INLINE_NUMBER = re.compile(r"(?<=\S)\s+(?=\(?\d{1,2}[.)]\s*[A-Za-z(])")
 _ITEM = re.compile(r"(?:^|\s)\(?([12])[.)]\s*[A-Za-z(]")
-_OPEN_END = re.compile(r"(?:,|/|\b(?:no|not|of|the|a|an|and|or|nor|with|without|in|on|at|to|for|from|by|is|are|was|were|has|have|had|be|been|both|right|left|which|that|evidence|any))$", re.IGNORECASE)  # fmt: skip
+_OPEN_END = re.compile(
+    r"(?:,|/|\b(?:no|not|of|the|a|an|and|or|nor|with|without|in|on|at|to|for|from|by|is|are|was|were|has|have|had|be|been|"
+    r"both|right|left|which|that|evidence|any))$",
+    re.IGNORECASE,
+)
 _FULL_STOP = re.compile(r"[.!?:;|]$")
 _TICK = re.compile(r"^[ \t]*[-*•]?[ \t]*(?:[\[(](?P<in>[ xX✓✔_-]?)[\])]|(?P<box>[☐☑☒✓✔✗✘□■]))[ \t]*(?P<what>\S.*)$")
 _TICKED = frozenset("xX✓✔☑☒■")
 _PAIR = re.compile(r"^(?P<key>[^:;|=?\t]{2,80}?)(?P<sep>\s*[:=]+>?\s*|\s+[-–—]+>?\s*)(?P<value>.*)$", re.DOTALL)
 # What may stand for the colon before a verdict at the end of a line: a question mark, a tab, dots, wide space.
+_WORD_OF_VERDICT = r"(?:none|no|nil|yes|absent|present|negative|positive|neg|pos)"
 _SPACED = re.compile(
-    r"(?<=\w)(?:[ ]*\?[ \t]*|[ ]*\t\s*|[ ]{2,}|[ ]*\.{3,}[ ]*|[ ]+[-–—]+>?[ ]*)(?=(?:none|no|nil|yes|absent|present|negative|positive|neg|pos|[+0])[ \t]*(?:[.;,|\n]|$))",
+    r"(?<=\w)(?:[ ]*\?[ \t]*|[ ]*\t\s*|[ ]{2,}|[ ]*\.{3,}[ ]*|[ ]+[-–—]+>?[ ]*)"
+    rf"(?=(?:{_WORD_OF_VERDICT}|[+0])[ \t]*(?:[.;,|\n]|$))",
     re.IGNORECASE,
 )
-_VERDICT_ALONE = re.compile(r"(?:none|no|nil|yes|absent|present|negative|positive)\.?$", re.IGNORECASE)
-_CELLS = re.compile(r"^([A-Za-z /()]{3,50}?)[ \t]*[,;][ \t]*((?:none|no|nil|yes|absent|present|negative|positive|0|1)\.?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_VERDICT_ALONE = re.compile(rf"{_WORD_OF_VERDICT}\.?$", re.IGNORECASE)
+_CELLS = re.compile(
+    rf"^([A-Za-z /()]{{3,50}}?)[ \t]*[,;][ \t]*((?:{_WORD_OF_VERDICT}|[01])\.?)[ \t]*$", re.IGNORECASE | re.MULTILINE
+)
 _ABBREVIATED = re.compile(r"\b(?:neg|pos)\.(?=\s|$)", re.IGNORECASE)
 _SIDED = re.compile(r"^\(?(?:right|left|bilateral|bilaterally|r|l)\)?\s*[:=-]?\s*(?=\S)", re.IGNORECASE)
 _LETTER = re.compile(r"[^\W\d_]")
@@ -56,7 +66,9 @@ class Statement:
 
 def statements(report: str) -> list[Statement]:
     """What a report says of this scan, in order; what is not in English is left out."""
-    found = [one for section in spoken_sections(clean(report)) for one in _of_section(section) if _LETTER.search(one.text)]
+    found = [
+        one for section in spoken_sections(clean(report)) for one in _of_section(section) if _LETTER.search(one.text)
+    ]
     keep = english_ones([one.text for one in found])
     return [one for one, english in zip(found, keep, strict=True) if english]
 
@@ -129,17 +141,23 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     first = re.match(r"\W*([A-Za-z]+)", line)
     if first and first[1].islower():
         return True
-    return punctuated and ":" not in before and before.isupper() and line.isupper()  # capitals do not tell where a sentence begins
+    return (
+        punctuated and ":" not in before and before.isupper() and line.isupper()
+    )  # capitals do not tell where a sentence begins
 
 
 def _of_line(line: str, context: str) -> Iterator[Statement]:
     if tick := _TICK.match(line):
         mark = tick["in"] if tick["in"] is not None else tick["box"]
         if mark in _TICKED:
-            yield Statement(tidy(tick["what"]), tidy(tick["what"]), context, "" if _verdict_of(tick["what"]) else "present")
+            yield Statement(
+                tidy(tick["what"]), tidy(tick["what"]), context, "" if _verdict_of(tick["what"]) else "present"
+            )
         return
     marks = {mark[1] for mark in _ITEM.finditer(line)}
-    for item in _INLINE_NUMBER.split(line) if "2" in marks and ("1" in marks or _BULLET.match(line) is None) else [line]:
+    for item in (
+        _INLINE_NUMBER.split(line) if "2" in marks and ("1" in marks or _BULLET.match(line) is None) else [line]
+    ):
         item_context = context
         for sentence in sentences(_BULLET.sub("", item)):
             found, item_context = _of_sentence(sentence, item_context)
@@ -176,7 +194,7 @@ def _pairs(sentence: str) -> list[tuple[str, str]] | None:
 
 
 def _pair(part: str) -> tuple[str, str] | None:
-    """The key and the value of "KEY: value"; with a dash, tab or equals sign for the colon only where the value is a verdict."""
+    """The key and the value of "KEY: value"; a dash or equals sign stands for the colon only before a verdict."""
     pair = _PAIR.match(part)
     if not pair or len(pair["key"].split()) > 8 or not _LETTER.search(pair["key"]):
         return None
@@ -264,7 +282,7 @@ def _verdict_of(text: str) -> str:
 
 
 def _verdict(value: str) -> str:
-    """What a value says by its first words: "absent", "present", "uncertain", "history", "unsaid" or, where they do not tell, ""."""
+    """What a value says by its first words: "absent", "present", "uncertain", "history", "unsaid"; else ""."""
     value = value.strip().lower()
     return next((verdict for verdict, words in _values().items() if words.match(value)), "")
 
@@ -280,7 +298,9 @@ def _values() -> dict[str, re.Pattern[str]]:
 
 @cache
 def _verdict_keys() -> dict[str, str]:
-    return {word: verdict for verdict, words in read_yaml("structure.yaml")["verdicts"].items() for word in listed(words)}
+    return {
+        word: verdict for verdict, words in read_yaml("structure.yaml")["verdicts"].items() for word in listed(words)
+    }
 
 
 @cache

@@ -101,7 +101,7 @@ def _positive_part(of_report: Statement, mentions: list[Mention], names: Sequenc
     }
     if not affirmed:
         return ""
-    if of_report.verdict or of_report.body != of_report.text and not of_report.context:
+    if of_report.verdict or (of_report.body != of_report.text and not of_report.context):
         return of_report.text.strip(" .,;")
     opening, sentence = f"{of_report.context}: " if of_report.context else "", of_report.body
     parts = list(clauses(sentence))

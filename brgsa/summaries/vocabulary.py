@@ -106,7 +106,9 @@ def pattern(text: str, words: dict[str, str]) -> str:
 
 def beginnings(text: str, words: dict[str, str]) -> set[str]:
     """First letters of the words with which a term in the vocabulary's notation begins."""
-    first = next(token for token in text.format(**words).split() if not token.startswith("..") and not token.endswith("?"))
+    first = next(
+        token for token in text.format(**words).split() if not token.startswith("..") and not token.endswith("?")
+    )
     return {word.removesuffix("*")[:BEGINNING] for word in first.split("|")}
 
 

@@ -11,12 +11,26 @@ from brgsa.summaries import NOTHING_FOUND, STYLES, Status, read_findings, summar
 
 LETTERS = {Status.PRESENT: "P", Status.ABSENT: "A", Status.UNCERTAIN: "U", Status.HISTORY: "H"}
 SHORT = {
-    "effusion": "Pleural effusion", "pericardial": "Pericardial effusion", "nodule": "Lung nodule", "mass": "Lung mass",
-    "emphysema": "Emphysema", "consolidation": "Consolidation", "pneumothorax": "Pneumothorax", "pneumonia": "Pneumonia",
-    "atelectasis": "Atelectasis", "cardiomegaly": "Cardiomegaly", "nodes": "Lymphadenopathy", "hernia": "Hiatal hernia",
-    "opacity": "Lung opacity", "fracture": "Rib fracture", "coronary": "Coronary artery wall calcification",
-    "tuberculosis": "Tuberculosis", "bronchiectasis": "Bronchiectasis", "fibrosis": "Pulmonary fibrosis", "airways": "Bronchial thickening",
-}  # fmt: skip
+    "effusion": "Pleural effusion",
+    "pericardial": "Pericardial effusion",
+    "nodule": "Lung nodule",
+    "mass": "Lung mass",
+    "emphysema": "Emphysema",
+    "consolidation": "Consolidation",
+    "pneumothorax": "Pneumothorax",
+    "pneumonia": "Pneumonia",
+    "atelectasis": "Atelectasis",
+    "cardiomegaly": "Cardiomegaly",
+    "nodes": "Lymphadenopathy",
+    "hernia": "Hiatal hernia",
+    "opacity": "Lung opacity",
+    "fracture": "Rib fracture",
+    "coronary": "Coronary artery wall calcification",
+    "tuberculosis": "Tuberculosis",
+    "bronchiectasis": "Bronchiectasis",
+    "fibrosis": "Pulmonary fibrosis",
+    "airways": "Bronchial thickening",
+}
 
 SECTIONS = [
     ("INDICATION: Pulmonary nodule.\n\nFINDINGS: Lungs are clear.\n\nIMPRESSION: Normal chest CT.", "nodule=-"),
@@ -25,15 +39,36 @@ SECTIONS = [
     ("**Clinical History:** Emphysema.\n**Findings:** Lung nodule in the right upper lobe.", "emphysema=-, nodule=P"),
     ("## History\nPneumonia\n## Findings\nNo consolidation.", "pneumonia=-, consolidation=A"),
     ("<b>History:</b> lung mass<br><b>Findings:</b> pleural effusion<br>", "mass=-, effusion=P"),
-    ("HISTORY: cough, r/o pneumonia FINDINGS: The lungs are clear. IMPRESSION: No pneumothorax.", "pneumonia=-, pneumothorax=A"),
+    (
+        "HISTORY: cough, r/o pneumonia FINDINGS: The lungs are clear. IMPRESSION: No pneumothorax.",
+        "pneumonia=-, pneumothorax=A",
+    ),
     ("History: cough and emphysema Findings: A nodule is seen.", "emphysema=-, nodule=P"),
-    ("clinical information: pneumonia\nfindings: no effusion\nimpression: nodule in the left lung", "pneumonia=-, effusion=A, nodule=P"),
-    ("REASON FOR EXAM: Pleural effusion.\nCOMPARISON: CT of 2019 showed consolidation.\nFINDINGS: Clear lungs.", "effusion=-, consolidation=-"),
-    ("Reason for this examination: evaluate for pneumothorax\nFINDINGS: There is a hiatal hernia.", "pneumothorax=-, hernia=P"),
-    ("FINDINGS: Nodule in the right lung.\nRECOMMENDATION: If pneumonia or pleural effusion develops, repeat CT.", "nodule=P, pneumonia=-, effusion=-"),
-    ("IMPRESSION: Small nodule.\nRecommendations:\n1. Biopsy if a lung mass appears.\n2. Look for lymphadenopathy.", "nodule=P, mass=-, nodes=-"),
+    (
+        "clinical information: pneumonia\nfindings: no effusion\nimpression: nodule in the left lung",
+        "pneumonia=-, effusion=A, nodule=P",
+    ),
+    (
+        "REASON FOR EXAM: Pleural effusion.\nCOMPARISON: CT of 2019 showed consolidation.\nFINDINGS: Clear lungs.",
+        "effusion=-, consolidation=-",
+    ),
+    (
+        "Reason for this examination: evaluate for pneumothorax\nFINDINGS: There is a hiatal hernia.",
+        "pneumothorax=-, hernia=P",
+    ),
+    (
+        "FINDINGS: Nodule in the right lung.\nRECOMMENDATION: If pneumonia or pleural effusion develops, repeat CT.",
+        "nodule=P, pneumonia=-, effusion=-",
+    ),
+    (
+        "IMPRESSION: Small nodule.\nRecommendations:\n1. Biopsy if a lung mass appears.\n2. Look for lymphadenopathy.",
+        "nodule=P, mass=-, nodes=-",
+    ),
     ("EXAM: CT CHEST FOR PULMONARY NODULE\nFINDINGS: No nodule is seen.", "nodule=A"),
-    ("PROCEDURE: CT chest, pneumothorax protocol\nTECHNIQUE: pleural drain in place during the scan\nFINDINGS: Emphysema.", "pneumothorax=-, emphysema=P"),
+    (
+        "PROCEDURE: CT chest, pneumothorax protocol\nTECHNIQUE: pleural drain in place during the scan\nFINDINGS: Emphysema.",
+        "pneumothorax=-, emphysema=P",
+    ),
     ("COMPARISON: None.\nLUNGS: Clear.\nPLEURA: Small effusion.\nHEART: Normal size.", "effusion=P, cardiomegaly=A"),
     ("PMH: tuberculosis, emphysema\nCT THORAX FINDINGS: no nodules", "tuberculosis=-, emphysema=-, nodule=A"),
     ("Hx: lung mass resected.\nResult: no mass.", "mass=A"),
@@ -42,15 +77,22 @@ SECTIONS = [
     ("Referral diagnosis: pneumothorax\nConclusion: no pneumothorax", "pneumothorax=A"),
     ("Prior findings: consolidation.\nFindings: No consolidation.", "consolidation=A"),
     ("HISTORY - Emphysema\nFINDINGS - No effusion", "emphysema=-, effusion=A"),
-    ("INDICATION\nShortness of breath, pleural effusion\n\nTECHNIQUE\nHelical CT\n\nFINDINGS\nSmall pericardial effusion.\n\nIMPRESSION\nPericardial effusion.", "effusion=-, pericardial=P"),
+    (
+        "INDICATION\nShortness of breath, pleural effusion\n\nTECHNIQUE\nHelical CT\n\nFINDINGS\n"
+        "Small pericardial effusion.\n\nIMPRESSION\nPericardial effusion.",
+        "effusion=-, pericardial=P",
+    ),
     ("History: emphysema.\n\nThe lungs show a nodule. No effusion.", "emphysema=-, nodule=P, effusion=A"),
-    ("Indication: pneumonia.\nNo consolidation is seen. Bronchiectasis is present.", "pneumonia=-, consolidation=A, bronchiectasis=P"),
+    (
+        "Indication: pneumonia.\nNo consolidation is seen. Bronchiectasis is present.",
+        "pneumonia=-, consolidation=A, bronchiectasis=P",
+    ),
     ("Findings: No nodule. Addendum: A nodule is present in the left lung.", "nodule=P"),
     ("Impression: Stable nodule. Dictated by Dr. Mass, pneumothorax unit.", "nodule=P, mass=-, pneumothorax=-"),
     ("FINDINGS:\nNodule in the right lung.\nElectronically signed by Dr. Emphysema", "nodule=P, emphysema=-"),
     ("Allergies: none. Medications: none. Findings: pleural effusion.", "effusion=P"),
     ("Examination: Thorax CT. Clinical findings: pneumonia. Findings: no nodule.", "pneumonia=-, nodule=A"),
-]  # fmt: skip
+]
 
 PAIRS = [
     ("Pleural effusion: None.\nPneumothorax: No.\nNodules: Absent.", "effusion=A, pneumothorax=A, nodule=A"),
@@ -91,9 +133,15 @@ PAIRS = [
     ("Pleural effusion: No significant pleural effusion.", "effusion=A"),
     ("Pleural effusion: right: none, left: none", "effusion=A"),
     ("Pleural effusion: right: none, left: small", "effusion=P"),
-    ("Pleural effusion: no. Pneumothorax: none. Consolidation: right lower lobe.", "effusion=A, pneumothorax=A, consolidation=P"),
+    (
+        "Pleural effusion: no. Pneumothorax: none. Consolidation: right lower lobe.",
+        "effusion=A, pneumothorax=A, consolidation=P",
+    ),
     ("Pleural effusion: none, nodule in the right lung", "effusion=A, nodule=P"),
-    ("Pleura: No effusion. No pneumothorax.\nLungs: Clear.\nHeart: Normal size.", "effusion=A, pneumothorax=A, cardiomegaly=A"),
+    (
+        "Pleura: No effusion. No pneumothorax.\nLungs: Clear.\nHeart: Normal size.",
+        "effusion=A, pneumothorax=A, cardiomegaly=A",
+    ),
     ("Pericardium: Small effusion.", "pericardial=P, effusion=-"),
     ("Pericardium: Normal. No effusion.", "pericardial=A, effusion=-"),
     ("Lungs: 4 mm nodule. No consolidation.", "nodule=P, consolidation=A"),
@@ -102,8 +150,14 @@ PAIRS = [
     ("Coronary arteries: heavy calcification", "coronary=P"),
     ("Ribs: No fracture.", "fracture=A"),
     ("Airways: wall thickening", "airways=P"),
-    ("Pleura:\n- No effusion\n- No pneumothorax\nLungs:\n- Nodule in the right upper lobe", "effusion=A, pneumothorax=A, nodule=P"),
-    ("There is no:\n- pleural effusion\n- pneumothorax\n- consolidation", "effusion=A, pneumothorax=A, consolidation=A"),
+    (
+        "Pleura:\n- No effusion\n- No pneumothorax\nLungs:\n- Nodule in the right upper lobe",
+        "effusion=A, pneumothorax=A, nodule=P",
+    ),
+    (
+        "There is no:\n- pleural effusion\n- pneumothorax\n- consolidation",
+        "effusion=A, pneumothorax=A, consolidation=A",
+    ),
     ("No evidence of:\n1. pneumonia\n2. pleural effusion", "pneumonia=A, effusion=A"),
     ("Negative for: effusion, pneumothorax", "effusion=A, pneumothorax=A"),
     ("Absent: effusion, pneumothorax. Present: nodule.", "effusion=A, pneumothorax=A, nodule=P"),
@@ -113,15 +167,21 @@ PAIRS = [
     ("- [ ] Emphysema\n- [X] Consolidation", "emphysema=-A, consolidation=P"),
     ("☐ Emphysema\n☒ Consolidation", "emphysema=-A, consolidation=P"),
     ("| Finding | Present |\n|---|---|\n| Emphysema | no |\n| Lung nodule | yes |", "emphysema=A, nodule=P"),
-    ("<table><tr><td>Emphysema</td><td>none</td></tr><tr><td>Nodule</td><td>present</td></tr></table>", "emphysema=A, nodule=P"),
+    (
+        "<table><tr><td>Emphysema</td><td>none</td></tr><tr><td>Nodule</td><td>present</td></tr></table>",
+        "emphysema=A, nodule=P",
+    ),
     ('{"Pleural effusion": "none", "Lung nodule": "present", "Emphysema": false}', "effusion=A, nodule=P, emphysema=A"),
     ("Heart size: normal", "cardiomegaly=A"),
     ("Cardiomegaly: yes", "cardiomegaly=P"),
     ("Consolidation/atelectasis: none", "consolidation=A, atelectasis=A"),
-]  # fmt: skip
+]
 
 LISTS = [
-    ("1. No pleural effusion. 2. Nodule in the right lung. 3. No pneumothorax.", "effusion=A, nodule=P, pneumothorax=A"),
+    (
+        "1. No pleural effusion. 2. Nodule in the right lung. 3. No pneumothorax.",
+        "effusion=A, nodule=P, pneumothorax=A",
+    ),
     ("1. No pleural effusion 2. Nodule in the right lung 3. Emphysema", "effusion=A, nodule=P, emphysema=P"),
     ("1) No pleural effusion\n2) Nodule\n3) Emphysema", "effusion=A, nodule=P, emphysema=P"),
     ("(1) No pleural effusion (2) Nodule in the lung", "effusion=A, nodule=P"),
@@ -137,7 +197,10 @@ LISTS = [
     ("No pleural effusion No pneumothorax There is a nodule in the lung.", "effusion=A, pneumothorax=A, nodule=P"),
     ("No effusion;nodule present", "effusion=A, nodule=P"),
     ("NO PLEURAL EFFUSION. NODULE IN THE RIGHT UPPER LOBE. NO PNEUMOTHORAX.", "effusion=A, nodule=P, pneumothorax=A"),
-    ("THERE IS NO CONSOLIDATION,\nPLEURAL EFFUSION OR\nPNEUMOTHORAX. EMPHYSEMA IS PRESENT.", "consolidation=A, effusion=A, pneumothorax=A, emphysema=P"),
+    (
+        "THERE IS NO CONSOLIDATION,\nPLEURAL EFFUSION OR\nPNEUMOTHORAX. EMPHYSEMA IS PRESENT.",
+        "consolidation=A, effusion=A, pneumothorax=A, emphysema=P",
+    ),
     ("No pleural\neffusion. Small pericardial\r\neffusion is seen.", "effusion=A, pericardial=P"),
     ("There is no evidence of\nPneumothorax.", "pneumothorax=A"),
     ("No pneumo-\nthorax. A no-\ndule is seen in the lung.", "pneumothorax=A, nodule=P"),
@@ -151,12 +214,18 @@ LISTS = [
     ("No&nbsp;pleural&nbsp;effusion. Nodule &gt; 5 mm in the lung.", "effusion=A, nodule=P"),
     ("**No** pleural effusion. *Nodule* in the right lung.", "effusion=A, nodule=P"),
     ("no pleural effusion period nodule in the right lung period", "effusion=A, nodule=P"),
-    ("no pleural effusion comma pneumothorax or mass period new line nodule in the left lung period", "effusion=A, pneumothorax=A, mass=A, nodule=P"),
+    (
+        "no pleural effusion comma pneumothorax or mass period new line nodule in the left lung period",
+        "effusion=A, pneumothorax=A, mass=A, nodule=P",
+    ),
     ("No pleural effusion full stop Nodule in the lung full stop", "effusion=A, nodule=P"),
     ("No pleural effusion. New paragraph Nodule in the lung.", "effusion=A, nodule=P"),
     ("No\u00a0pleural\u200b effusion.\u2028Nodule in the lung.", "effusion=A, nodule=P"),
-    ("No pleural ef\u00adfusion. Consolidation and \ufb01brosis in the lung.", "effusion=A, consolidation=P, fibrosis=P"),
-]  # fmt: skip
+    (
+        "No pleural ef\u00adfusion. Consolidation and \ufb01brosis in the lung.",
+        "effusion=A, consolidation=P, fibrosis=P",
+    ),
+]
 
 DENIALS = [
     ("w/o pleural effusion", "effusion=A"),
@@ -223,7 +292,10 @@ DENIALS = [
     ("No effusion, 5 mm nodule in the right lung.", "effusion=A, nodule=P"),
     ("No pneumothorax, stable pleural effusion.", "pneumothorax=A, effusion=P"),
     ("No effusion, pneumothorax, or consolidation.", "effusion=A, pneumothorax=A, consolidation=A"),
-    ("No consolidation, mass, nodule, pleural effusion or pneumothorax.", "consolidation=A, mass=A, nodule=A, effusion=A, pneumothorax=A"),
+    (
+        "No consolidation, mass, nodule, pleural effusion or pneumothorax.",
+        "consolidation=A, mass=A, nodule=A, effusion=A, pneumothorax=A",
+    ),
     ("No pneumothorax but pleural effusion.", "pneumothorax=A, effusion=P"),
     ("No pneumothorax; pleural effusion.", "pneumothorax=A, effusion=P"),
     ("No consolidation other than atelectasis.", "consolidation=A, atelectasis=P"),
@@ -241,7 +313,7 @@ DENIALS = [
     ("No new nodule.", "nodule=A-"),
     ("Pleural effusion, not previously seen.", "effusion=P"),
     ("New pleural effusion, which was not present on the prior study.", "effusion=P"),
-]  # fmt: skip
+]
 
 LANGUAGES = [
     "Befund: Pleuraerguss beidseits. Rundherd im rechten Oberlappen, 8 mm. Kein Pneumothorax. Kardiomegalie.",
@@ -265,20 +337,69 @@ LANGUAGES = [
     "胸水なし。気胸なし。",
     "Плеврального выпота нет. Пневмоторакс не выявлен.",
     "لا يوجد انصباب جنبي",
-]  # fmt: skip
+]
 
 PLACEHOLDERS = [
-    "Not given.", "See dictated report.", "N/A", "-", "--", "Report pending", "Report pending.", "nan", "None", "none.", "null", "NULL", "NaN", "TBD",
-    "<html></html>", "#NAME?", "#N/A", "#REF!", "...", "____", "Unknown", "No report.", "No report available.", "Not available", "To follow.", "Pending",
-    "Dictated by Dr. Smith.", "Electronically signed by Dr. Nodule", "See report of 2019.", "As above.", "See previous report.", "Same as prior.", "x", "0",
-    "Report to follow", "test", "Lorem ipsum dolor sit amet.", "Please see the separate report on the CT of the chest.", "Images only, no report was issued.",
-    "INDICATION: Pulmonary nodule.", "HISTORY: emphysema.\nTECHNIQUE: Axial CT without contrast.", "Thank you for referring this patient with pneumonia.",
-    "[REDACTED]", "\ufffd\ufffd", "&nbsp;", "\\N", "{}", "[]", "None.\n\nNone.",
-]  # fmt: skip
+    "Not given.",
+    "See dictated report.",
+    "N/A",
+    "-",
+    "--",
+    "Report pending",
+    "Report pending.",
+    "nan",
+    "None",
+    "none.",
+    "null",
+    "NULL",
+    "NaN",
+    "TBD",
+    "<html></html>",
+    "#NAME?",
+    "#N/A",
+    "#REF!",
+    "...",
+    "____",
+    "Unknown",
+    "No report.",
+    "No report available.",
+    "Not available",
+    "To follow.",
+    "Pending",
+    "Dictated by Dr. Smith.",
+    "Electronically signed by Dr. Nodule",
+    "See report of 2019.",
+    "As above.",
+    "See previous report.",
+    "Same as prior.",
+    "x",
+    "0",
+    "Report to follow",
+    "test",
+    "Lorem ipsum dolor sit amet.",
+    "Please see the separate report on the CT of the chest.",
+    "Images only, no report was issued.",
+    "INDICATION: Pulmonary nodule.",
+    "HISTORY: emphysema.\nTECHNIQUE: Axial CT without contrast.",
+    "Thank you for referring this patient with pneumonia.",
+    "[REDACTED]",
+    "\ufffd\ufffd",
+    "&nbsp;",
+    "\\N",
+    "{}",
+    "[]",
+    "None.\n\nNone.",
+]
 
 MIXED = [
-    ("Befund: Kein Pneumothorax.\nFindings: There is a nodule in the right lung. No pleural effusion is seen.", "nodule=P, effusion=A, pneumothorax=-A"),
-    ("There is no pleural effusion. The heart is of normal size. Kein Pneumothorax.", "effusion=A, cardiomegaly=A, pneumothorax=-A"),
+    (
+        "Befund: Kein Pneumothorax.\nFindings: There is a nodule in the right lung. No pleural effusion is seen.",
+        "nodule=P, effusion=A, pneumothorax=-A",
+    ),
+    (
+        "There is no pleural effusion. The heart is of normal size. Kein Pneumothorax.",
+        "effusion=A, cardiomegaly=A, pneumothorax=-A",
+    ),
     ("Pas de consolidation. The lungs show emphysema.", "consolidation=-A, emphysema=P"),
 ]
 
@@ -306,10 +427,18 @@ def test_what_is_not_understood_says_nothing_of_the_patient(report: str) -> None
 @pytest.mark.parametrize(
     "report",
     [
-        "Normal chest CT.", "Unremarkable.", "No acute abnormality.", "Lungs are clear.", "Thoracic CT within normal limits", "Lungs: clear",
-        "NORMAL STUDY", "The lungs, heart and mediastinum are normal.", "No significant pathology was detected.", NOTHING_FOUND,
+        "Normal chest CT.",
+        "Unremarkable.",
+        "No acute abnormality.",
+        "Lungs are clear.",
+        "Thoracic CT within normal limits",
+        "Lungs: clear",
+        "NORMAL STUDY",
+        "The lungs, heart and mediastinum are normal.",
+        "No significant pathology was detected.",
+        NOTHING_FOUND,
     ],
-)  # fmt: skip
+)
 def test_a_normal_report_is_understood(report: str) -> None:
     assert understood(report)
     assert summarize(report, "positives") == NOTHING_FOUND

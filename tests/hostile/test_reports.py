@@ -1,4 +1,4 @@
-"""Reports composed of statements whose truth is known, in every documented form: the reader says what was put in, or nothing."""
+"""Reports composed of statements whose truth is known, in every documented form, are read as what was put in."""
 
 from __future__ import annotations
 
@@ -34,32 +34,120 @@ FINDINGS = {
 }
 SENTENCES = {
     P: (
-        "There is {x}.", "{x} is present.", "{x} is seen.", "{x} is observed, unchanged.", "Stable {x}.", "There is {x} on the left.", "No change in the {x}.",
-        "No interval change in the {x}.", "The {x} has not resolved.", "Again seen is {x}.", "Mild {x}.",
+        "There is {x}.",
+        "{x} is present.",
+        "{x} is seen.",
+        "{x} is observed, unchanged.",
+        "Stable {x}.",
+        "There is {x} on the left.",
+        "No change in the {x}.",
+        "No interval change in the {x}.",
+        "The {x} has not resolved.",
+        "Again seen is {x}.",
+        "Mild {x}.",
     ),
     A: (
-        "There is no {x}.", "No {x}.", "No evidence of {x}.", "{x} is not seen.", "{x} was not detected.", "There isn't any {x}.", "Negative for {x}.",
-        "Without {x}.", "w/o {x}.", "No {x} is seen.", "{x} is absent.", "{x} has been ruled out.", "Absence of {x}.", "Lack of {x}.", "Free of {x}.",
-        "{x} isn't seen.", "No definite {x} is identified.", "No e/o {x}.",
+        "There is no {x}.",
+        "No {x}.",
+        "No evidence of {x}.",
+        "{x} is not seen.",
+        "{x} was not detected.",
+        "There isn't any {x}.",
+        "Negative for {x}.",
+        "Without {x}.",
+        "w/o {x}.",
+        "No {x} is seen.",
+        "{x} is absent.",
+        "{x} has been ruled out.",
+        "Absence of {x}.",
+        "Lack of {x}.",
+        "Free of {x}.",
+        "{x} isn't seen.",
+        "No definite {x} is identified.",
+        "No e/o {x}.",
     ),
-    U: ("{x} cannot be excluded.", "Cannot rule out {x}.", "Can't exclude {x}.", "Possible {x}.", "Suspicious for {x}.", "Rule out {x}.", "Questionable {x}.", "{x}?"),
-    H: ("History of {x}.", "h/o {x}.", "{x} is no longer seen.", "{x} has resolved.", "The patient's father had {x}.", "Prior CT showed {x}.", "Resolved {x}."),
-}  # fmt: skip
+    U: (
+        "{x} cannot be excluded.",
+        "Cannot rule out {x}.",
+        "Can't exclude {x}.",
+        "Possible {x}.",
+        "Suspicious for {x}.",
+        "Rule out {x}.",
+        "Questionable {x}.",
+        "{x}?",
+    ),
+    H: (
+        "History of {x}.",
+        "h/o {x}.",
+        "{x} is no longer seen.",
+        "{x} has resolved.",
+        "The patient's father had {x}.",
+        "Prior CT showed {x}.",
+        "Resolved {x}.",
+    ),
+}
 VALUES = {
     P: ("present", "yes", "Positive", "YES", "mild", "small", "4 mm", "seen", "true", "+", "no change", "unchanged"),
-    A: ("none", "None", "no", "absent", "NEGATIVE", "nil", "0", "not seen", "not present", "neg", "no evidence", "false", "not identified"),
+    A: (
+        "none",
+        "None",
+        "no",
+        "absent",
+        "NEGATIVE",
+        "nil",
+        "0",
+        "not seen",
+        "not present",
+        "neg",
+        "no evidence",
+        "false",
+        "not identified",
+    ),
     U: ("possible", "?", "cannot be excluded", "equivocal", "suspected"),
     H: ("resolved", "no longer seen"),
 }
 VERDICTS = {P: ("yes", "present", "positive"), A: ("no", "none", "absent", "negative")}
-SILENT = ("INDICATION", "Clinical history", "HISTORY", "Reason for exam", "TECHNIQUE", "Comparison", "CLINICAL INFORMATION", "Exam", "Hx")
+SILENT = (
+    "INDICATION",
+    "Clinical history",
+    "HISTORY",
+    "Reason for exam",
+    "TECHNIQUE",
+    "Comparison",
+    "CLINICAL INFORMATION",
+    "Exam",
+    "Hx",
+)
 AFTER = ("RECOMMENDATION", "Recommendations", "Follow-up", "Advice")
-SPOKEN = ("FINDINGS", "Findings", "IMPRESSION", "Impression", "Conclusion", "RESULT", "Opinion", "Report", "CT FINDINGS")
+SPOKEN = (
+    "FINDINGS",
+    "Findings",
+    "IMPRESSION",
+    "Impression",
+    "Conclusion",
+    "RESULT",
+    "Opinion",
+    "Report",
+    "CT FINDINGS",
+)
 FOREIGN = (
-    "Kein Pneumothorax.", "Pleuraerguss beidseits.", "Rundherd im rechten Oberlappen.", "Sağ akciğerde nodül izlenmektedir.", "Plevral efüzyon saptanmadı.",
-    "Pas de pneumothorax.", "Épanchement pleural bilatéral.", "Sin derrame pleural.", "No se observan nódulos.", "Não há pneumotórax.", "Sem consolidação.",
-    "Geen pneumothorax.", "Nessun versamento pleurico.", "双肺未见明显结节。", "Выпота нет. Эмфизема.", "Ingen pneumothorax.",
-)  # fmt: skip
+    "Kein Pneumothorax.",
+    "Pleuraerguss beidseits.",
+    "Rundherd im rechten Oberlappen.",
+    "Sağ akciğerde nodül izlenmektedir.",
+    "Plevral efüzyon saptanmadı.",
+    "Pas de pneumothorax.",
+    "Épanchement pleural bilatéral.",
+    "Sin derrame pleural.",
+    "No se observan nódulos.",
+    "Não há pneumotórax.",
+    "Sem consolidação.",
+    "Geen pneumothorax.",
+    "Nessun versamento pleurico.",
+    "双肺未见明显结节。",
+    "Выпота нет. Эмфизема.",
+    "Ingen pneumothorax.",
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +185,18 @@ def composed(draw: st.DrawFn, statuses: tuple[Status, ...] = (P, A, U, H)) -> Co
     if together:
         words = [draw(st.sampled_from(FINDINGS[name])) for name in absent]
         joined = f"{', '.join(words[:-1])} or {words[-1]}"
-        lines.append(draw(st.sampled_from([f"No {joined}.", f"There is no {joined}.", f"Absent: {', '.join(words)}.", f"Neither {' nor '.join(words)}."])))
+        lines.append(
+            draw(
+                st.sampled_from(
+                    [
+                        f"No {joined}.",
+                        f"There is no {joined}.",
+                        f"Absent: {', '.join(words)}.",
+                        f"Neither {' nor '.join(words)}.",
+                    ]
+                )
+            )
+        )
     lines += [draw(stated(name, truth[name])) for name in names if not (together and name in absent)]
     return Composed(tuple(draw(st.permutations(lines))), truth)
 
@@ -151,7 +250,9 @@ def test_composed_statements_are_read_as_put_in(report: Composed, layout: str, c
 
 @sample()
 @given(composed(), composed((P,)), composed((P,)), st.data())
-def test_what_was_asked_or_known_is_not_found(report: Composed, asked: Composed, advised: Composed, data: st.DataObject) -> None:
+def test_what_was_asked_or_known_is_not_found(
+    report: Composed, asked: Composed, advised: Composed, data: st.DataObject
+) -> None:
     before, after = data.draw(st.sampled_from(SILENT)), data.draw(st.sampled_from(AFTER))
     spoken = data.draw(st.sampled_from(SPOKEN))
     end = data.draw(st.sampled_from(["\n", "\n\n", "\r\n"]))
@@ -177,7 +278,10 @@ def test_another_language_is_never_a_finding(lines: list[str], joint: str) -> No
 @sample(0.5)
 @given(st.lists(st.sampled_from(FOREIGN), min_size=1, max_size=2), composed((P, A)), st.booleans())
 def test_of_a_mixed_report_the_english_part_is_read(foreign: list[str], report: Composed, first: bool) -> None:
-    sentences = ["In the lungs there is {x}." if status is P else "There is no evidence of {x} on this scan." for status in report.truth.values()]
+    sentences = [
+        "In the lungs there is {x}." if status is P else "There is no evidence of {x} on this scan."
+        for status in report.truth.values()
+    ]
     english = [sentence.format(x=FINDINGS[name][0]) for sentence, name in zip(sentences, report.truth, strict=True)]
     text = "\n".join([*foreign, *english] if first else [*english, *foreign])
     assert {name: status for name, status in read_findings(text).items() if name in report.truth} == report.truth, text
@@ -187,7 +291,12 @@ def test_of_a_mixed_report_the_english_part_is_read(foreign: list[str], report: 
 @given(composed())
 def test_the_summary_states_what_was_put_in(report: Composed) -> None:
     (summary,) = summarize_many(["\n".join(report.lines)], "positives+negatives", sorted(FINDINGS))
-    said = [statement(name, present=status is P) for status in (P, A) for name in sorted(FINDINGS) if report.truth.get(name) is status]
+    said = [
+        statement(name, present=status is P)
+        for status in (P, A)
+        for name in sorted(FINDINGS)
+        if report.truth.get(name) is status
+    ]
     assert summary == (" ".join(said) or NOTHING_FOUND)
 
 

@@ -86,7 +86,8 @@ def split_index(store: Store, split: str, style: str | None = None) -> SplitInde
         chosen = np.array([row for row in chosen if texts[ids[row]].strip()], dtype=np.int64)
         if not len(chosen):
             raise UserError(
-                f"No volume of the split {split!r} of {store.path} has a text of style {style!r}: its reports were not understood.",
+                f"No volume of the split {split!r} of {store.path} has a text of style {style!r}: "
+                "its reports were not understood.",
                 code="empty-split",
                 field="data.style",
                 value=style,

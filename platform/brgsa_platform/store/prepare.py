@@ -32,7 +32,16 @@ from brgsa_platform.store.plan import (
     planned_digests,
     write_plan,
 )
-from brgsa_platform.store.store import INDEX_FILE, META_FILE, QUARANTINE_FILE, UNREAD, Meta, Store, read_meta, settings_hash
+from brgsa_platform.store.store import (
+    INDEX_FILE,
+    META_FILE,
+    QUARANTINE_FILE,
+    UNREAD,
+    Meta,
+    Store,
+    read_meta,
+    settings_hash,
+)
 from brgsa_platform.store.writer import ShardWriter
 from brgsa_platform.tracking import client as tracking
 

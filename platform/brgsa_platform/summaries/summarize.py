@@ -54,8 +54,8 @@ class SummarizeResult:
         if unread:
             reports = next(iter(self.styles.values()))["reports"]
             line += (
-                f"\nWarning: of the reports of {unread:.0f} of {reports:.0f} volumes nothing was understood (another language, or a "
-                "placeholder): their summary is empty, and training leaves them out."
+                f"\nWarning: of the reports of {unread:.0f} of {reports:.0f} volumes nothing was understood (another "
+                "language, or a placeholder): their summary is empty, and training leaves them out."
             )
         return line
 
