@@ -15,7 +15,8 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from brgsa.summaries.clauses import clauses
-from brgsa.summaries.statements import Statement, statements
+from brgsa.summaries.pairs import Statement
+from brgsa.summaries.statements import statements
 from brgsa.summaries.vocabulary import DENIAL, listed, pattern, read_yaml, vocabulary
 
 

@@ -73,11 +73,11 @@ def _headers(text: str) -> Iterator[Header]:
     for plain in _PLAIN.finditer(text):
         yield Header(plain.start(), plain.end(), "spoken")
     for whole in _BARE.finditer(text) if text.isupper() is False else ():
-        if (kind := _kind(whole[1], free=False)) and kind != "organ":
+        if kind := _kind(whole[1], free=False):
             yield Header(whole.start(), whole.end(), kind)
     if "\n" in text:
         for line in _LINE.finditer(text):
-            if (kind := _kind(line[1], free=False)) and kind != "organ":
+            if kind := _kind(line[1], free=False):
                 yield Header(line.start(), line.end(), kind)
 
 
@@ -95,13 +95,15 @@ def _kind(name: str, free: bool) -> str:
         for tier, kind in (("silent first", "silent"), ("spoken", "spoken"), ("silent", "silent")):
             if any(word in tiers[tier] for word in words):
                 return kind
-    return "organ" if is_organ(name) else ""
+    return "organ" if free and is_organ(name) else ""
 
 
 def is_organ(name: str) -> bool:
     """Whether a header names organs and nothing else: "Lungs and pleura"."""
     words = [word for word in re.findall(r"[a-z-]+", name.lower()) if word not in {"and", "the", "of", "or"}]
-    return bool(words) and len(words) <= 6 and all(_organ_words().fullmatch(word) for word in words)
+    if not words or len(words) > 6 or not all(_organ_words().fullmatch(word) for word in words):
+        return False
+    return not vocabulary().names(name)
 
 
 @cache

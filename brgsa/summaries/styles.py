@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from brgsa.errors import UserError
 from brgsa.labels import CT_RATE, CT_RATE_LT
 from brgsa.summaries.clauses import clauses, tidy
+from brgsa.summaries.pairs import Statement
 from brgsa.summaries.reader import Mention, Reading, Status, merge, read
-from brgsa.summaries.statements import Statement
 from brgsa.summaries.vocabulary import vocabulary
 
 STYLES: tuple[str, ...] = ("report", "findings", "positives", "positives+negatives")

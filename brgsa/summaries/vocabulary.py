@@ -85,6 +85,11 @@ class Vocabulary:
         found = {word[:BEGINNING] for word in _WORD.findall(clause)} & self.by_beginning.keys()
         return [self.entries[place] for place in sorted({place for part in found for place in self.by_beginning[part]})]
 
+    def names(self, text: str) -> frozenset[str]:
+        """The abnormalities that a text names, whatever it says of them."""
+        text = text.lower()
+        return frozenset(entry.name for entry in self.candidates(text) if entry.find(text, self.place(text)))
+
     def place(self, clause: str) -> str:
         """The organ group that `clause` (lower case) names first in the YAML's order, or "" for none."""
         return next((name for name, words in self.places.items() if words.search(clause)), "")
