@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from brgsa.summaries.vocabulary import read_yaml
 
@@ -44,6 +44,7 @@ class Evidence:
 NO_EVIDENCE = Evidence(0, 0, 0, 0)
 
 
+@lru_cache(maxsize=4096)  # reports repeat each other's sentences
 def evidence(text: str) -> Evidence:
     """The evidence in one text."""
     words = _words()

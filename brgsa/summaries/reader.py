@@ -235,12 +235,11 @@ def _judge(parts: Iterable[_Part]) -> dict[_Part, list[Mention]]:
             out[part] = [Mention(one.name, Status(part.verdict), side, part.clause, 0) for one in named]
             continue
         out[part] = [Mention(entry.name, Status.ABSENT, "", part.clause, 0) for entry in entries if entry.denies(text)]
-        masked = _masked(text) if named else ""
-        if _triggers().search(masked):
-            doubted.append((part, masked, named))
+        if named and _triggers().search(text):
+            doubted.append((part, _masked(text), named))
         else:
             out[part] += [
-                Mention(one.name, _status(one, masked, set()), _side(one, text, named), part.clause, 0) for one in named
+                Mention(one.name, Status.PRESENT, _side(one, text, named), part.clause, 0) for one in named
             ]
     for (part, masked, named), aspects in zip(doubted, _aspects(doubted), strict=True):
         out[part] += [
@@ -269,7 +268,7 @@ def _aspects(doubted: Sequence[tuple[_Part, str, list[_Named]]]) -> Iterator[lis
 
 @cache
 def _triggers() -> re.Pattern[str]:
-    """A word of each phrase of the termsets: a clause that has none of them needs no judgement."""
+    """A word of each phrase that may make a mention other than present: most clauses have none, and need no judgement."""
     words = set()
     for aspect in _ASPECTS:
         termset = read_yaml("assertion.yaml")[aspect]
@@ -277,8 +276,11 @@ def _triggers() -> re.Pattern[str]:
             # The longest word, as "is" or "the" would be in every clause.
             words.add("not" if "not" in phrase.split() else max(phrase.split(), key=len))
     words.remove("not")  # which also ends "cannot"
+    alone = [rf"{re.escape(word)}\b" if word.isalpha() else re.escape(word) for word in sorted(words)]
+    # The second group: what `_status` looks for besides.
     return re.compile(
-        "|".join([r"not\b", *(rf"\b{re.escape(w)}\b" if w.isalpha() else re.escape(w) for w in sorted(words))])
+        rf"not\b|\?|\b(?:{'|'.join(alone)})|"
+        r"\b(?:previous|prior|earlier|former|old|resolved|cleared|exclud|rule|assessed|evaluated|suboptimal)"
     )
 
 
