@@ -28,8 +28,12 @@ _VERDICT_ALONE = re.compile(rf"{VERDICT_WORD}\.?$", re.IGNORECASE)
 _STOPPED = re.compile(r"[.!?:;|]$")
 _OPEN_END = re.compile(
     r"(?:,|/|\b(?:no|not|of|the|a|an|and|or|nor|with|without|in|on|at|to|for|from|by|is|are|was|were|has|have|had|be|been|"
-    r"both|right|left|pleural|pericardial|pulmonary|lung|lymph|hiatal|small|mild|acute|focal|which|that|evidence|any))$",
+    r"both|which|that|evidence|any))$",
     re.IGNORECASE,
+)
+# Before a small letter, these too.
+_ADJECTIVE = re.compile(
+    r"\b(?:right|left|bilateral|pleural|pericardial|pulmonary|lung|lymph|hiatal|small|mild|acute|focal)$", re.IGNORECASE
 )
 _SHORT = 40  # characters; a margin breaks longer lines
 
@@ -71,12 +75,12 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     """Whether `line` goes on with the sentence of the line before it; `punctuated`: the paragraph has full stops."""
     if _STOPPED.search(before) or BULLET.match(line) or TICK.match(line) or line.startswith("|"):
         return False
-    if is_verdict_pair(BULLET.sub("", re.split(r"[.!?]\s+", before)[-1])) or re.match(r"[^:]{2,40}:", line):
+    if is_verdict_pair(BULLET.sub("", re.split(r"[.!?]\s+", before)[-1])) or re.match(r"[^:.!?]{2,40}:", line):
         return False
     if _OPEN_END.search(before):
         return True
     first = re.match(r"\W*([A-Za-z]+)", line)
-    if first and first[1].islower() and (punctuated or len(before) > _SHORT):
+    if first and first[1].islower() and (punctuated or len(before) > _SHORT or _ADJECTIVE.search(before)):
         return True
     # In capitals, a capital letter does not tell where a sentence begins.
     return punctuated and ":" not in before and before.isupper() and line.isupper()

@@ -238,9 +238,7 @@ def _judge(parts: Iterable[_Part]) -> dict[_Part, list[Mention]]:
         if named and _triggers().search(text):
             doubted.append((part, _masked(text), named))
         else:
-            out[part] += [
-                Mention(one.name, Status.PRESENT, _side(one, text, named), part.clause, 0) for one in named
-            ]
+            out[part] += [Mention(one.name, Status.PRESENT, _side(one, text, named), part.clause, 0) for one in named]
     for (part, masked, named), aspects in zip(doubted, _aspects(doubted), strict=True):
         out[part] += [
             Mention(one.name, _status(one, masked, of_one), _side(one, masked, named), part.clause, 0)
