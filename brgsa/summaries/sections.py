@@ -26,11 +26,14 @@ _PLAIN = re.compile(
 )
 _LINE = re.compile(r"^[ \t*#=_-]*([A-Za-z][A-Za-z/&,()' -]{1,60}?)[ \t*#=_-]*$", re.MULTILINE)
 _BARE = re.compile(r"^[ \t]*((?:[A-Z]{2,} ){0,2}[A-Z]{2,})(?= +[A-Z0-9]?[a-z0-9])", re.MULTILINE)  # "HISTORY Emphysema"
+_PARAGRAPH_END = re.compile(r"(?<=\S)[ \t]*\n[ \t]*\n|(?<=[.!?])[ \t]*\n")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _REACH = 70  # characters before a separator in which its name begins
 
 
 class Header(NamedTuple):
-    """Where a header begins and ends, and what it begins: "spoken" (said of this scan), "silent", or an "organ"."""
+    """Where a header begins and ends, and what it begins: "spoken" (said of this scan), "silent", "brief" (silent for a
+    sentence where nothing else tells how long), or an "organ"."""
 
     start: int
     end: int
@@ -42,20 +45,22 @@ def spoken_sections(text: str) -> list[str]:
     headers = sorted(_headers(text))
     structured = any(header.kind == "spoken" for header in headers)
     out: list[str] = []
-    start, spoken = 0, True
+    start, kind = 0, "spoken"
     for header in headers:
         if header.start >= start:
-            out.append(_spoken_part(text[start : header.start], spoken, structured))
-            start, spoken = (header.start if header.kind == "organ" else header.end), header.kind != "silent"
-    out.append(_spoken_part(text[start:], spoken, structured))
+            out.append(_spoken_part(text[start : header.start], kind, structured))
+            start, kind = (header.start if header.kind == "organ" else header.end), header.kind
+    out.append(_spoken_part(text[start:], kind, structured))
     return [part for part in out if part.strip()]
 
 
-def _spoken_part(section: str, spoken: bool, structured: bool) -> str:
+def _spoken_part(section: str, kind: str, structured: bool) -> str:
     """What a section says of this scan. Without FINDINGS or IMPRESSION, a silent one ends with its paragraph or line."""
-    if spoken:
+    if kind in ("spoken", "organ"):
         return section
-    end = None if structured else re.search(r"(?<=\S)[ \t]*\n[ \t]*\n|(?<=[.!?])[ \t]*\n", section)
+    if structured:
+        return ""
+    end = _PARAGRAPH_END.search(section) or (_SENTENCE_END.search(section) if kind == "brief" else None)
     return section[end.end() :] if end else ""
 
 
@@ -94,7 +99,8 @@ def _kind(name: str, free: bool) -> str:
     ):
         for tier, kind in (("silent first", "silent"), ("spoken", "spoken"), ("silent", "silent")):
             if any(word in tiers[tier] for word in words):
-                return kind
+                brief = kind == "silent" and all(word in tiers["brief"] or word in tiers["beside"] for word in words)
+                return "brief" if brief else kind
     return "organ" if free and is_organ(name) else ""
 
 
@@ -117,4 +123,7 @@ def _organ_words() -> re.Pattern[str]:
 def _tiers() -> dict[str, frozenset[str]]:
     """Words of headers in the order in which they decide, and those that only stand beside them."""
     sections = read_yaml("structure.yaml")["sections"]
-    return {tier: frozenset(sections[tier].split()) for tier in ("never", "silent first", "spoken", "silent", "beside")}
+    return {
+        tier: frozenset(sections[tier].split())
+        for tier in ("never", "silent first", "spoken", "silent", "brief", "beside")
+    }
