@@ -2,12 +2,13 @@
 # make test   lint, types, floors, secrets and tests
 # make test-fast  the unit tests alone, within a minute and a half
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
-# make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server
+# make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server, thousands of hostile inputs
 # All set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+HOSTILE ?= 3000
 INVENTED := (?i)secret|sekret|password|p%40ss# passwords of tests and examples, which say that they are
 READY := $(VENV)/.ready
 PYTEST := PYTHONUTF8=1 $(VENV)/bin/python -m pytest
@@ -26,6 +27,7 @@ test-fast: $(READY)
 
 test-cluster: $(READY) debian
 	$(PYTEST) tests/cluster $(ARGS)
+	BRGSA_HOSTILE=$(HOSTILE) $(PYTEST) tests/hostile $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
