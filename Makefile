@@ -2,7 +2,8 @@
 # make test   lint, types, floors, secrets and tests
 # make test-fast  the unit tests alone, within a minute and a half
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
-# make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server, thousands of hostile inputs
+# make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server, thousands of
+#             hostile inputs
 # All set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
 
 PYTHON ?= python3

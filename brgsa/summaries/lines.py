@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from brgsa.summaries.pairs import VERDICT_WORD, is_verdict_pair
+from brgsa.summaries.pairs import VERDICT_WORD, is_verdict_pair, pair_of
 
 BULLET = re.compile(
     r"^[ \t]*(?:[-–—•·*►▪●○◦‣>+]+(?=[ \t\w(\[])|\(?\d{1,2}[.)](?=[ \t]*[A-Za-z(\[])|\(?[a-z][)](?=[ \t]))[ \t]*"
@@ -75,12 +75,14 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     """Whether `line` goes on with the sentence of the line before it; `punctuated`: the paragraph has full stops."""
     if _STOPPED.search(before) or BULLET.match(line) or TICK.match(line) or line.startswith("|"):
         return False
-    if is_verdict_pair(BULLET.sub("", re.split(r"[.!?]\s+", before)[-1])) or re.match(r"[^:.!?]{2,40}:", line):
+    if is_verdict_pair(BULLET.sub("", re.split(r"[.!?]\s+", before)[-1])):
+        return False
+    small = re.match(r"\W*[a-z]", line) is not None
+    if re.match(r"[^:.!?]{2,40}:", line) and (not small or pair_of(line)):
         return False
     if _OPEN_END.search(before):
         return True
-    first = re.match(r"\W*([A-Za-z]+)", line)
-    if first and first[1].islower() and (punctuated or len(before) > _SHORT or _ADJECTIVE.search(before)):
+    if small and (punctuated or len(before) > _SHORT or _ADJECTIVE.search(before)):
         return True
     # In capitals, a capital letter does not tell where a sentence begins.
     return punctuated and ":" not in before and before.isupper() and line.isupper()
