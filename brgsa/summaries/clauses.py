@@ -32,16 +32,20 @@ _VERB = re.compile(
 )
 _PREDICATE = re.compile(rf"{_VERB.pattern}|\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
 _JOINT = re.compile(
-    r"\s*;\s*|\s*:\s+|\s*,\s+(?:and\s+|but\s+)?|\s+(?:and|but|however|while|whereas|although)\s+", re.IGNORECASE
+    r"\s*;\s*|\s*:\s+|\s*,\s+(?:and\s+|but\s+)?|\s+(?:and|but|however|while|whereas|although)\s+|\s+with\s+(?=(?:mild|moderate|stable|minimal)\b)",
+    re.IGNORECASE,
 )
 _HARD = re.compile(r"[;:]|\b(?:but|however|while|whereas|although)\b", re.IGNORECASE)
 _DENIAL = re.compile(r"(?:no|without|there\s+(?:is|are|was|were)\s+no)\b", re.IGNORECASE)
 # "No effusion, mild atelectasis": what begins so is no further item of the denied list.
 _ASSERTION = re.compile(
-    r"(?:(?:stable|unchanged|mild|minimal|moderate|severe|marked|extensive|multiple|several|scattered|few|persistent|residual|known|chronic)\b|"
-    r"an?\s|\d+(?:[.,]\d+)?\s*(?:mm|cm)\b)(?!.*\b(?:or|nor)\b)",
+    r"(?:(?:stable|unchanged|mild|minimal|moderate|severe|marked|extensive|multiple|several|scattered|few|persistent|residual|"
+    r"known|chronic|new)\b|an?\s|\d+(?:[.,]\d+)?\s*(?:mm|cm)\b)(?!.*\b(?:or|nor)\b)",
     re.IGNORECASE,
 )
+_LISTED = re.compile(rf"{_DENIAL.pattern}|(?:interval )?(?:resolution|disappearance) of\b", re.IGNORECASE)
+# "No effusion, no nodule, emphysema present": each denied item has its own "no".
+_PRESENT = re.compile(r"(?!.*\b(?:or|nor)\b).*\bpresent$", re.IGNORECASE)
 _THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
 _EXCEPT = re.compile(
     r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to|rather than|instead of)\b",
@@ -78,7 +82,7 @@ def clauses(sentence: str) -> Iterator[str]:
     effusion was not detected" is two clauses, "no nodule, mass and effusion was detected" is one.
     """
     plain = _ASIDE.sub(" ", sentence)
-    start = 0
+    start, before = 0, ""
     joints = list(_JOINT.finditer(plain))
     stops = [*(joint.start() for joint in joints[1:]), len(plain)]
     for joint, stop in zip(joints, stops, strict=False):
@@ -88,10 +92,11 @@ def clauses(sentence: str) -> Iterator[str]:
             or _DENIAL.match(ahead)
             or _EXCEPT.match(left)
             or _both_assert(left, ahead, rest)
-            or (_DENIAL.match(left) and _ASSERTION.match(ahead))
+            or (_LISTED.match(left) and _ASSERTION.match(ahead))
+            or (_DENIAL.match(before) and _DENIAL.match(left) and _PRESENT.match(ahead))
         ):
             yield left
-            start = joint.end()
+            start, before = joint.end(), left
     yield plain[start:]
     for aside in _ASIDE.findall(sentence):
         yield aside.strip("(), ")

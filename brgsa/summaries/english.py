@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 
 from brgsa.summaries.vocabulary import read_yaml
 
-_WORD = re.compile(r"[^\W\d_]{2,}|[^\W\d_](?=\s|$)")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 KNOWN_SHARE = (
     0.3  # of a text's words; English reports have two thirds, other languages with the same Latin terms a fifth
 )

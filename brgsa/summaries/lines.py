@@ -7,7 +7,8 @@ import re
 from brgsa.summaries.pairs import VERDICT_WORD, is_verdict_pair, pair_of
 
 BULLET = re.compile(
-    r"^[ \t]*(?:[-–—•·*►▪●○◦‣>+]+(?=[ \t\w(\[])|\(?\d{1,2}[.)](?=[ \t]*[A-Za-z(\[])|\(?[a-z][)](?=[ \t]))[ \t]*"
+    r"^[ \t]*(?:[-–—•·*►▪●○◦‣>+]+(?=[ \t\w(\[])|"
+    r"\(?\d{1,2}[.)](?=[ \t]*[A-Za-z(\[])|\(?(?:[ivx]{1,4}|[A-Za-z])[.)](?=[ \t]))[ \t]*"
 )
 TICK = re.compile(r"^[ \t]*[-*•]?[ \t]*(?:[\[(](?P<in>[ xX✓✔_-]?)[\])]|(?P<box>[☐☑☒✓✔✗✘□■]))[ \t]*(?P<what>\S.*)$")
 TICKED = frozenset("xX✓✔☑☒■")
@@ -17,7 +18,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 # What may stand for the colon before a verdict at the end of a line: a question mark, a tab, dots, wide space, a dash.
 _SPACED = re.compile(
     r"(?<=\w)(?:[ ]*\?[ \t]*|[ ]*\t\s*|[ ]{2,}|[ ]*\.{3,}[ ]*|[ ]+[-–—]+>?[ ]*)"
-    rf"(?=(?:{VERDICT_WORD}|[+0])[ \t]*(?:[.;,|\n]|$))",
+    rf"(?=(?:{VERDICT_WORD}|multiple|several|single|few|small|mild|moderate|[+0])[ \t]*(?:[.;,|\n]|$))",
     re.IGNORECASE,
 )
 _CELLS = re.compile(

@@ -32,6 +32,7 @@ _FULL_STOP = re.compile(r"[ \t]*\bfull stop\b", re.IGNORECASE)
 _DICTATED_PERIOD = re.compile(r"[ \t]+\bperiod(?=[ \t]*(?:$|\n|[A-Za-z]))", re.IGNORECASE)
 _DICTATED_MARKS = {"comma": ",", "colon": ":", "semicolon": ";"}
 _SIGNED = (
+    (re.compile(r"[ ]*\([ ]*\?[ ]*\)"), "?"),
     (re.compile(r"(?<!\w)\(\s*[-–—−]\s*\)\s*(?=[A-Za-z])"), "No "),
     (re.compile(r"(?<!\w)\(\s*\+\s*\)\s*(?=[A-Za-z])"), "Positive for "),
     (re.compile(r"(?<=[A-Za-z])\s*\(\s*[-–—−]\s*\)"), ": none"),
@@ -45,8 +46,15 @@ _SIGNED = (
     (re.compile(r"(?<!\w)\+ve\b"), "positive"),
     (re.compile(r"(?<!\w)[øØ∅]\s*(?=[A-Za-z])"), "no "),
 )
-_SIGN = re.compile(r"[(][ ]*[-–—−+nypaNYPA]|\[[ xX]\]|[-–+]ve\b|[øØ∅]")
+_BOX_END = r"(?=[ ]*(?:[\[☐☑☒□■.;,\n]|$))"
+_BOXES = (
+    (re.compile(rf"(?:\[[ ]?\]|[☐□])[ ]*(?:yes|no|absent|present)\b{_BOX_END}", re.IGNORECASE), ""),
+    (re.compile(rf"(?:\[[xX]\]|[☑☒■])[ ]*(yes|no|absent|present)\b{_BOX_END}", re.IGNORECASE), r"\1"),
+)
+_RTF = re.compile(r"\\(?:par|line)\b[ ]?|(\\[a-z]+-?\d*[ ]?|[{}])")
+_SIGN = re.compile(r"[(][ ]*[-–—−+?nypaNYPA]|\[[ xX]\]|[-–+]ve\b|[øØ∅]")
 _RUN_TOGETHER = (
+    (re.compile(r"(?<=[a-z])\.(?=\d{1,2}[.)][ ]?[A-Z])"), ". "),  # effusion.2.Nodule
     (re.compile(r"(?<=[a-z]{3})(?=[A-Z][a-z]+\b)(?<!\bMac)"), ". "),  # effusionNo
     (re.compile(r"(?<=[A-Za-z]{3})\.(?=[A-Za-z]{2,}[ ,:.])(?!(?:com|org|net)\b)"), ". "),  # effusion.no
     # "No effusion No pneumothorax"
@@ -64,6 +72,8 @@ _RUN_TOGETHER = (
 def clean(report: str) -> str:
     """The report as plain text, its lines kept."""
     text = unicodedata.normalize("NFKC", html.unescape(html.unescape(report)) if "&" in report else report)
+    if text.lstrip().startswith("{\\rtf"):
+        text = _RTF.sub(lambda code: "" if code[1] else "\n", text)
     text = _LINE_ENDS.sub("\n", text)
     text = _INVISIBLE.sub("", text).replace("’", "'").replace("‘", "'").replace("−", "-")
     if "<" in text:
@@ -79,6 +89,8 @@ def clean(report: str) -> str:
     if ":" in text:
         text = _STATUS.sub(":", _QUOTED.sub(r" \1", text))
     text = _punctuated(text)
+    for box, word in _BOXES if "[" in text or "☐" in text or "□" in text else ():
+        text = box.sub(word, text)
     if _SIGN.search(text):
         for sign, word in _SIGNED:
             text = sign.sub(word, text)

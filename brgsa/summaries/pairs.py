@@ -11,6 +11,9 @@ from brgsa.summaries.vocabulary import listed, read_yaml, vocabulary
 
 VERDICT_WORD = r"(?:none|no|nil|yes|absent|present|negative|positive|neg|pos)"
 _PAIR = re.compile(r"^(?P<key>[^:;|=?\t]{2,80}?)(?P<sep>\s*[:=]+>?\s*|\s+[-–—]+>?\s*)(?P<value>.*)$", re.DOTALL)
+_TRAILING = re.compile(
+    r"^(?P<key>\S.{2,60}?)(?P<sep>\s+)(?P<value>absent|present|negative|positive|none|nil)$", re.IGNORECASE
+)
 _SIDED = re.compile(r"^\(?(?:right|left|bilateral|bilaterally|r|l)\)?\s*[:=-]?\s*(?=\S)", re.IGNORECASE)
 _DENYING = re.compile(r"\b(?:no|not|without|negative|absence|free)\b", re.IGNORECASE)
 _LONGEST_KEY = 8  # words
@@ -36,6 +39,8 @@ class Statement:
 
 def pairs_of(sentence: str) -> list[tuple[str, str]] | None:
     """(key, value) of each part of a sentence that has any; a part without has the key ""."""
+    if trailing := _trailing_pairs(sentence):
+        return trailing
     if not _PAIR.match(sentence):
         return None
     parts = [part for part in re.split(r"\s*[;|]\s*", sentence) if part.strip()]
@@ -47,6 +52,14 @@ def pairs_of(sentence: str) -> list[tuple[str, str]] | None:
         pair = pair_of(part)
         out.append(pair if pair else ("", part))
     return out if any(key for key, _ in out) else None
+
+
+def _trailing_pairs(sentence: str) -> list[tuple[str, str]]:
+    """The pairs of "Effusion absent, nodule present"; none where a part is no such pair, or denies in words of its own."""
+    if _DENYING.search(sentence.replace("negative", "").replace("Negative", "")):
+        return []
+    pairs = [_TRAILING.match(part) for part in re.split(r"[,;]\s+", sentence)]
+    return [(pair["key"], pair["value"]) for pair in pairs if pair] if len(pairs) > 1 and all(pairs) else []
 
 
 def pair_of(part: str) -> tuple[str, str] | None:

@@ -46,6 +46,10 @@ def _of_section(section: str) -> Iterator[Statement]:
                 yield from found
                 continue
             columns = []
+            if "|" in line:
+                for cell in line.split("|"):
+                    yield from _of_line(cell.strip(), context)
+                continue
             bulleted = BULLET.match(line) is not None
             text = line if TICK.match(line) else BULLET.sub("", line)
             if not bulleted and text.endswith(":") and len(text.split()) <= _LONGEST_OPENING:
