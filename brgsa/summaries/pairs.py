@@ -11,9 +11,8 @@ from brgsa.summaries.vocabulary import listed, read_yaml, vocabulary
 
 VERDICT_WORD = r"(?:none|no|nil|yes|absent|present|negative|positive|neg|pos)"
 _PAIR = re.compile(r"^(?P<key>[^:;|=?\t]{2,80}?)(?P<sep>\s*[:=]+>?\s*|\s+[-–—]+>?\s*)(?P<value>.*)$", re.DOTALL)
-_TRAILING = re.compile(
-    r"^(?P<key>\S.{2,60}?)(?P<sep>\s+)(?P<value>absent|present|negative|positive|none|nil)$", re.IGNORECASE
-)
+_TRAILERS = ("absent", "present", "negative", "positive", "none", "nil")
+_TRAILING = re.compile(rf"^(?P<key>\S.{{2,60}}?)(?P<sep>\s+)(?P<value>{'|'.join(_TRAILERS)})$", re.IGNORECASE)
 _SIDED = re.compile(r"^\(?(?:right|left|bilateral|bilaterally|r|l)\)?\s*[:=-]?\s*(?=\S)", re.IGNORECASE)
 _DENYING = re.compile(r"\b(?:no|not|without|negative|absence|free)\b", re.IGNORECASE)
 _LONGEST_KEY = 8  # words
@@ -56,7 +55,8 @@ def pairs_of(sentence: str) -> list[tuple[str, str]] | None:
 
 def _trailing_pairs(sentence: str) -> list[tuple[str, str]]:
     """The pairs of "Effusion absent, nodule present"; none where a part is no such pair, or denies in words of its own."""
-    if _DENYING.search(sentence.replace("negative", "").replace("Negative", "")):
+    lower = sentence.lower()
+    if not lower.endswith(_TRAILERS) or _DENYING.search(lower.replace("negative", "")):
         return []
     pairs = [_TRAILING.match(part) for part in re.split(r"[,;]\s+", sentence)]
     return [(pair["key"], pair["value"]) for pair in pairs if pair] if len(pairs) > 1 and all(pairs) else []
