@@ -28,7 +28,7 @@ _ABBREVIATED = re.compile(r"\b(?:neg|pos)\.(?=\s|$)", re.IGNORECASE)
 _VERDICT_ALONE = re.compile(rf"{VERDICT_WORD}\.?$", re.IGNORECASE)
 _STOPPED = re.compile(r"[.!?:;|]$")
 _OPEN_END = re.compile(
-    r"(?:,|/|\b(?:no|not|of|the|a|an|and|or|nor|with|without|in|on|at|to|for|from|by|is|are|was|were|has|have|had|be|been|"
+    r"(?:,|/|\s[-–—=]|\b(?:no|not|of|the|a|an|and|or|nor|with|without|in|on|at|to|for|from|by|is|are|was|were|has|have|had|be|been|"
     r"both|which|that|evidence|any))$",
     re.IGNORECASE,
 )
