@@ -26,9 +26,11 @@ _CELLS = re.compile(
 )
 _ABBREVIATED = re.compile(r"\b(?:neg|pos)\.(?=\s|$)", re.IGNORECASE)
 _VERDICT_ALONE = re.compile(rf"{VERDICT_WORD}\.?$", re.IGNORECASE)
+_VERDICT = re.compile(rf"{VERDICT_WORD}\b", re.IGNORECASE)
+_BROKEN_PAIR = re.compile(r"\s[-–—=]$")
 _STOPPED = re.compile(r"[.!?:;|]$")
 _OPEN_END = re.compile(
-    r"(?:,|/|\s[-–—=]|\b(?:no|not|of|the|a|an|and|or|nor|with|without|in|on|at|to|for|from|by|is|are|was|were|has|have|had|be|been|"
+    r"(?:,|/|\b(?:no|not|of|the|a|an|and|or|nor|with|without|in|on|at|to|for|from|by|is|are|was|were|has|have|had|be|been|"
     r"both|which|that|evidence|any))$",
     re.IGNORECASE,
 )
@@ -64,7 +66,7 @@ def _joined(paragraph: str) -> list[str]:
         if not _LETTER.search(line) and not line.strip("-=_*~ "):
             continue  # a rule
         if out and _VERDICT_ALONE.match(line) and not re.search(r"[.!?:]$", out[-1]):
-            out[-1] = f"{out[-1]}: {line}"
+            out[-1] = f"{out[-1].rstrip(' -–—=')}: {line}"
         elif out and _continues(out[-1], line, punctuated):
             out[-1] = f"{out[-1]} {line}"
         else:
@@ -76,6 +78,8 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     """Whether `line` goes on with the sentence of the line before it; `punctuated`: the paragraph has full stops."""
     if _STOPPED.search(before) or BULLET.match(line) or TICK.match(line) or line.startswith("|"):
         return False
+    if _BROKEN_PAIR.search(before) and _VERDICT.match(line):
+        return True
     if is_verdict_pair(BULLET.sub("", re.split(r"[.!?]\s+", before)[-1])):
         return False
     small = re.match(r"\W*[a-z]", line) is not None
