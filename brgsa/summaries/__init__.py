@@ -8,6 +8,7 @@ from brgsa.summaries.reader import (
     read_findings_detailed,
     read_many,
     read_mentions,
+    understood,
 )
 from brgsa.summaries.styles import NOTHING_FOUND, STYLES, statement, summarize, summarize_many
 
@@ -24,4 +25,5 @@ __all__ = [
     "statement",
     "summarize",
     "summarize_many",
+    "understood",
 ]

@@ -11,29 +11,46 @@ _HEADER = re.compile(
     r"(?:(?<=[.!?:])|^)\s*(?i:findings?|impressions?|conclusions?|results?|comments?)(?:\s*:\s*|\s+(?=[A-Z]))"
 )
 # A sentence ends at a full stop before a capital letter, but not in "5.5 mm" or "T12.vertebra".
-_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])|(?<=[a-z)][.!])(?=[A-Z][a-z])|\n+")
-_WORD = re.compile(r"[a-z]", re.IGNORECASE)
+_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])|(?<=[.!])\s+(?=[a-z])|(?<=[a-z)][.!])(?=[A-Z][a-z])|\n+")
+_WORD = re.compile(r"[^\W\d_]")
 # Each of these is a clause of its own: text in brackets, text from a comma to a question mark, a relative clause in the
 # middle of a sentence.
 _ASIDE = re.compile(r"\([^()]*\)|(?<=[,?])[^,?()]*\?|,\s+which\s[^,]*,(?=\s+(?:is|are|was|were|can|could|has|have)\b)")
-_NOT_FINAL = re.compile(r"\b(?:no|approx|dr|vs|ca|[IVX]+|[a-z]|\d)\.$", re.IGNORECASE)
+_NOT_FINAL = re.compile(r"\b(?:approx|dr|vs|ca|[IVX]+|[a-z]|\d)\.$", re.IGNORECASE)
+# Before a small letter, these too are abbreviations.
+_ABBREVIATION = re.compile(
+    r"\b(?:mm|cm|fig|im|se|ser|img|max|min|diam|lt|rt|resp|incl|eg|ie|etc|seg|vertebra)\.$", re.IGNORECASE
+)
 
 _VERB = re.compile(
     r"\b(?:is|are|was|were|be|been|has|have|had)\b(?:\s+(?:not|also|still|again|no|longer|clearly|newly|only))*\s+"
     r"(?:\w+ly\s+)?(?:observed|detected|seen|present|found|available|noted|noticed|identified|encountered|monitored|watched|"
     r"selected|chosen|distinguished|visuali[sz]ed|understood|normal|natural|open|preserved|increased|decreased|evaluated|"
     r"measured|thickened|enlarged|dilated|stable|larger|wider|regressed|disappeared|resolved|absent|accompanied|considered|"
-    r"clear|intact|unremarkable|excluded)\b|\b(?:draws?|attracts?)\s+attention\b|\bappears?\b",
+    r"clear|intact|unremarkable|excluded)\b|\b(?:is|are|was|were) not$|\b(?:draws?|attracts?)\s+attention\b|\bappears?\b",
     re.IGNORECASE,
 )
 _PREDICATE = re.compile(rf"{_VERB.pattern}|\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
 _JOINT = re.compile(
-    r"\s*;\s*|\s*:\s+|\s*,\s+(?:and\s+|but\s+)?|\s+(?:and|but|however|while|whereas|although)\s+", re.IGNORECASE
+    r"\s*;\s*|\s*:\s+|\s*,\s+(?:and\s+|but\s+)?|\s+(?:and|but|however|while|whereas|although)\s+|\s+with\s+(?=(?:mild|moderate|stable|minimal)\b)",
+    re.IGNORECASE,
 )
 _HARD = re.compile(r"[;:]|\b(?:but|however|while|whereas|although)\b", re.IGNORECASE)
 _DENIAL = re.compile(r"(?:no|without|there\s+(?:is|are|was|were)\s+no)\b", re.IGNORECASE)
+# "No effusion, mild atelectasis": what begins so is no further item of the denied list.
+_ASSERTION = re.compile(
+    r"(?:(?:stable|unchanged|mild|minimal|moderate|severe|marked|extensive|multiple|several|scattered|few|persistent|residual|"
+    r"known|chronic|new)\b|an?\s|\d+(?:[.,]\d+)?\s*(?:mm|cm)\b)(?!.*\b(?:or|nor)\b)",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(rf"{_DENIAL.pattern}|(?:interval )?(?:resolution|disappearance) of\b", re.IGNORECASE)
+# "No effusion, no nodule, emphysema present": each denied item has its own "no".
+_PRESENT = re.compile(r"(?!.*\b(?:or|nor)\b).*\bpresent$", re.IGNORECASE)
 _THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
-_EXCEPT = re.compile(r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to)\b", re.IGNORECASE)
+_EXCEPT = re.compile(
+    r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to|rather than|instead of)\b",
+    re.IGNORECASE,
+)
 
 
 def tidy(report: str) -> str:
@@ -48,8 +65,11 @@ def sentences(report: str) -> list[str]:
         block = _HEADER.sub(" ", block)
         start = 0
         for end in _END.finditer(block):
-            if not _NOT_FINAL.search(block[start : end.start()]):
-                out.append(block[start : end.start()])
+            before = block[start : end.start()]
+            if not _NOT_FINAL.search(before) and not (
+                block[end.end() : end.end() + 1].islower() and _ABBREVIATION.search(before)
+            ):
+                out.append(before)
                 start = end.end()
         out.append(block[start:])
     return [sentence for raw in out if _WORD.search(sentence := tidy(raw).strip(" .,·"))]
@@ -62,14 +82,21 @@ def clauses(sentence: str) -> Iterator[str]:
     effusion was not detected" is two clauses, "no nodule, mass and effusion was detected" is one.
     """
     plain = _ASIDE.sub(" ", sentence)
-    start = 0
+    start, before = 0, ""
     joints = list(_JOINT.finditer(plain))
     stops = [*(joint.start() for joint in joints[1:]), len(plain)]
     for joint, stop in zip(joints, stops, strict=False):
         left, ahead, rest = plain[start : joint.start()], plain[joint.end() : stop], plain[joint.end() :]
-        if _HARD.search(joint[0]) or _DENIAL.match(ahead) or _EXCEPT.match(left) or _both_assert(left, ahead, rest):
+        if (
+            _HARD.search(joint[0])
+            or _DENIAL.match(ahead)
+            or _EXCEPT.match(left)
+            or _both_assert(left, ahead, rest)
+            or (_LISTED.match(left) and _ASSERTION.match(ahead))
+            or (_DENIAL.match(before) and _DENIAL.match(left) and _PRESENT.match(ahead))
+        ):
             yield left
-            start = joint.end()
+            start, before = joint.end(), left
     yield plain[start:]
     for aside in _ASIDE.findall(sentence):
         yield aside.strip("(), ")

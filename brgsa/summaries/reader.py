@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
-from brgsa.summaries.clauses import clauses, sentences
-from brgsa.summaries.vocabulary import DENIAL, read_yaml, vocabulary
+from brgsa.summaries.clauses import clauses
+from brgsa.summaries.pairs import Statement
+from brgsa.summaries.statements import statements
+from brgsa.summaries.vocabulary import DENIAL, listed, pattern, read_yaml, vocabulary
 
 
 class Status(StrEnum):
@@ -34,7 +36,7 @@ class Mention:
     Attributes:
         side: "left", "right", "bilateral", or "" where the report does not tell.
         clause: the text of its clause.
-        sentence: the number of its sentence in the report, from 0.
+        sentence: the number of its statement in the report, from 0.
     """
 
     name: str
@@ -52,14 +54,55 @@ class Finding:
     side: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What was read in one report.
+
+    Attributes:
+        statements: what it says of this scan, in English.
+        mentions: the abnormalities in them, in order.
+        understood: whether any statement was understood: one that mentions an abnormality, or calls something normal. A report
+            of which none was (another language, "See dictated report.") says nothing about the patient.
+    """
+
+    statements: tuple[Statement, ...]
+    mentions: tuple[Mention, ...]
+    understood: bool
+
+
+class _Named(NamedTuple):
+    """The characters of a clause that name an abnormality."""
+
+    start: int
+    end: int
+    name: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is judged by itself: a clause, the words that belong before it, its organ group and the verdict passed on it."""
+
+    context: str
+    clause: str
+    place: str
+    verdict: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.context} {self.clause}".strip().lower()
+
+
 # Where a report mentions one abnormality several times, the first of these counts.
 PRECEDENCE = (Status.PRESENT, Status.UNCERTAIN, Status.ABSENT, Status.HISTORY)
+
+_ASPECTS = ("negated", "hedged", "past")  # the termsets of assertion.yaml
 
 # "Not observed in the previous examination" says that the finding is new, which is no negation.
 _NEW = re.compile(
     r"\b(?:(?:was|were|is|are|did|may|could) )?not (?:\w+ ){0,2}"
     r"(?:previously|before|(?:in|on) (?:[\w'/]+ ){0,2}(?:previous|prior|old|earlier|former)\b)"
 )
+_RESOLVED = re.compile(r"\b(?:resolved|cleared)(?: \w+)? $")
 _EARLIER = re.compile(r"\b(?:previous(?:ly)?|prior|earlier|former)\b")
 _NOT_ASSESSED = re.compile(
     r"\b(?:(?:can|could) ?not be (?:\w+ly )?(?:evaluated|assessed)|(?:evaluated as )?suboptimal)\b"
@@ -103,28 +146,63 @@ def merge(mentions: Iterable[Mention]) -> dict[str, Finding]:
 
 def read_mentions(reports: Sequence[str]) -> list[list[Mention]]:
     """All mentions in each report, in the order of its clauses."""
-    located = [_locate(report) for report in reports]
-    judged = _judge({(clause, place) for parts in located for _, _, clause, place in parts})
+    return [list(reading.mentions) for reading in read(reports)]
+
+
+def understood(report: str) -> bool:
+    """Whether anything in a report is understood; see `Reading`. Far quicker than reading it."""
+    return _understood(_parts(statements(report)))
+
+
+def read(reports: Sequence[str]) -> list[Reading]:
+    """Each report as read, in one batch."""
+    stated = [statements(report) for report in reports]
+    located = [_parts(of_report) for of_report in stated]
+    judged = _judge({part for parts in located for _, part in parts})
     out = []
-    for parts in located:
-        mentions = []
-        for number, sentence, clause, place in parts:
-            for mention in judged[clause, place]:
-                side = mention.side or _one_side(_sides_in(sentence.lower()))
-                mentions.append(replace(mention, side=side, sentence=number))
-        out.append(mentions)
+    for of_report, parts in zip(stated, located, strict=True):
+        mentions = [
+            replace(mention, side=mention.side or _one_side(_sides_in(of_report[number].text.lower())), sentence=number)
+            for number, part in parts
+            for mention in judged[part]
+        ]
+        out.append(Reading(tuple(of_report), tuple(mentions), bool(mentions) or _understood(parts)))
     return out
 
 
-def _locate(report: str) -> list[tuple[int, str, str, str]]:
-    """(number of the sentence, sentence, clause, organ group) of each clause; the organ group is the last one named."""
+def _parts(of_report: Sequence[Statement]) -> list[tuple[int, _Part]]:
+    """(number of the statement, part) of each clause; the organ group is the last one named."""
     words = vocabulary()
     out, place = [], ""
-    for number, sentence in enumerate(sentences(report)):
-        for clause in clauses(sentence):
-            place = words.place(clause.lower()) or place
-            out.append((number, sentence, clause, place))
+    for number, statement in enumerate(of_report):
+        whole = statement.verdict != ""
+        for clause, named in (
+            [(statement.body, words.place(statement.body.lower()))] if whole else _clauses(statement.body)
+        ):
+            place = named or words.place(statement.context) or place
+            out.append((number, _Part(statement.context, clause, place, statement.verdict)))
     return out
+
+
+@lru_cache(maxsize=4096)  # reports repeat each other's sentences
+def _clauses(sentence: str) -> tuple[tuple[str, str], ...]:
+    """The sentence's clauses, each with the organ group that it names."""
+    return tuple((clause, vocabulary().place(clause.lower())) for clause in clauses(sentence))
+
+
+def _understood(parts: Sequence[tuple[int, _Part]]) -> bool:
+    words, normal = vocabulary(), _ways("normal")
+    return any(
+        normal.search(part.text)
+        or any(entry.find(part.text, part.place) or entry.denies(part.text) for entry in words.candidates(part.text))
+        for _, part in parts
+    )
+
+
+@cache
+def _ways(aspect: str) -> re.Pattern[str]:
+    """Any of the phrases that `assertion.yaml` lists for an aspect in the vocabulary's notation."""
+    return re.compile("|".join(pattern(way, {}) for way in listed(read_yaml("assertion.yaml")[aspect])))
 
 
 @cache
@@ -135,56 +213,104 @@ def _pipeline() -> Any:
 
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer", config={"punct_chars": ["\n"]})
-    for aspect, termset in read_yaml("assertion.yaml").items():
+    for aspect in _ASPECTS:
+        termset = read_yaml("assertion.yaml")[aspect]
         nlp.add_pipe(
             "negex", name=aspect, config={"neg_termset": termset, "extension_name": aspect, "span_keys": ["findings"]}
         )
     return nlp
 
 
-def _judge(parts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Mention]]:
-    """The mentions of each (clause, organ group), judged."""
-    from spacy.tokens import Span
-
-    nlp, entries = _pipeline(), vocabulary().entries
-    out: dict[tuple[str, str], list[Mention]] = {}
-    docs = []
+def _judge(parts: Iterable[_Part]) -> dict[_Part, list[Mention]]:
+    """The mentions of each part, judged."""
+    words = vocabulary()
+    out: dict[_Part, list[Mention]] = {}
+    doubted: list[tuple[_Part, str, list[_Named]]] = []
     for part in parts:
-        clause = part[0].lower()
-        out[part] = [Mention(entry.name, Status.ABSENT, "", part[0], 0) for entry in entries if entry.denies(clause)]
-        named = sorted((span, entry.name) for entry in entries for span in entry.find(clause, part[1]))
-        if named:
-            doc = nlp.make_doc(_NEW.sub(lambda new: "_" * len(new[0]), clause))
-            starts = [token.idx for token in doc]
-            doc.spans["findings"] = [
-                Span(doc, bisect_right(starts, start) - 1, bisect_left(starts, end), label=name)
-                for (start, end), name in named
-            ]
-            docs.append((doc, part))
-    for doc, part in nlp.pipe(docs, as_tuples=True):
-        spans = list(doc.spans["findings"])
-        out[part] += [Mention(span.label_, _status(span, doc.text), _side(span, spans), part[0], 0) for span in spans]
+        text = part.text
+        entries = words.candidates(text)
+        named = sorted(_Named(*span, entry.name) for entry in entries for span in entry.find(text, part.place))
+        if part.verdict:
+            side = _one_side(_sides_in(text))
+            out[part] = [Mention(one.name, Status(part.verdict), side, part.clause, 0) for one in named]
+            continue
+        out[part] = [Mention(entry.name, Status.ABSENT, "", part.clause, 0) for entry in entries if entry.denies(text)]
+        if named and _triggers().search(text):
+            doubted.append((part, _masked(text), named))
+        else:
+            out[part] += [Mention(one.name, Status.PRESENT, _side(one, text, named), part.clause, 0) for one in named]
+    for (part, masked, named), aspects in zip(doubted, _aspects(doubted), strict=True):
+        out[part] += [
+            Mention(one.name, _status(one, masked, of_one), _side(one, masked, named), part.clause, 0)
+            for one, of_one in zip(named, aspects, strict=True)
+        ]
     return out
 
 
-def _status(span: Any, clause: str) -> Status:
-    if span._.past:
+def _aspects(doubted: Sequence[tuple[_Part, str, list[_Named]]]) -> Iterator[list[set[str]]]:
+    """For each mention of each part, those of "negated", "hedged" and "past" that negspacy finds."""
+    from spacy.tokens import Span
+
+    nlp, docs = _pipeline(), []
+    for _, masked, named in doubted:
+        doc = nlp.make_doc(masked)
+        starts = [token.idx for token in doc]
+        doc.spans["findings"] = [
+            Span(doc, bisect_right(starts, one.start) - 1, bisect_left(starts, one.end), label=one.name)
+            for one in named
+        ]
+        docs.append(doc)
+    for doc in nlp.pipe(docs):
+        yield [{aspect for aspect in _ASPECTS if span._.get(aspect)} for span in doc.spans["findings"]]
+
+
+@cache
+def _triggers() -> re.Pattern[str]:
+    """A word of each phrase that may make a mention other than present: most clauses have none, and need no judgement."""
+    words = set()
+    for aspect in _ASPECTS:
+        termset = read_yaml("assertion.yaml")[aspect]
+        for phrase in (*termset["preceding_negations"], *termset["following_negations"]):
+            # The longest word, as "is" or "the" would be in every clause.
+            words.add("not" if "not" in phrase.split() else max(phrase.split(), key=len))
+    words.remove("not")  # which also ends "cannot"
+    alone = [rf"{re.escape(word)}\b" if word.isalpha() else re.escape(word) for word in sorted(words)]
+    # The second group: what `_status` looks for besides.
+    return re.compile(
+        rf"not\b|\?|\b(?:{'|'.join(alone)})|"
+        r"\b(?:previous|prior|earlier|former|old|resolved|cleared|exclud|rule|assessed|evaluated|suboptimal)"
+    )
+
+
+def _masked(text: str) -> str:
+    """The text without phrases that look like a denial and are none: "not observed previously", "no change in"."""
+    if "no" in text or "without" in text:
+        for phrases in (_NEW, _ways("changed")):
+            text = phrases.sub(lambda phrase: "_" * len(phrase[0]), text)
+    return text
+
+
+def _status(one: _Named, clause: str, aspects: set[str]) -> Status:
+    """A mention's status, by what negspacy found around it."""
+    before = clause[: one.start]
+    if "past" in aspects or _RESOLVED.search(before) or _ways("recalled").search(before):
         return Status.HISTORY
+    if _ways("open").search(clause):
+        return Status.UNCERTAIN
     # negspacy looks before and after a mention; "heart size is not increased" denies within it.
-    if span._.negated or DENIAL.search(span.text):
+    if "negated" in aspects or DENIAL.search(clause[one.start : one.end]):
         return Status.HISTORY if _EARLIER.search(clause) else Status.ABSENT
-    if span._.hedged or _NOT_ASSESSED.search(clause):
+    if "hedged" in aspects or _NOT_ASSESSED.search(clause):
         return Status.UNCERTAIN
     return Status.PRESENT
 
 
-def _side(span: Any, spans: list[Any]) -> str:
+def _side(one: _Named, text: str, named: list[_Named]) -> str:
     """The side of one mention: named right before it, or else before the next mention, or else anywhere in the clause."""
-    text = span.doc.text
-    if before := _PREMODIFIER.search(text[: span.start_char]):
-        return _one_side(_sides_in(text[before.start() : span.start_char]) or {"bilateral"})
-    later = min((other.start_char for other in spans if other.start_char >= span.end_char), default=len(text))
-    after = _PREMODIFIER.sub("", text[span.start_char : later]) if later < len(text) else text[span.start_char :]
+    if before := _PREMODIFIER.search(text[: one.start]):
+        return _one_side(_sides_in(text[before.start() : one.start]) or {"bilateral"})
+    later = min((other.start for other in named if other.start >= one.end), default=len(text))
+    after = _PREMODIFIER.sub("", text[one.start : later]) if later < len(text) else text[one.start :]
     return _one_side(_sides_in(after) or _sides_in(text))
 
 

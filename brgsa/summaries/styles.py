@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from brgsa.errors import UserError
 from brgsa.labels import CT_RATE, CT_RATE_LT
-from brgsa.summaries.clauses import clauses, sentences, tidy
-from brgsa.summaries.reader import Mention, Status, merge, read_mentions
+from brgsa.summaries.clauses import clauses, tidy
+from brgsa.summaries.pairs import Statement
+from brgsa.summaries.reader import Mention, Reading, Status, merge, read
 from brgsa.summaries.vocabulary import vocabulary
 
 STYLES: tuple[str, ...] = ("report", "findings", "positives", "positives+negatives")
@@ -39,10 +40,7 @@ def summarize_many(reports: Sequence[str], style: str, names: Sequence[str] = NA
     if style == "report":
         return [tidy(report) for report in reports]
     write = _findings if style == "findings" else _positives if style == "positives" else _positives_and_negatives
-    return [
-        write(report, mentions, names) if report.strip() else ""
-        for report, mentions in zip(reports, read_mentions(reports), strict=True)
-    ]
+    return [write(reading, names) if reading.understood else "" for reading in read(reports)]
 
 
 def statement(name: str, present: bool = True) -> str:
@@ -68,34 +66,34 @@ def _check(style: str, names: Sequence[str]) -> None:
         )
 
 
-def _positives(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
-    return " ".join(_statements(mentions, names, Status.PRESENT)) or NOTHING_FOUND
+def _positives(reading: Reading, names: Sequence[str]) -> str:
+    return " ".join(_statements(reading.mentions, names, Status.PRESENT)) or NOTHING_FOUND
 
 
-def _positives_and_negatives(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
-    positives = _statements(mentions, names, Status.PRESENT)
-    return " ".join([*positives, *_statements(mentions, names, Status.ABSENT)]) or NOTHING_FOUND
+def _positives_and_negatives(reading: Reading, names: Sequence[str]) -> str:
+    positives = _statements(reading.mentions, names, Status.PRESENT)
+    return " ".join([*positives, *_statements(reading.mentions, names, Status.ABSENT)]) or NOTHING_FOUND
 
 
-def _statements(mentions: list[Mention], names: Sequence[str], status: Status) -> list[str]:
+def _statements(mentions: Sequence[Mention], names: Sequence[str], status: Status) -> list[str]:
     findings = merge(mentions)
     of_status = [name for name in names if name in findings and findings[name].status is status]
     return [statement(name, status is Status.PRESENT) for name in of_status]
 
 
-def _findings(report: str, mentions: list[Mention], names: Sequence[str]) -> str:
-    by_sentence: dict[int, list[Mention]] = {}
-    for mention in mentions:
-        by_sentence.setdefault(mention.sentence, []).append(mention)
+def _findings(reading: Reading, names: Sequence[str]) -> str:
+    by_statement: dict[int, list[Mention]] = {}
+    for mention in reading.mentions:
+        by_statement.setdefault(mention.sentence, []).append(mention)
     out: dict[str, None] = {}  # a set in order, as the impression often repeats a finding word for word
-    for number, sentence in enumerate(sentences(report)):
-        if positive := _positive_part(sentence, by_sentence.get(number, []), names):
+    for number, of_report in enumerate(reading.statements):
+        if positive := _positive_part(of_report, by_statement.get(number, []), names):
             out[positive[0].upper() + positive[1:] + ("" if positive.endswith("?") else ".")] = None
     return " ".join(out) or NOTHING_FOUND
 
 
-def _positive_part(sentence: str, mentions: list[Mention], names: Sequence[str]) -> str:
-    """The sentence without its opening phrase ("in the lung window;"); of one that also denies, the clauses that assert."""
+def _positive_part(of_report: Statement, mentions: list[Mention], names: Sequence[str]) -> str:
+    """The statement without its opening phrase ("in the lung window;"); of one that also denies, the clauses that assert."""
     affirmed = {
         mention.clause: None
         for mention in mentions
@@ -103,14 +101,17 @@ def _positive_part(sentence: str, mentions: list[Mention], names: Sequence[str])
     }
     if not affirmed:
         return ""
+    if of_report.verdict or (of_report.body != of_report.text and not of_report.context):
+        return of_report.text.strip(" .,;")
+    opening, sentence = f"{of_report.context}: " if of_report.context else "", of_report.body
     parts = list(clauses(sentence))
     past = {mention.clause for mention in mentions if mention.status is Status.HISTORY}
     if any(part in past or _DENIAL.search(part) for part in parts if part not in affirmed):
-        return ", ".join(clause.strip(" .,;") for clause in affirmed)
+        return opening + ", ".join(clause.strip(" .,;") for clause in affirmed)
     if (
         parts[0] not in affirmed
         and sentence.startswith(parts[0])
         and sentence[len(parts[0]) :].lstrip()[:1] in {";", ":"}
     ):
         sentence = sentence[len(parts[0]) :].lstrip(" ;:")
-    return sentence.strip(" .,;")
+    return opening + sentence.strip(" .,;")

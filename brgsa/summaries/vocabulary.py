@@ -13,6 +13,8 @@ from importlib import resources
 from typing import Any
 
 DENIAL = re.compile(r"\b(?:no|not|without)\b")
+BEGINNING = 3
+_WORD = re.compile(r"\w+")
 SEPARATOR = r"[\s\-/,]+"
 
 
@@ -33,7 +35,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Entry:
-    """One abnormality's vocabulary; see the head of `vocabulary.yaml`."""
+    """One abnormality's vocabulary; see the head of `vocabulary.yaml`.
+
+    Attributes:
+        beginnings: first letters (`BEGINNING` of them) of words, of which any clause that names the abnormality or calls its
+            organ normal has one.
+    """
 
     name: str
     terms: tuple[Term, ...]
@@ -41,6 +48,7 @@ class Entry:
     never: re.Pattern[str] | None
     unless: re.Pattern[str] | None
     places: frozenset[str]
+    beginnings: frozenset[str]
 
     def find(self, clause: str, place: str) -> list[tuple[int, int]]:
         """Character spans in `clause` (lower case) that name the abnormality; `place` is the clause's organ group."""
@@ -70,6 +78,17 @@ class Vocabulary:
 
     entries: tuple[Entry, ...]
     places: dict[str, re.Pattern[str]]
+    by_beginning: dict[str, tuple[int, ...]]
+
+    def candidates(self, clause: str) -> list[Entry]:
+        """The entries that `clause` (lower case) may name, in the YAML's order; all others it does not."""
+        found = {word[:BEGINNING] for word in _WORD.findall(clause)} & self.by_beginning.keys()
+        return [self.entries[place] for place in sorted({place for part in found for place in self.by_beginning[part]})]
+
+    def names(self, text: str) -> frozenset[str]:
+        """The abnormalities that a text names, whatever it says of them."""
+        text = text.lower()
+        return frozenset(entry.name for entry in self.candidates(text) if entry.find(text, self.place(text)))
 
     def place(self, clause: str) -> str:
         """The organ group that `clause` (lower case) names first in the YAML's order, or "" for none."""
@@ -88,6 +107,14 @@ def pattern(text: str, words: dict[str, str]) -> str:
         out += rf"(?:{glue}\b(?:{choices})\b)?" if optional else rf"{glue}\b(?:{choices})\b"
         glue = SEPARATOR
     return out
+
+
+def beginnings(text: str, words: dict[str, str]) -> set[str]:
+    """First letters of the words with which a term in the vocabulary's notation begins."""
+    first = next(
+        token for token in text.format(**words).split() if not token.startswith("..") and not token.endswith("?")
+    )
+    return {word.removesuffix("*")[:BEGINNING] for word in first.split("|")}
 
 
 def listed(text: str) -> list[str]:
@@ -116,6 +143,12 @@ def _entry(name: str, raw: dict[str, str], words: dict[str, str]) -> Entry:
         _any(raw.get("never", ""), words),
         _any(raw.get("unless", ""), words),
         frozenset(listed(raw.get("places", ""))),
+        frozenset(
+            part
+            for ways in (*alike.values(), listed(raw.get("normal", "")))
+            for way in ways
+            for part in beginnings(way, words)
+        ),
     )
 
 
@@ -127,11 +160,16 @@ def vocabulary() -> Vocabulary:
     places = {
         name: re.compile("|".join(pattern(word, {}) for word in listed(words))) for name, words in raw["places"].items()
     }
-    return Vocabulary(entries, places)
+    by_beginning: dict[str, tuple[int, ...]] = {}
+    for number, entry in enumerate(entries):
+        for part in entry.beginnings:
+            by_beginning[part] = (*by_beginning.get(part, ()), number)
+    return Vocabulary(entries, places, by_beginning)
 
 
+@cache
 def read_yaml(name: str) -> Any:
-    """The contents of a YAML file of this package."""
+    """The contents of a YAML file of this package, read once."""
     import yaml
 
     return yaml.safe_load(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))

@@ -64,11 +64,12 @@ class SplitIndex:
         )
 
 
-def split_index(store: Store, split: str) -> SplitIndex:
-    """The volumes of one split.
+def split_index(store: Store, split: str, style: str | None = None) -> SplitIndex:
+    """The volumes of one split; of a style, those that have a text in it: a report that was not understood has no summary.
 
     Raises:
-        UserError: the store has no volume in that split; names those that there are.
+        UserError: the store has no volume in that split, or none with a text ("empty-split"); the style has not been
+            computed (see `Store.texts`).
     """
     index = store.index(["volume_id", "scan_id", "patient_id", "split", "labels", "shard", "row_group"])
     splits = np.array(index["split"].to_pylist())
@@ -80,6 +81,17 @@ def split_index(store: Store, split: str) -> SplitIndex:
             field="split",
             value=split,
         )
+    if style is not None:
+        texts, ids = store.texts(style), index["volume_id"].to_pylist()
+        chosen = np.array([row for row in chosen if texts[ids[row]].strip()], dtype=np.int64)
+        if not len(chosen):
+            raise UserError(
+                f"No volume of the split {split!r} of {store.path} has a text of style {style!r}: "
+                "its reports were not understood.",
+                code="empty-split",
+                field="data.style",
+                value=style,
+            )
     picked = index.take(chosen)
     records = picked["labels"].to_pylist()
     labels = np.array([[(r or {}).get(name) for name in store.labels] for r in records], dtype=np.float32)

@@ -39,6 +39,7 @@ from brgsa_platform.store.store import (
     INDEX_FILE,
     META_FILE,
     QUARANTINE_FILE,
+    UNREAD,
     IngestBatch,
     Meta,
     Store,
@@ -97,6 +98,7 @@ class PrepareResult:
         quarantined: volumes that could not be used.
         fingerprint: of the store.
         added: volumes that this run added to a store that had some; 0 for a new store.
+        unread: volumes with a report of which nothing was understood.
     """
 
     out: str
@@ -104,17 +106,21 @@ class PrepareResult:
     quarantined: int
     fingerprint: str
     added: int = 0
+    unread: int = 0
 
     def summary(self) -> str:
-        """The result in one line, with the next command."""
+        """The result in one line, with the next command, and a warning where reports were not understood."""
         counts = ", ".join(f"{n} {split}" for split, n in sorted(self.volumes.items()))
         quarantine = f"; {self.quarantined} in quarantine ({self.out}/{QUARANTINE_FILE})" if self.quarantined else ""
         total = sum(self.volumes.values())
         added = f", {self.added} of them new" if 0 < self.added < total else ""
-        return (
-            f"{self.out}: {total} volumes ({counts}){added}{quarantine}. Next: brgsa summarize {self.out} --style "
-            "positives"
-        )
+        line = f"{self.out}: {total} volumes ({counts}){added}{quarantine}. Next: brgsa summarize {self.out} --style positives"
+        if self.unread:
+            line += (
+                f"\nWarning: of the reports of {self.unread} of {total} volumes nothing was understood (another language, or a "
+                f"placeholder): they get no summary. They are flagged {UNREAD}."
+            )
+        return line
 
 
 def prepare(
@@ -363,8 +369,10 @@ def _rows_of_last_batch(store: Store, meta: Meta) -> int:
 
 
 def _result(store: Store, added: int = 0) -> PrepareResult:
-    counts = Counter(store.index(["split"])["split"].to_pylist())
-    return PrepareResult(store.path, dict(counts), store.quarantine().num_rows, store.fingerprint, added)
+    index = store.index(["split", "flags"])
+    unread = sum(UNREAD in flags for flags in index["flags"].to_pylist())
+    counts = Counter(index["split"].to_pylist())
+    return PrepareResult(store.path, dict(counts), store.quarantine().num_rows, store.fingerprint, added, unread)
 
 
 def _log_to_mlflow(run: tracking.Run, store: Store, result: PrepareResult, accounts: Sequence[TableAccount]) -> None:

@@ -32,6 +32,7 @@ from brgsa_platform.store.reader import encoded_volume
 
 FORMAT = 2
 REPORT = "report"
+UNREAD = "report:unread"  # flag of a volume of whose report nothing was understood
 SUMMARY = "summary."
 META_FILE, INDEX_FILE, QUARANTINE_FILE, SUMMARY_FILE = (
     "store.json",

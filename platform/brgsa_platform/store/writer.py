@@ -11,12 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from brgsa.summaries import understood
 from brgsa.volumes import Geometry, Volume, VolumeError, encode, quality_warnings, read_volume, standardize
 from brgsa.volumes.files import data_files
 from brgsa_platform.layouts import Item
 from brgsa_platform.runtime.storage import Folder, is_away, local_copy, short_error
 from brgsa_platform.store.ingest_log import IngestLogHandle
-from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, checksum
+from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, UNREAD, checksum
 
 # Workers that one volume may kill before it is refused. Its reader crashes, or it needs more memory than there is.
 MAX_DEATHS = 2
@@ -127,7 +128,7 @@ class ShardWriter:
             "report": item.report,
             "labels": item.labels,
             "source": item.source,
-            "flags": list(volume.flags),
+            "flags": [*volume.flags, *([UNREAD] if item.report and not understood(item.report) else [])],
             "checksum": "",
         }
         table = pa.Table.from_pylist([row], schema=SCHEMA)

@@ -35,20 +35,29 @@ class SummarizeResult:
     Attributes:
         store: path or URL.
         styles: style → figure → value. The figures are `reports` (volumes), `words_before` and `words_after` (mean words of a
-            report and of its summary), `nothing_found` (summaries that only say so).
+            report and of its summary), `nothing_found` (summaries that only say so), `unread` (volumes with a report of which
+            nothing was understood; their summary is empty).
     """
 
     store: str
     styles: dict[str, dict[str, float]]
 
     def summary(self) -> str:
-        """The figures in one line, with the next command."""
+        """The figures in one line, with the next command, and a warning where reports were not understood."""
         parts = [
             f"{style} ({figures['words_before']:.0f} → {figures['words_after']:.0f} words, {figures['nothing_found']:.0f} of "
             f"{figures['reports']:.0f} reports without a finding)"
             for style, figures in self.styles.items()
         ]
-        return f"{self.store}: {', '.join(parts)}. Next: brgsa train --data {self.store} data.style={next(iter(self.styles))}"
+        line = f"{self.store}: {', '.join(parts)}. Next: brgsa train --data {self.store} data.style={next(iter(self.styles))}"
+        unread = max((figures["unread"] for figures in self.styles.values()), default=0)
+        if unread:
+            reports = next(iter(self.styles.values()))["reports"]
+            line += (
+                f"\nWarning: of the reports of {unread:.0f} of {reports:.0f} volumes nothing was understood (another "
+                "language, or a placeholder): their summary is empty, and training leaves them out."
+            )
+        return line
 
 
 def summarize(store_path: Path | str, styles: Sequence[str]) -> SummarizeResult:
@@ -166,4 +175,5 @@ def _figures(store: Store, texts: dict[str, str]) -> dict[str, float]:
         "words_before": sum(len(reports[volume].split()) for volume in texts) / count,
         "words_after": sum(len(text.split()) for text in texts.values()) / count,
         "nothing_found": float(sum(text == NOTHING_FOUND for text in texts.values())),
+        "unread": float(sum(not text.strip() and bool(reports[volume].strip()) for volume, text in texts.items())),
     }

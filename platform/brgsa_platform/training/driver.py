@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from brgsa import files
 from brgsa.errors import UserError
 from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
+from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.order import steps_per_epoch
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
@@ -230,17 +229,14 @@ def check_fit(store: Store, config: RunConfig) -> None:
             field="model.vision.volume",
             value=tuple(crop),
         )
-    store.texts(config.data.style)  # refuses a style that has not been computed
-    _steps(store, config)  # refuses a split too small for a batch
+    _steps(store, config)  # refuses a style that has not been computed, and a split too small for a batch
     if config.data.transforms:
         transforms.check([spec.model_dump() for spec in config.data.transforms], crop)
 
 
 def _steps(store: Store, config: RunConfig) -> int:
     """Steps of an epoch."""
-    index = store.index(["split", "scan_id"])
-    scans = np.array(index["scan_id"].to_pylist())[np.array(index["split"].to_pylist()) == "train"]
-    return steps_per_epoch(scans, config.train.batch_size)
+    return steps_per_epoch(split_index(store, "train", config.data.style).scans, config.train.batch_size)
 
 
 @contextlib.contextmanager

@@ -128,8 +128,8 @@ class Trainer:
         _set_up_torch(train, workers.local_world)
 
         store = Store.open(task.store)
-        self.rows = split_index(store, "train")
         data = self.config.data
+        self.rows = split_index(store, "train", data.style)
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
         self.validation = Validation.of(store, data.style, self.rows)
         self.steps = steps_per_epoch(self.rows.scans, train.batch_size)

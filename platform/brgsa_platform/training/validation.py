@@ -90,11 +90,12 @@ class Validation:
         return {name: float(np.mean(values)) for name, values in groups.items() if values}
 
     def _loss(self, volumes: Embeddings, texts: Embeddings, config: LossConfig, batch_size: int) -> float:
-        """The training loss in batches of the training's size, in the order of the rows."""
+        """The training loss in batches of the training's size, in the order of the rows; those without a text are left out."""
+        written = [row for row, text in enumerate(self.texts) if text.strip()] or list(range(len(self.texts)))
         scans, codes = torch.from_numpy(self.rows.scans), torch.from_numpy(codes_of(self.texts))
         totals, weights = [], []
-        for start in range(0, len(self.rows), batch_size):
-            part = slice(start, start + batch_size)
+        for start in range(0, len(written), batch_size):
+            part = torch.tensor(written[start : start + batch_size])
             batch = select_rows(volumes, part), select_rows(texts, part)
             totals.append(float(losses.brgsa_loss(*batch, scans[part], config, codes[part], local=True).total))
             weights.append(len(scans[part]))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from archives import SMALL, contents, save_manifest, save_rad_chestct
+from archives import SMALL, contents, save_manifest, save_rad_chestct, save_table, write_store
 from refusals import refused
 
 from brgsa.summaries import NOTHING_FOUND, summarize_many
-from brgsa_platform.store.prepare import PrepareOptions, prepare
-from brgsa_platform.store.store import Store, summary_file
+from brgsa_platform.loading.batches import split_index
+from brgsa_platform.store.prepare import PrepareOptions, PrepareResult, prepare
+from brgsa_platform.store.store import UNREAD, Store, summary_file
 from brgsa_platform.summaries.summarize import summarize
 from brgsa_platform.tracking import connection
 
@@ -100,3 +101,39 @@ def test_volumes_without_a_report_have_an_empty_summary(ray_session: None, tmp_p
         "trn00000": "",
         "s000": "There is pleural effusion.",
     }
+
+
+def test_reports_that_are_not_understood_are_flagged_counted_and_left_out(ray_session: None, tmp_path: Path) -> None:
+    reports = [
+        "There is a lung nodule.",
+        "Kein Pneumothorax. Rundherd rechts.",
+        "See dictated report.",
+        "Lungs are clear.",
+    ]
+    manifest = save_manifest(tmp_path / "in", len(reports))
+    save_table(
+        manifest, ("volume", "report", "split"), [[f"s{i:03d}.nii.gz", text, "train"] for i, text in enumerate(reports)]
+    )
+    store = Store.open(write_store(manifest, tmp_path / "store"))
+    flags = dict(
+        zip(*(store.index(["volume_id", "flags"])[name].to_pylist() for name in ("volume_id", "flags")), strict=True)
+    )
+    assert [UNREAD in flags[f"s{i:03d}"] for i in range(4)] == [False, True, True, False]
+
+    result = summarize(store.path, ["positives"])
+    assert Store.open(store.path).texts("positives") == {
+        "s000": "There is lung nodule.",
+        "s001": "",
+        "s002": "",
+        "s003": NOTHING_FOUND,
+    }
+    assert result.styles["positives"]["unread"] == 2
+    assert len(result.summary().splitlines()) == 2
+    assert split_index(Store.open(store.path), "train", "positives").volume_ids == ["s000", "s003"]
+    assert len(split_index(Store.open(store.path), "train", "report")) == 4
+
+
+def test_the_screen_speaks_of_reports_that_were_not_understood_only_where_there_are_some() -> None:
+    said = PrepareResult("store", {"train": 3}, 0, "f", unread=2).summary()
+    assert UNREAD in said.splitlines()[1]
+    assert len(PrepareResult("store", {"train": 3}, 0, "f").summary().splitlines()) == 1
