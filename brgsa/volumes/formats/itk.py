@@ -1,0 +1,168 @@
+"""NRRD and MetaImage: their voxels by SimpleITK, their text headers by ourselves.
+
+ITK takes what a header leaves out for 1 mm and straight axes, and ignores units. What is stated has to be read from the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from brgsa.volumes.errors import VolumeError, cut_short
+from brgsa.volumes.formats.shape import check_spacing, impossible_spacing, not_an_image, not_numbers, three_dimensional
+from brgsa.volumes.stored import Doubt, Stored, contradiction, millimetres
+from brgsa.volumes.volume import axis_order
+
+UNITS = {
+    **dict.fromkeys(("mm", "millimeter", "millimetre", "millimeters", "millimetres", ""), 1.0),
+    **dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1000.0),
+    **dict.fromkeys(("cm", "centimeter", "centimetre", "centimeters", "centimetres"), 10.0),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre", "micrometers"), 0.001),
+}
+# NRRD's spaces in which ITK knows the patient's axes.
+_SPACES = ("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps")
+_SAME = 0.01  # share by which two spacings of one header may differ
+_HEADER = 65536  # bytes within which a text header ends
+
+
+def read_itk(path: Path) -> Stored:
+    """Read an image file with SimpleITK.
+
+    Raises:
+        VolumeError: see `formats.read_stored`.
+        OSError: the file cannot be read.
+    """
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    text = _Header(path)
+    text.check()
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise not_an_image(path) from error
+    size = reader.GetSize()
+    shape = three_dimensional(path, size)
+    if reader.GetNumberOfComponents() != 1:
+        raise not_numbers(path)
+    spacing = np.array(reader.GetSpacing()[:3]) * text.factor
+    check_spacing(path, spacing.tolist())
+    directions = np.array(reader.GetDirection()).reshape(len(size), len(size))[:3, :3]
+    try:
+        array = sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise cut_short(path) from error
+    spaced, oriented = text.stated()
+    return Stored(
+        array.reshape(shape[::-1]).T,
+        (float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        directions,
+        spaced=spaced,
+        oriented=oriented,
+        identity=bool(np.allclose(directions, np.eye(3), atol=1e-4)),
+        doubts=tuple(text.doubts(directions)),
+    )
+
+
+class _Header:
+    """The text in front of a NRRD or MetaImage.
+
+    Attributes:
+        factor: mm in its unit of length.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            head = file.read(_HEADER)
+        self._path = path
+        self._nrrd = head.startswith(b"NRRD")
+        self._fields = _nrrd_fields(head) if self._nrrd else _meta_fields(head)
+        self.unit = self._unit()
+        self.factor = UNITS.get(self.unit.lower(), 0.0)
+
+    def check(self) -> None:
+        """Refuse a unit that is no length, a negative spacing (ITK takes its absolute value)."""
+        if not self.factor:
+            raise VolumeError(
+                self._path,
+                f"its lengths are in {self.unit!r}, which is no known unit: give them in mm.",
+                code="unit-unknown",
+                field="units",
+                value=self.unit,
+            )
+        spacing = self._fields.get("spacings" if self._nrrd else "elementspacing", "").split()
+        if any(number.startswith("-") for number in spacing):
+            raise impossible_spacing(self._path, spacing)
+
+    def stated(self) -> tuple[bool, bool]:
+        """Whether the header gives distances, and directions in the patient."""
+        fields = self._fields
+        if self._nrrd:
+            oriented = "space directions" in fields and fields.get("space", "").lower() in _SPACES
+            return "space directions" in fields or "spacings" in fields, oriented
+        matrix = any(name in fields for name in ("transformmatrix", "orientation", "rotation"))
+        return "elementspacing" in fields or "elementsize" in fields, matrix
+
+    def doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
+        found = [Doubt("units:converted", self.unit)] if self.factor != 1 else []
+        return found + (self._nrrd_doubts() if self._nrrd else self._meta_doubts(directions))
+
+    def _nrrd_doubts(self) -> list[Doubt]:
+        vectors = re.findall(r"\(([^)]*)\)", self._fields.get("space directions", ""))
+        try:
+            lengths = [float(np.linalg.norm([float(n) for n in vector.split(",")])) for vector in vectors]
+            spacings = [float(n) for n in self._fields.get("spacings", "").split() if n.lower() != "nan"]
+        except ValueError:
+            return []
+        if lengths and spacings and not (len(lengths) == len(spacings) and np.allclose(lengths, spacings, rtol=_SAME)):
+            return [contradiction(f"space directions {millimetres(lengths)}, spacings {millimetres(spacings)}")]
+        return []
+
+    def _meta_doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
+        """AnatomicalOrientation names the side at which each axis begins: RAI for axes to left, posterior, superior."""
+        named = self._fields.get("anatomicalorientation", "").upper()[:3]
+        if not self.stated()[1] or not re.fullmatch(r"(?=.*[RL])(?=.*[AP])(?=.*[IS])[RLAPIS]{3}", named):
+            return []
+        order, flips, _ = axis_order(directions)
+        actual = [""] * 3
+        for patient, (axis, flipped) in enumerate(zip(order, flips, strict=True)):
+            actual[axis] = ("LPS" if flipped else "RAI")[patient]
+        if "".join(actual) != named:
+            return [contradiction(f"AnatomicalOrientation {named}, TransformMatrix {''.join(actual)}")]
+        return []
+
+    def _unit(self) -> str:
+        if not self._nrrd:
+            return self._fields.get("distanceunits", "").strip().strip("?").lower()
+        for name in ("space units", "units"):
+            units = {unit for unit in re.findall(r'"([^"]*)"', self._fields.get(name, "")) if unit.strip()}
+            if len(units) == 1:
+                return units.pop().strip()
+            if units:
+                return " and ".join(sorted(units))
+        return ""
+
+
+def _nrrd_fields(head: bytes) -> Mapping[str, str]:
+    text = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("utf-8", "replace")
+    pairs = (line.partition(":") for line in text.splitlines()[1:] if ":" in line and not line.startswith("#"))
+    return {key.strip().lower(): value.strip() for key, _, value in pairs if not value.startswith("=")}
+
+
+def _meta_fields(head: bytes) -> Mapping[str, str]:
+    fields: dict[str, str] = {}
+    for line in head.splitlines():
+        key, equals, value = line.partition(b"=")
+        if not equals or not re.fullmatch(rb"\s*\w+\s*", key):
+            break
+        fields[key.strip().decode().lower()] = value.strip().decode("utf-8", "replace")
+        if key.strip().lower() == b"elementdatafile":
+            break
+    return fields
+
