@@ -62,7 +62,11 @@ def check_geometry(
         upright, heights = upright_frame(spacing, directions)
         order, _, tilt = axis_order(upright)
         spacing = heights
-    extent = (shape[order[0]] * spacing[order[0]], shape[order[1]] * spacing[order[1]], shape[order[2]] * spacing[order[2]])
+    extent = (
+        shape[order[0]] * spacing[order[0]],
+        shape[order[1]] * spacing[order[1]],
+        shape[order[2]] * spacing[order[2]],
+    )
     found = list(doubts)
     ranges = (ACROSS, ACROSS, ALONG)
     if not all(low <= round(size, 3) <= high for size, (low, high) in zip(extent, ranges, strict=True)):

@@ -70,7 +70,7 @@ def write_store(manifest: Path, out: Path, options: PrepareOptions = PrepareOpti
     items = read_layout(manifest, "manifest", options.validation_fraction)
     batch = new_batch(items, "manifest", options.geometry, first=0)
     write_plan(folder, 0, items)
-    writer = ShardWriter(folder, options.geometry, options.strict)
+    writer = ShardWriter(folder, options.geometry, options.strict, options.trust_geometry)
     for shard in batch.shards:
         assert writer(shard, PlannedBatch(batch, items).items_of(shard)) == ""
     commit_batch(folder, Meta(options.settings(), batches=(batch,)))

@@ -41,10 +41,21 @@ TRAITS: dict[str, tuple[str, str]] = {
     "RescaleType": ("PixelValueTransformationSequence", "RescaleType"),
 }
 ROUNDED = ("KVP", "SliceThickness")  # numbers that scanners write with more digits than they mean
-ACQUISITION = ("AcquisitionNumber", "IrradiationEventUID")  # which some scanners count anew for each position of the table
+ACQUISITION = (
+    "AcquisitionNumber",
+    "IrradiationEventUID",
+)  # which some scanners count anew for each position of the table
 TAGS = [
     *TRAITS,
-    *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "Modality",
+        "PatientID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "AccessionNumber",
+    ),
     *("InstanceNumber", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "NumberOfFrames"),
     *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
@@ -253,7 +264,9 @@ class _Tags:
 
     def time(self) -> float | None:
         """The time of acquisition in seconds; None where it is not given, or only its day."""
-        for source, attribute in self._sources("AcquisitionDateTime", "FrameContentSequence", "FrameAcquisitionDateTime"):
+        for source, attribute in self._sources(
+            "AcquisitionDateTime", "FrameContentSequence", "FrameAcquisitionDateTime"
+        ):
             if text := str(_value(source, attribute) or ""):
                 return _seconds(text[:8], text[8:])
         return _seconds(self.text("AcquisitionDate"), self.text("AcquisitionTime"))

@@ -34,8 +34,8 @@ def read_hu(slices: Sequence[SliceHeader]) -> npt.NDArray[np.int16] | npt.NDArra
     """
     stored = _Stored()
     planes = [_hounsfield(stored.plane(header), header) for header in slices]
-    whole = all(plane.dtype == np.int16 for plane in planes)
-    return np.stack(planes) if whole else np.stack([plane.astype(np.float32) for plane in planes])
+    dtype = np.int16 if all(plane.dtype == np.int16 for plane in planes) else np.float32
+    return np.stack([plane.astype(dtype, copy=False) for plane in planes])
 
 
 class _Stored:
@@ -59,7 +59,7 @@ class _Stored:
 def _decoded(file: Path) -> npt.NDArray[Any]:
     """A file's stored values: (rows, columns), or (frames, rows, columns)."""
     from pydicom import dcmread
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
     try:

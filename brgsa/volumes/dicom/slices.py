@@ -19,11 +19,18 @@ def _words(*words: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![A-Z])(?:{'|'.join(words)})(?![A-Z])", re.IGNORECASE)
 
 
-SCREENS = _words("SCREEN ?(?:SAVE|SHOT|CAPTURE)", "DOSE[ _]?(?:INFO|REPORT|SHEET|SUMMARY)?", "PATIENT PROTOCOL", "REPORT")
+SCREENS = _words(
+    "SCREEN ?(?:SAVE|SHOT|CAPTURE)", "DOSE[ _]?(?:INFO|REPORT|SHEET|SUMMARY)?", "PATIENT PROTOCOL", "REPORT"
+)
 PROJECTIONS = _words("T?MIP", "MIN_?IP", "MAX_?IP", "MN?IP", "PROJECTION(?: IMAGE)?", "VRT", "VOLREND", "SSD", "CPR")
 MAPS = _words(
     *("IODINE(?:[ _-]?(?:MAP|OVERLAY|DENSITY|NO WATER))", "Z[ _-]?EFF(?:ECTIVE)?", "EFF(?:ECTIVE)?[ _-]?(?:Z|ATOMIC)"),
-    *("EFF_ATOMIC_NUM(?:BER)?", "ELECTRON[ _]?DENSITY", "MAT_(?:SPECIFIC|FRACTIONAL|VALUE_BASED|REMOVED|MODIFIED)", "PBV"),
+    *(
+        "EFF_ATOMIC_NUM(?:BER)?",
+        "ELECTRON[ _]?DENSITY",
+        "MAT_(?:SPECIFIC|FRACTIONAL|VALUE_BASED|REMOVED|MODIFIED)",
+        "PBV",
+    ),
     *("IODINE", "PERFUSION"),
 )
 REFORMATTED = _words("MPR", "REFORMATTED", "RESAMPLED")
@@ -61,9 +68,14 @@ def why_no_slice(header: SliceHeader, beside_originals: bool) -> Refusal | None:
         return Refusal("not-ct", f"its modality is {what}, not CT; leave it out.", header.modality)
     if "LOCALIZER" in header.kinds:
         return Refusal("localizer", "it is a localizer (scout), no volume; nothing has to be done.")
+    if not header.series:
+        reason = "it has no SeriesInstanceUID; export the series again, with it."
+        return Refusal("tag-missing", reason, "SeriesInstanceUID", "SeriesInstanceUID")
     derived = "DERIVED" in header.kinds
     if PROJECTIONS.search(kinds) or (derived and PROJECTIONS.search(description)):
-        return Refusal("projection", "it is a projection (MIP or the like), no slice; give the series that it is made of.")
+        return Refusal(
+            "projection", "it is a projection (MIP or the like), no slice; give the series that it is made of."
+        )
     if derived and beside_originals and REFORMATTED.search(kinds):
         return Refusal("reformatted", "it is reformatted from the slices of its own series; nothing has to be done.")
     unit = header.traits["RescaleType"] or header.units

@@ -7,6 +7,7 @@ kernel, kind of image. Those that differ are volumes of their own where they are
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,9 @@ def stacks(headers: Sequence[SliceHeader]) -> list[Stack]:
     if len(found) > 1 and all(stack.refusal for stack in found):
         largest = max(found, key=lambda stack: len(stack.slices))
         names = _differences(parts) or ["AcquisitionTime"]
-        reason = f"its slices differ in {', '.join(names)}, and no part of them is a volume ({_why(largest)}); split it."
+        reason = (
+            f"its slices differ in {', '.join(names)}, and no part of them is a volume ({_why(largest)}); split it."
+        )
         return [Stack(headers, Refusal("slices-differ", reason, names[0], names[0]))]
     return found
 
@@ -69,7 +72,7 @@ def _acquisitions(headers: Sequence[SliceHeader]) -> list[Stack]:
         return _phases(headers)
     if all(_located(part) for part in parts):
         reaches = sorted(_reach(part) for part in parts)
-        apart = all(low > high for (_, high), (low, _) in zip(reaches, reaches[1:], strict=False))
+        apart = all(low > high for (_, high), (low, _) in pairwise(reaches))
         short = all(high - low < ALONG[0] for low, high in reaches)
         if apart and short and (joined := _stack(headers)).refusal is None:
             return [joined._replace(doubts=(*joined.doubts, Doubt("acquisitions:joined", str(len(parts)))))]
@@ -253,7 +256,7 @@ def _runs(ordered: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
         return [list(ordered)]
     places = [place for _, place in sorted((number or 0, place) for place, number in enumerate(numbers))]
     runs = [[places[0]]]
-    for before, place in zip(places, places[1:], strict=False):
+    for before, place in pairwise(places):
         run = runs[-1]
         if len(run) > 1 and (place > before) != (run[1] > run[0]):
             runs.append([])

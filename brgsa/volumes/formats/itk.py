@@ -141,11 +141,9 @@ class _Header:
         if not self._nrrd:
             return self._fields.get("distanceunits", "").strip().strip("?").lower()
         for name in ("space units", "units"):
-            units = {unit for unit in re.findall(r'"([^"]*)"', self._fields.get(name, "")) if unit.strip()}
-            if len(units) == 1:
-                return units.pop().strip()
-            if units:
-                return " and ".join(sorted(units))
+            quoted: list[str] = re.findall(r'"([^"]*)"', self._fields.get(name, ""))
+            if units := sorted({unit.strip() for unit in quoted if unit.strip()}):
+                return " and ".join(units)
         return ""
 
 
@@ -165,4 +163,3 @@ def _meta_fields(head: bytes) -> Mapping[str, str]:
         if key.strip().lower() == b"elementdatafile":
             break
     return fields
-

@@ -19,7 +19,10 @@ from brgsa.volumes.geometry_check import LARGEST_SHEAR, shear_of
 from brgsa.volumes.stored import Doubt, Stored, contradiction, millimetres
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's axes are right, anterior, superior
-UNITS = {1: ("m", 1000.0), 3: ("µm", 0.001)}  # lengths of xyzt_units that are no mm, and mm in each; 2 is mm, 0 not stated
+UNITS = {
+    1: ("m", 1000.0),
+    3: ("µm", 0.001),
+}  # lengths of xyzt_units that are no mm, and mm in each; 2 is mm, 0 not stated
 SAME_LENGTH, SAME_ANGLE = 0.01, 1.0  # by which two forms of one header may differ: share of a length, degrees
 
 
@@ -126,7 +129,7 @@ def _header(path: Path, raw: bytes) -> tuple[Any, str]:
             return kind(raw[:length], check=False), "nifti"
     size = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
     if len(raw) >= 348 and 348 in size and not path.name.lower().endswith((".nii", ".nii.gz")):
-        return Spm99AnalyzeHeader(raw[:348], check=False), "analyze"
+        return Spm99AnalyzeHeader(raw[:348], check=False), "analyze"  # type: ignore[no-untyped-call]
     raise not_an_image(path)
 
 

@@ -78,6 +78,9 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse volumes whose header, table and voxels disagree.")
     ] = False,
+    trust_geometry: Annotated[
+        bool, typer.Option("--trust-geometry", help="Take geometries that contradict themselves or are no chest's.")
+    ] = False,
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")
     ] = False,
@@ -99,6 +102,7 @@ def prepare(
         geometry=Geometry(spacing, shape, clip, antialias, interpolation.value),
         validation_fraction=validation_fraction,
         strict=strict,
+        trust_geometry=trust_geometry,
         retry_quarantined=retry_quarantined,
         workers=workers,
         reports=reports,

@@ -48,11 +48,13 @@ class ShardWriter:
     Attributes:
         geometry: the grid that every volume is brought to.
         strict: refuse a volume whose flags cast doubt on it (see `brgsa.volumes.quality_warnings`).
+        trust_geometry: take a geometry that contradicts itself or that no chest has; its flag stays.
     """
 
     store: Folder
     geometry: Geometry
     strict: bool = False
+    trust_geometry: bool = False
 
     def __call__(self, shard: str, items: Sequence[Item], log: IngestLogHandle | None = None) -> str:
         """Write the shard `shard` (a file name) of these volumes.
@@ -149,7 +151,9 @@ class ShardWriter:
             )
         try:
             with local_copy(item.path) as path:
-                volume = read_volume(path, item.metadata, item.series)
+                volume = read_volume(
+                    path, item.metadata, item.series, folders=item.folders, trust_geometry=self.trust_geometry
+                )
             array = standardize(volume, self.geometry)
         except VolumeError as error:
             raise RefusedVolume("read", f"{item.source}: {error.reason}") from error
