@@ -33,9 +33,9 @@ def chest(seed: int = 0, shape: tuple[int, int, int] = (24, 22, 16)) -> npt.NDAr
 
 
 def save_scan(path: Path, stored: npt.NDArray[Any], bare: bool = False) -> None:
-    """A NIfTI of 4×4×8 mm in canonical order, or one whose header says nothing."""
+    """A NIfTI of 8×8×9 mm in canonical order, or one whose header says nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4) if bare else np.diag([-4.0, -4.0, 8.0, 1.0])), path)
+    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4) if bare else np.diag([-8.0, -8.0, 9.0, 1.0])), path)
 
 
 def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) -> Path:
@@ -52,14 +52,14 @@ def save_manifest(folder: Path, scans: int) -> Path:
 
 
 def save_rad_chestct(folder: Path, scans: int) -> Path:
-    """An archive in RAD-ChestCT's layout, which has no reports; voxels of 0.8 mm."""
+    """An archive in RAD-ChestCT's layout, which has no reports; voxels of 5 mm."""
     folder.mkdir(parents=True)
     for i in range(scans):
         np.savez_compressed(folder / f"trn{i:05d}.npz", ct=chest(i, (44, 40, 30)).transpose(2, 1, 0)[::-1])
     save_table(
         folder / "CT_Scan_Metadata_Complete_35747.csv",
         ("NoteAcc_DEID", "MRN_DEID", "orig_orientation", "final_spacing"),
-        [[f"trn{i:05d}", i, "[1, 0, 0, 0, 1, 0]", 0.8] for i in range(scans)],
+        [[f"trn{i:05d}", i, "[1, 0, 0, 0, 1, 0]", 5.0] for i in range(scans)],
     )
     return folder
 

@@ -19,7 +19,7 @@ from brgsa.errors import UserError
 from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.predict import ScanOptions, predict
 
 LABELS = ["Cardiomegaly", "Pleural effusion", "Lung nodule"]
 GEOMETRY = Geometry(spacing=(4.0, 4.0, 8.0), shape=(20, 20, 10))
@@ -48,7 +48,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hu = np.random.default_rng(0).integers(-1000, 600, (40, 38, 22)).astype(np.int16)
     path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-2.0, -2.0, 4.0, 1.0])), path)
+    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-5.0, -5.0, 6.0, 1.0])), path)
     return path
 
 
@@ -102,22 +102,26 @@ def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
         "VolumeName": bare.name,
         "RescaleSlope": "1",
         "RescaleIntercept": "-1024",
-        "XYSpacing": "[2.0, 2.0]",
-        "ZSpacing": "4.0",
+        "XYSpacing": "[5.0, 5.0]",
+        "ZSpacing": "6.0",
         "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
     }
     table.write_text(",".join(fields) + "\n" + ",".join(f'"{value}"' for value in fields.values()) + "\n")
-    prediction, expected = predict(saved, bare, metadata=table), predict(saved, scan)
+    prediction, expected = predict(saved, bare, options=ScanOptions(table)), predict(saved, scan)
     assert [row.prompt for row in prediction.rows] == [row.prompt for row in expected.rows]
     assert [row.score for row in prediction.rows] == pytest.approx([row.score for row in expected.rows], abs=1e-6)
     assert not prediction.warnings
-    predict(saved, bare).print()
-    assert "Caution" in capsys.readouterr().out
+    with refused("size-implausible", value="40×38×22 mm"):
+        predict(saved, bare)
+    predict(saved, bare, options=ScanOptions(trust_geometry=True)).print()
+    shown = capsys.readouterr().out
+    assert "Caution: Air is not near" in shown
+    assert "(40×38×22 mm)" in shown
     with refused("metadata-without-scan", field=str(table), value="scan.nii.gz"):
-        predict(saved, scan, metadata=table)
+        predict(saved, scan, options=ScanOptions(table))
     other = tmp_path / "other.csv"
     with refused("metadata-unreadable", field=str(other)):
-        predict(saved, bare, metadata=other)
+        predict(saved, bare, options=ScanOptions(other))
 
 
 def test_printed_as_table_and_as_json(saved: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:

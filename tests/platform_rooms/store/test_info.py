@@ -22,9 +22,9 @@ def test_counts_are_those_of_the_archive(labelled: Path) -> None:
         "Lung nodule": {"train": (0, 2), "test": (0, 0)},
         "Pleural effusion": {"train": (2, 3), "test": (1, 1)},
     }
-    assert counts.spacing["x"]["50"] == counts.spacing["y"]["50"] == 4.0
-    assert counts.spacing["z"]["50"] == 8.0
-    assert counts.size["x"]["50"] == 4.0 * 23
+    assert counts.spacing["x"]["50"] == counts.spacing["y"]["50"] == 8.0
+    assert counts.spacing["z"]["50"] == 9.0
+    assert counts.size["x"]["50"] == 8.0 * 23
     assert counts.quarantine == {"read": 1}
     assert sum(counts.histogram) == pytest.approx(1.0)
     assert -500 <= counts.hu["50"] <= 100
