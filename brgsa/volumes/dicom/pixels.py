@@ -7,6 +7,7 @@ rescale or MONOCHROME1: ITK would turn the values of such a picture upside down.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def read_hu(slices: Sequence[SliceHeader]) -> npt.NDArray[np.int16] | npt.NDArra
         Undecodable: a file's pixels cannot be read.
     """
     stored = _Stored()
-    planes = [_hounsfield(stored.plane(header), header) for header in slices]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings print values and paths, which may identify a patient
+        planes = [_hounsfield(stored.plane(header), header) for header in slices]
     dtype = np.int16 if all(plane.dtype == np.int16 for plane in planes) else np.float32
     return np.stack([plane.astype(dtype, copy=False) for plane in planes])
 

@@ -22,6 +22,8 @@ FEWEST_SLICES = 8
 SAME_POSITION = 1e-3  # mm
 LARGEST_GAP = 1.5  # times the median step
 UNEVEN, UNEVEN_SHARE = 0.11, 0.1  # mm, and share of the median step, whichever is more: positions are rounded to 0.1 mm
+PAUSE = 3.0  # times the median step in time
+ORDERED = 0.9  # correlation of time and position, from which slices count as taken in their order
 ASIDE = 1.0  # mm that a slice may lie off the straight line of the others
 
 
@@ -86,11 +88,12 @@ def _phases(headers: Sequence[SliceHeader]) -> list[Stack]:
         return [whole]
     sweeps = _sweeps(headers)
     if len(sweeps) > 1:
-        split = [_stack(sweep) for sweep in sweeps]
-        if all(stack.refusal is None for stack in split):
-            return split
+        for parts in (_at_pauses(headers), sweeps):
+            split = [_stack(part) for part in parts]
+            if len(split) > 1 and all(stack.refusal is None for stack in split):
+                return split
         if whole.refusal is None:
-            return [whole._replace(doubts=(*whole.doubts, Doubt("times:disordered", f"{len(sweeps)} sweeps")))]
+            return [_disordered(whole)]
     runs = _runs(whole.slices) if whole.refusal is None else []
     if len(runs) > 1 and all(_stack(run).refusal is None for run in runs):
         reason = (
@@ -247,6 +250,29 @@ def _sweeps(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
         sweeps[-1] += block
         low, high = min(low, first), max(high, last)
     return sweeps
+
+
+def _at_pauses(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
+    """The slices parted at each pause in the times of their acquisition."""
+    ordered = sorted(headers, key=lambda h: h.time or 0.0)
+    steps = np.diff([h.time or 0.0 for h in ordered])
+    pauses = np.flatnonzero(steps > PAUSE * max(float(np.median(steps)), 1e-3)) + 1
+    ends = [0, *pauses.tolist(), len(ordered)]
+    return [ordered[start:end] for start, end in pairwise(ends)]
+
+
+def _disordered(stack: Stack) -> Stack:
+    """A whole stack whose times turn back: flagged where they still follow the positions by and large, or else refused."""
+    times = np.array([h.time or 0.0 for h in stack.slices])
+    ranks = np.unique(times, return_inverse=True)[1]
+    follows = abs(float(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]))
+    if follows >= ORDERED:
+        return stack._replace(doubts=(*stack.doubts, Doubt("times:disordered", f"correlation {follows:.2f}")))
+    reason = (
+        "its slices were acquired in another order than they lie in, as where two scans are woven into each other; split it "
+        "into series of one acquisition."
+    )
+    return Stack(stack.slices, Refusal("slices-interleaved", reason, round(follows, 2), "AcquisitionTime"))
 
 
 def _runs(ordered: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
