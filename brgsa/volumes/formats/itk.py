@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from brgsa.volumes.errors import VolumeError, cut_short
 from brgsa.volumes.formats.shape import check_spacing, impossible_spacing, not_an_image, not_numbers, three_dimensional
-from brgsa.volumes.stored import Doubt, Stored, contradiction, millimetres
+from brgsa.volumes.stored import Doubt, Stored, contradiction
 from brgsa.volumes.volume import axis_order
 
 UNITS = {
@@ -25,7 +25,6 @@ UNITS = {
 }
 # NRRD's spaces in which ITK knows the patient's axes.
 _SPACES = ("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps")
-_SAME = 0.01  # share by which two spacings of one header may differ
 _HEADER = 65536  # bytes within which a text header ends
 
 
@@ -46,7 +45,7 @@ def read_itk(path: Path) -> Stored:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise not_an_image(path) from error
+        raise text.damaged(error) if text.known else not_an_image(path) from error
     size = reader.GetSize()
     shape = three_dimensional(path, size)
     if reader.GetNumberOfComponents() != 1:
@@ -74,6 +73,7 @@ class _Header:
     """The text in front of a NRRD or MetaImage.
 
     Attributes:
+        known: whether there is such a text.
         factor: mm in its unit of length.
     """
 
@@ -83,6 +83,7 @@ class _Header:
         self._path = path
         self._nrrd = head.startswith(b"NRRD")
         self._fields = _nrrd_fields(head) if self._nrrd else _meta_fields(head)
+        self.known = self._nrrd or "objecttype" in self._fields or "ndims" in self._fields
         self.unit = self._unit()
         self.factor = UNITS.get(self.unit.lower(), 0.0)
 
@@ -100,6 +101,16 @@ class _Header:
         if any(number.startswith("-") for number in spacing):
             raise impossible_spacing(self._path, spacing)
 
+    def damaged(self, error: RuntimeError) -> VolumeError:
+        """The refusal of a header that ITK cannot make sense of, as where a NRRD gives its spacing twice."""
+        said = str(error).strip().splitlines()[-1].removeprefix("[nrrd] ").strip()
+        return VolumeError(
+            self._path,
+            f"its header cannot be understood ({said}); correct it, or export the scan again.",
+            code="header-damaged",
+            field="header",
+        )
+
     def stated(self) -> tuple[bool, bool]:
         """Whether the header gives distances, and directions in the patient."""
         fields = self._fields
@@ -111,18 +122,7 @@ class _Header:
 
     def doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
         found = [Doubt("units:converted", self.unit)] if self.factor != 1 else []
-        return found + (self._nrrd_doubts() if self._nrrd else self._meta_doubts(directions))
-
-    def _nrrd_doubts(self) -> list[Doubt]:
-        vectors = re.findall(r"\(([^)]*)\)", self._fields.get("space directions", ""))
-        try:
-            lengths = [float(np.linalg.norm([float(n) for n in vector.split(",")])) for vector in vectors]
-            spacings = [float(n) for n in self._fields.get("spacings", "").split() if n.lower() != "nan"]
-        except ValueError:
-            return []
-        if lengths and spacings and not (len(lengths) == len(spacings) and np.allclose(lengths, spacings, rtol=_SAME)):
-            return [contradiction(f"space directions {millimetres(lengths)}, spacings {millimetres(spacings)}")]
-        return []
+        return found + ([] if self._nrrd else self._meta_doubts(directions))
 
     def _meta_doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
         """AnatomicalOrientation names the side at which each axis begins: RAI for axes to left, posterior, superior."""

@@ -135,9 +135,7 @@ def test_a_series_over_several_folders_is_put_together(tree: Path) -> None:
     }
     spread = items["1.1.1"]
     assert spread.folders == (str(half), str(tree / "mixed"))
-    np.testing.assert_array_equal(
-        read_volume(spread.path, None, spread.series, folders=spread.folders).array, chest()
-    )
+    np.testing.assert_array_equal(read_volume(spread.path, None, spread.series, folders=spread.folders).array, chest())
     # What does not fit is that series's fault alone.
     (tree / "mixed" / "1.1.1-003.dcm").unlink()
     assert {uid: bool(item.refused) for uid, item in listed(tree).items()} == {
@@ -158,7 +156,9 @@ def test_one_uid_in_two_patients_is_two_volumes(tree: Path) -> None:
     save_dicom(tree / "else", chest(seed=7), series="9.9", PatientID="4", StudyInstanceUID="1.4")
     items = [item for uid, item in listed(tree).items() if uid.startswith("9.9")]
     alone = [item for item in read_layout(tree / "else", "dicom", 0.1, key=KEY)]
-    everyone = {item.volume_id: item for item in read_layout(tree, "dicom", 0.1, key=KEY) if "9.9" in (item.series or "")}
+    everyone = {
+        item.volume_id: item for item in read_layout(tree, "dicom", 0.1, key=KEY) if "9.9" in (item.series or "")
+    }
     assert len(everyone) == len({item.patient_id for item in everyone.values()}) == 3
     assert len(items) == 3
     assert alone[0].patient_id in {item.patient_id for item in everyone.values()}
