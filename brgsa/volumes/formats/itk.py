@@ -6,8 +6,10 @@ ITK takes what a header leaves out for 1 mm and straight axes, and ignores units
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,11 @@ UNITS = {
 }
 # NRRD's spaces in which ITK knows the patient's axes.
 _SPACES = ("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps")
+# MetaImage's numbers.
+_NUMBERS = {
+    **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
+    **{"MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
+}
 _HEADER = 65536  # bytes within which a text header ends
 
 
@@ -54,8 +61,9 @@ def read_itk(path: Path) -> Stored:
     check_spacing(path, spacing.tolist())
     directions = np.array(reader.GetDirection()).reshape(len(size), len(size))[:3, :3]
     try:
-        array = sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
+        packed = text.packed_voxels(shape)
+        array = sitk.GetArrayFromImage(reader.Execute()) if packed is None else packed
+    except (RuntimeError, zlib.error, ValueError) as error:
         raise cut_short(path) from error
     spaced, oriented = text.stated()
     return Stored(
@@ -119,6 +127,30 @@ class _Header:
             return "space directions" in fields or "spacings" in fields, oriented
         matrix = any(name in fields for name in ("transformmatrix", "orientation", "rotation"))
         return "elementspacing" in fields or "elementsize" in fields, matrix
+
+    def packed_voxels(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
+        """The voxels (k, j, i) of a compressed MetaImage; None for other files.
+
+        ITK gives whatever is in memory where a compressed MetaImage is damaged, and says nothing.
+
+        Raises:
+            zlib.error, ValueError: they are damaged, or not as many as the header says.
+            OSError: their file cannot be read.
+        """
+        fields = self._fields
+        number = _NUMBERS.get(fields.get("elementtype", "").upper())
+        if self._nrrd or fields.get("compresseddata", "").lower() not in ("true", "1") or number is None:
+            return None
+        name = fields.get("elementdatafile", "")
+        if name.upper() in ("LOCAL", "LOCAL_FILE"):
+            raw = self._path.read_bytes()
+            mark = re.search(rb"^\s*ElementDataFile\s*=[^\n]*\n", raw, re.MULTILINE | re.IGNORECASE)
+            raw = raw[mark.end() :] if mark else b""
+        else:
+            raw = self._path.with_name(name).read_bytes()
+        big = any(fields.get(key, "").lower() == "true" for key in ("binarydatabyteordermsb", "elementbyteordermsb"))
+        voxels = np.frombuffer(zlib.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
+        return voxels.reshape(shape[::-1])
 
     def doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
         found = [Doubt("units:converted", self.unit)] if self.factor != 1 else []

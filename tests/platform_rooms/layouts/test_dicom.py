@@ -155,7 +155,7 @@ def test_one_uid_in_two_patients_is_two_volumes(tree: Path) -> None:
     save_dicom(tree / "same", chest(seed=6), series="9.9", **moe)
     save_dicom(tree / "else", chest(seed=7), series="9.9", PatientID="4", StudyInstanceUID="1.4")
     items = [item for uid, item in listed(tree).items() if uid.startswith("9.9")]
-    alone = [item for item in read_layout(tree / "else", "dicom", 0.1, key=KEY)]
+    alone = list(read_layout(tree / "else", "dicom", 0.1, key=KEY))
     everyone = {
         item.volume_id: item for item in read_layout(tree, "dicom", 0.1, key=KEY) if "9.9" in (item.series or "")
     }
