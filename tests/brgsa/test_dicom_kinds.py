@@ -158,8 +158,9 @@ def test_two_scans_under_one_series_are_two_volumes(case: str, by: float, tmp_pa
         read_volume(tmp_path, series="1.2.3")
 
 
-def test_stacks_that_only_their_numbers_tell_apart_are_refused(tmp_path: Path) -> None:
-    two(tmp_path, {"InstanceNumber": lambda k: k + 1}, {"InstanceNumber": lambda k: k + 21})
+@pytest.mark.parametrize("first", [21, 1])
+def test_stacks_that_only_their_numbers_tell_apart_are_refused(first: int, tmp_path: Path) -> None:
+    two(tmp_path, {"InstanceNumber": lambda k: k + 1}, {"InstanceNumber": lambda k: k + first})
     assert left_out(tmp_path) == {"slices-interleaved": 40}
     with refused("slices-interleaved", field="InstanceNumber", value=2):
         read_volume(tmp_path)

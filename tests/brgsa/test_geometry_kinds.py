@@ -218,6 +218,16 @@ def test_forms_of_a_nifti_that_contradict_each_other_are_refused(
     assert any(numbers in sentence for sentence in quality_warnings(volume.flags))
 
 
+def test_a_qform_that_is_no_rotation_is_a_contradiction(tmp_path: Path) -> None:
+    path = nifti_of(tmp_path / "a.nii", STRAIGHT, STRAIGHT)
+    raw = bytearray(path.read_bytes())
+    raw[256:268] = np.array([0.9, 0.9, 0.9], "<f4").tobytes()
+    path.write_bytes(raw)
+    with refused("geometry-contradictory", value="qform is no rotation"):
+        read_volume(path)
+    np.testing.assert_array_equal(read_volume(path, trust_geometry=True).array, chest())
+
+
 @pytest.mark.parametrize(
     ("kind", "line"),
     [

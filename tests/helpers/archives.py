@@ -32,10 +32,17 @@ def chest(seed: int = 0, shape: tuple[int, int, int] = (24, 22, 16)) -> npt.NDAr
     return np.rint(hu + np.random.default_rng(seed).normal(0, 12, shape)).clip(-1024).astype(np.int16)
 
 
-def save_scan(path: Path, stored: npt.NDArray[Any], bare: bool = False) -> None:
-    """A NIfTI of 8×8×9 mm in canonical order, or one whose header says nothing."""
+def save_scan(
+    path: Path,
+    stored: npt.NDArray[Any],
+    bare: bool = False,
+    spacing: tuple[float, float, float] = (8.0, 8.0, 9.0),
+) -> None:
+    """A NIfTI in canonical order, or one whose header says nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4) if bare else np.diag([-8.0, -8.0, 9.0, 1.0])), path)
+    nibabel.save(
+        nibabel.Nifti1Image(stored, np.eye(4) if bare else np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])), path
+    )
 
 
 def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) -> Path:

@@ -327,7 +327,8 @@ def test_files_that_are_cut_short_are_refused_or_flagged(kind: str, scan: Scan, 
         file = files[data.draw(st.integers(0, len(files) - 1))]
         raw = file.read_bytes()
         file.write_bytes(raw[: data.draw(st.integers(0, len(raw) - 3))])
-        _refused_flagged_or_right(path, scan, may_be_right=False)
+        with contextlib.suppress(UserError):
+            assert quality_warnings(read_volume(path).flags)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -373,14 +374,3 @@ def test_bytes_that_are_changed_break_nothing(kind: str, scan: Scan, data: st.Da
         if kind == "dicom":
             for series in list_series(folder):
                 assert series.refused == "" or series.refused.endswith(".")
-
-
-def _refused_flagged_or_right(path: Path, scan: Scan, may_be_right: bool) -> None:
-    try:
-        volume = read_volume(path)
-    except UserError as refusal:
-        assert refusal.code
-        return
-    if not quality_warnings(volume.flags):
-        assert may_be_right
-        scan.check(volume)

@@ -6,6 +6,7 @@ kernel, kind of image. Those that differ are volumes of their own where they are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -94,13 +95,13 @@ def _phases(headers: Sequence[SliceHeader]) -> list[Stack]:
                 return split
         if whole.refusal is None:
             return [_disordered(whole)]
-    runs = _runs(whole.slices) if whole.refusal is None else []
-    if len(runs) > 1 and all(_stack(run).refusal is None for run in runs):
+    stacked = _numbered_stacks(whole) if whole.refusal is None else 1
+    if stacked > 1:
         reason = (
-            f"its slices are {len(runs)} whole stacks by their InstanceNumber, woven into each other by their positions; "
+            f"its slices are {stacked} stacks by their InstanceNumber, woven into each other by their positions; "
             "split it into series of one acquisition."
         )
-        return [Stack(headers, Refusal("slices-interleaved", reason, len(runs), "InstanceNumber"))]
+        return [Stack(headers, Refusal("slices-interleaved", reason, stacked, "InstanceNumber"))]
     return [whole]
 
 
@@ -273,6 +274,15 @@ def _disordered(stack: Stack) -> Stack:
         "into series of one acquisition."
     )
     return Stack(stack.slices, Refusal("slices-interleaved", reason, round(follows, 2), "AcquisitionTime"))
+
+
+def _numbered_stacks(stack: Stack) -> int:
+    """How many stacks a whole one is by its InstanceNumbers: as each number occurs more than once, or as they turn back."""
+    times = Counter(h.number for h in stack.slices)
+    if len(times) >= FEWEST_SLICES and min(times.values()) > 1:
+        return max(times.values())
+    runs = _runs(stack.slices)
+    return len(runs) if all(_stack(run).refusal is None for run in runs) else 1
 
 
 def _runs(ordered: Sequence[SliceHeader]) -> list[list[SliceHeader]]:

@@ -135,7 +135,8 @@ def _header(path: Path, raw: bytes) -> tuple[Any, str]:
 
 def _contradictions(header: Any, pixdim: npt.NDArray[np.float64]) -> list[Doubt]:
     """What sform, qform and pixdim say differently; all in the header's own unit."""
-    qform = header.get_qform(coded=False)[:3, :3] if header["qform_code"] > 0 else None
+    from nibabel.spatialimages import HeaderDataError
+
     if header["sform_code"] <= 0:
         return []
     sform = np.asarray(header.get_sform()[:3, :3], dtype=np.float64)
@@ -151,7 +152,11 @@ def _contradictions(header: Any, pixdim: npt.NDArray[np.float64]) -> list[Doubt]
     found = []
     if not all(_near(p, (a, b), SAME_LENGTH) for p, a, b in zip(pixdim, lengths, heights, strict=True)):
         found.append(contradiction(f"pixdim {millimetres(pixdim)}, sform {millimetres(lengths)}"))
-    if qform is not None:
+    if header["qform_code"] > 0:
+        try:
+            qform = np.asarray(header.get_qform(coded=False)[:3, :3], dtype=np.float64)
+        except (HeaderDataError, ValueError):
+            return [*found, contradiction("qform is no rotation")]
         turned = qform / np.linalg.norm(qform, axis=0)
         cosines = np.sum(turned * directions, axis=0)
         angle = float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())

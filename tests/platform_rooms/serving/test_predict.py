@@ -20,6 +20,7 @@ from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa_platform.serving.predict import ScanOptions, predict
+from scans import chest, save_dicom
 
 LABELS = ["Cardiomegaly", "Pleural effusion", "Lung nodule"]
 GEOMETRY = Geometry(spacing=(4.0, 4.0, 8.0), shape=(20, 20, 10))
@@ -122,6 +123,35 @@ def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
     other = tmp_path / "other.csv"
     with refused("metadata-unreadable", field=str(other)):
         predict(saved, bare, options=ScanOptions(other))
+
+
+def test_a_study_s_folder_lists_its_series_and_one_is_chosen(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    save_dicom(study / "disc" / "lung", chest(), ConvolutionKernel="B70f")
+    save_dicom(study / "disc" / "soft", chest(seed=1), series="1.2.4", ConvolutionKernel="B30f", SliceThickness="6")
+    with refused("several-series", value=(20, 20)) as refusal:
+        predict(saved, study)
+    assert "1.2.4: 20 slices, kernel B30f" in str(refusal.value)
+    chosen = predict(saved, study, options=ScanOptions(series="1.2.4"))
+    assert chosen.rows == predict(saved, study / "disc" / "soft").rows
+    assert chosen.warnings == []
+    (study / "disc" / "soft" / "page.dcm").write_text("<html>not found</html>")
+    predict(saved, study, options=ScanOptions(series="1.2.4")).print()
+    assert "Caution: Files beside its slices" in capsys.readouterr().out
+
+
+def test_the_flags_of_a_scan_are_its_cautions(saved: Path, scan: Path, tmp_path: Path) -> None:
+    image = nibabel.load(scan)
+    sheared = image.affine.copy()
+    sheared[1, 2] = 1.5
+    path = tmp_path / "sheared.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), sheared), path)
+    warnings = predict(saved, path).warnings
+    assert [w for w in warnings if "gantry tilt" in w] == [
+        "Its slices are stacked askew (gantry tilt); they were resampled upright (14.0°)."
+    ]
 
 
 def test_printed_as_table_and_as_json(saved: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:

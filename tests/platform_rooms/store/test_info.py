@@ -36,7 +36,7 @@ def test_a_volume_is_shown_and_its_report_only_when_asked(labelled: Path, tmp_pa
     lines = show(str(labelled), "s3", tmp_path / "s3.png")
     assert (tmp_path / "s3.png").read_bytes()[:4] == b"\x89PNG"
     assert "scan z, patient q, split test" in lines
-    assert "24×22×16 voxels of 4×4×8 mm from s3.nii.gz" in lines
+    assert "24×22×16 voxels of 8×8×9 mm from s3.nii.gz" in lines
     assert "Pleural effusion" in lines
     assert "Secretname" not in lines
     assert "Secretname" in show(str(labelled), "s3", tmp_path / "s3.png", with_report=True)
