@@ -2,7 +2,7 @@
 # make test   lint, types, floors, secrets and tests
 # make test-fast  the unit tests alone, within a minute and a half
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
-# make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server
+# make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server, hostile inputs
 # All set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
 
 PYTHON ?= python3
@@ -26,6 +26,7 @@ test-fast: $(READY)
 
 test-cluster: $(READY) debian
 	$(PYTEST) tests/cluster $(ARGS)
+	BRGSA_HOSTILE=2000 $(PYTEST) $(PARALLEL) tests/hostile $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -7,6 +7,7 @@ still says which series it touches.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ TRAITS: dict[str, tuple[str, str]] = {
     "ContrastBolusAgent": ("", ""),
     "RescaleType": ("PixelValueTransformationSequence", "RescaleType"),
 }
+ASCII = ("DS", "IS", "CS", "UI", "TM", "DA", "DT")  # which no character set changes
 ROUNDED = ("KVP", "SliceThickness")  # numbers that scanners write with more digits than they mean
 ACQUISITION = (
     "AcquisitionNumber",
@@ -218,7 +220,7 @@ class _Tags:
         self.commas = False
 
     def text(self, name: str) -> str:
-        return str(_value(self._header, name) or "").strip()
+        return "\\".join(str(value) for value in _listed(_value(self._header, name))).strip()
 
     def trait(self, name: str, macro: str, attribute: str) -> str:
         """A value as text in which equal values are equal."""
@@ -259,15 +261,16 @@ class _Tags:
 
     def units(self) -> str:
         """Units of the header's RealWorldValueMapping, as "[hnsf'U]" or "mg/cm3"."""
-        mapping = next((_first(s, "RealWorldValueMappingSequence") for s in (*self._groups, self._header)), None)
-        return str(_value(_first(mapping, "MeasurementUnitsCodeSequence"), "CodeValue") or "")
+        mappings = (_first(source, "RealWorldValueMappingSequence") for source in (*self._groups, self._header))
+        mapping = next((mapping for mapping in mappings if mapping is not None), None)
+        return "".join(map(str, _listed(_value(_first(mapping, "MeasurementUnitsCodeSequence"), "CodeValue"))))
 
     def time(self) -> float | None:
         """The time of acquisition in seconds; None where it is not given, or only its day."""
         for source, attribute in self._sources(
             "AcquisitionDateTime", "FrameContentSequence", "FrameAcquisitionDateTime"
         ):
-            if text := str(_value(source, attribute) or ""):
+            if text := "".join(map(str, _listed(_value(source, attribute)))):
                 return _seconds(text[:8], text[8:])
         return _seconds(self.text("AcquisitionDate"), self.text("AcquisitionTime"))
 
@@ -279,15 +282,25 @@ class _Tags:
 
 
 def _value(dataset: Any, name: str) -> Any:
-    """A tag's value; the text in the file where pydicom cannot convert it."""
-    if dataset is None or name not in dataset:
+    """A tag's value, as text where DICOM writes it so; the text in the file where pydicom cannot convert it."""
+    element = None if dataset is None else dataset.get_item(_tag(name))
+    if element is None:
         return None
-    try:
-        return dataset.get(name)
-    except Exception:  # of any kind, by the value
-        raw = dataset.get_item(name).value
-        text = raw.decode("latin-1") if isinstance(raw, bytes) else str(raw)
-        return [part.strip(" \0") for part in text.split("\\")]
+    raw = element.value if element.VR in ASCII else None
+    if not isinstance(raw, bytes):
+        try:
+            return dataset.get(name)
+        except Exception:  # of any kind, by the value
+            raw = element.value if isinstance(element.value, bytes) else str(element.value).encode()
+    # Converting takes pydicom as long as reading the header.
+    return [part for text in raw.decode("latin-1").split("\\") if (part := text.strip(" \0"))]
+
+
+@functools.cache
+def _tag(name: str) -> Any:
+    from pydicom.tag import Tag
+
+    return Tag(name)
 
 
 def _rounded(value: Any) -> str:
