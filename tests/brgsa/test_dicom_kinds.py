@@ -314,6 +314,18 @@ def test_a_whole_map_beside_the_ct_is_left_out(tmp_path: Path) -> None:
     assert left_out(tmp_path) == {"not-hu": 20}
 
 
+@pytest.mark.parametrize("keep", [0.05, 0.25, 0.5, 0.9, 0.999])
+def test_a_slice_that_is_cut_short_anywhere_is_never_passed_over(keep: float, tmp_path: Path) -> None:
+    files = save_dicom(tmp_path, chest(), AcquisitionNumber=1, ConvolutionKernel="B30f")
+    header = len(files[-1].read_bytes()) - 40 * 36 * 2  # where the pixels begin
+    for length in (int(keep * header), int(keep * len(files[-1].read_bytes()))):
+        whole = files[-1].read_bytes()
+        files[-1].write_bytes(whole[:length])
+        for series in list_series(tmp_path):
+            assert series.refused or "files:unreadable" in {doubt.flag for doubt in series.doubts}
+        files[-1].write_bytes(whole)
+
+
 def test_what_is_left_out_and_why_names_nobody(tmp_path: Path) -> None:
     save_dicom(tmp_path, chest(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     (series,) = list_series(tmp_path)

@@ -19,6 +19,9 @@ from typing import Any
 SUFFIXES = (".dcm", ".dicom", ".ima")
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory, whatever the file's name
+# CT, enhanced CT and legacy converted CT; of others, the header's own tags tell that they hold a picture.
+IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # the tag of PixelData, in either order of bytes
 # How a file without DICOM's preamble begins: its first element is of group 0002 or 0008, in either order of bytes.
 _BARE = re.compile(rb"(?:[\x02\x08]\x00.\x00(?:[A-Z]{2}|..\x00\x00)|\x00\x08\x00.[A-Z]{2})", re.DOTALL)
 
@@ -158,17 +161,18 @@ def _headers(path: Path) -> Iterator[SliceHeader]:
     with path.open("rb") as stream:
         # Files of old archives lack the preamble that dcmread asks for.
         header = dcmread(stream, stop_before_pixels=True, specific_tags=TAGS, force=True)
-        left = path.stat().st_size - stream.tell()
+        start, left = stream.read(12), path.stat().st_size - stream.tell()
     meta = getattr(header, "file_meta", None) or {}
     if str(meta.get("MediaStorageSOPClassUID") or "") == DIRECTORY or "FileSetConsistencyFlag" in header:
         return
-    if "SOPClassUID" not in header and "SeriesInstanceUID" not in header:
-        raise Unreadable(path)
     syntax = meta.get("TransferSyntaxUID")
     shared = _first(header, "SharedFunctionalGroupsSequence")
     groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
     count = int(header.get("NumberOfFrames") or 1)
-    whole = left >= _pixel_bytes(header, syntax) * count
+    image, deflated = _is_image(header), syntax == DEFLATED
+    if (image and not deflated and start[:4] not in PIXELS) or not (image or header.get("SeriesInstanceUID")):
+        raise Unreadable(path)  # it ends within the header: its last tag, be it the series, may be half of it
+    whole = not image or deflated or _holds(start, left, _pixel_bytes(header, syntax) * count)
     several = count > 1 or bool(groups)
     for number in range(count):
         group = groups[number] if number < len(groups) else None
@@ -323,14 +327,28 @@ def _seconds(day: str, time: str) -> float | None:
     return days * 86400 + int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 
 
+def _is_image(header: Any) -> bool:
+    return "Rows" in header or header.get("Modality") == "CT" or header.get("SOPClassUID") in IMAGES
+
+
+def _holds(start: bytes, left: int, length: int) -> bool:
+    """Whether a file goes on with so many bytes of pixels.
+
+    Args:
+        start: the 12 bytes behind the header, the element of the pixels.
+        left: bytes behind those.
+        length: bytes of all pixels.
+    """
+    explicit = start[4:6] in (b"OW", b"OB", b"OF", b"OD", b"UN")
+    return left + (0 if explicit else 4) >= length
+
+
 def _pixel_bytes(header: Any, syntax: Any) -> int:
     """The least length in bytes of a frame's pixels; 1 where they are compressed, as any length may be right then."""
-    if syntax == DEFLATED:
-        return 0  # the file has been read to its end already
     if syntax is not None and syntax.is_compressed:
         return 1
     size = int(header.get("Rows") or 0) * int(header.get("Columns") or 0) * int(header.get("SamplesPerPixel") or 1)
-    return max(size * (int(header.get("BitsAllocated") or 0) // 8), 1 if "PixelRepresentation" in header else 0)
+    return size * (int(header.get("BitsAllocated") or 0) // 8)
 
 
 def _listed(value: Any) -> list[Any]:

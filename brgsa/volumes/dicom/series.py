@@ -100,7 +100,9 @@ def _list_series(files: tuple[tuple[str, int, int], ...]) -> tuple[Series, ...]:
         # A file without a header may be a slice of any of the series: they are whole in themselves, but may be longer.
         doubt = Doubt("files:unreadable", f"{strange} files")
         found = [s if s.refused else replace(s, doubts=(*s.doubts, doubt)) for s in found]
-        reason = f"{strange} files have no DICOM header that can be read; copy them again, or take them away."
+        reason = (
+            f"{strange} files have no DICOM header that can be read, or end in it; copy them again, or take them away."
+        )
         found.append(
             Series("", "", "", "", "", strange, reason, refused_code="header-unreadable", refused_value=strange)
         )

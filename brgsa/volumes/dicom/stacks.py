@@ -44,6 +44,11 @@ class Stack(NamedTuple):
 
 def stacks(headers: Sequence[SliceHeader]) -> list[Stack]:
     """The volumes that slices of one series make, and the rest with its reasons; every slice is in one of them."""
+    broken = len({h.file for h in headers if not h.whole})
+    if broken:  # what they would have had in common with the others is not known
+        files = len({h.file for h in headers})
+        reason = f"{broken} of its {files} files are cut short; copy the series again."
+        return [Stack(headers, Refusal("file-damaged", reason, broken))]
     parts = _parts(headers, TRAITS)
     found = [stack for coarse in _parts(headers, _without(ACQUISITION)) for stack in _acquisitions(coarse)]
     if len(found) > 1 and all(stack.refusal for stack in found):
@@ -157,10 +162,6 @@ def _incomplete(headers: Sequence[SliceHeader]) -> Refusal | None:
         count = len(headers)
         reason = f"it has only {count} slices; give a series of at least {FEWEST_SLICES}."
         return Refusal("too-few-slices", reason, count)
-    broken = len({h.file for h in headers if not h.whole})
-    if broken:
-        files = len({h.file for h in headers})
-        return Refusal("file-damaged", f"{broken} of its {files} files are cut short; copy the series again.", broken)
     faults = {name: text for h in headers for name, text in h.faults}
     for name, values in (
         ("PixelSpacing", [h.spacing for h in headers]),
