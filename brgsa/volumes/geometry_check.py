@@ -14,6 +14,7 @@ from brgsa.volumes.volume import axis_order
 ACROSS = (150.0, 700.0)  # mm that the field of view of a chest CT is wide and deep
 ALONG = (100.0, 2500.0)  # mm from the first to the last slice, both included: no chest is shorter, no table longer
 LARGEST_SHEAR = 0.5  # degrees between two axes, off a right angle
+MOST_SHEAR = 45.0  # degrees; no gantry tilts by more than 30
 LARGEST_TILT = 10.0  # degrees off the patient's axes
 
 
@@ -58,7 +59,10 @@ def check_geometry(
     """
     shear = shear_of(directions)
     order, _, tilt = axis_order(directions)
-    if shear > LARGEST_SHEAR:
+    found = list(doubts)
+    if shear > MOST_SHEAR:
+        found.insert(0, Doubt("shear:implausible", f"{shear:.1f}°", refused=True, final=True))
+    elif shear > LARGEST_SHEAR:
         upright, heights = upright_frame(spacing, directions)
         order, _, tilt = axis_order(upright)
         spacing = heights
@@ -67,13 +71,12 @@ def check_geometry(
         shape[order[1]] * spacing[order[1]],
         shape[order[2]] * spacing[order[2]],
     )
-    found = list(doubts)
     ranges = (ACROSS, ACROSS, ALONG)
     if not all(low <= round(size, 3) <= high for size, (low, high) in zip(extent, ranges, strict=True)):
         found.append(Doubt("size:implausible", millimetres(extent), refused=True))
     if bare and np.allclose(spacing, 1.0, atol=1e-4):
         found.append(Doubt("spacing:unit", millimetres(spacing)))
-    if shear > LARGEST_SHEAR:
+    if LARGEST_SHEAR < shear <= MOST_SHEAR:
         found.append(Doubt("shear:corrected", f"{shear:.1f}°"))
     if tilt > LARGEST_TILT:
         found.append(Doubt("orientation:tilted", f"{tilt:.1f}°"))

@@ -18,6 +18,7 @@ QUALITY_FLAGS = {
     "size:implausible": "No chest CT is of this size: it is 150 to 700 mm wide and deep, and from 100 mm long.",
     "geometry:contradictory": "The header gives its geometry twice, and differently.",
     "shear:corrected": "Its slices are stacked askew (gantry tilt); they were resampled upright.",
+    "shear:implausible": "Its axes are further from right angles than any gantry tilts.",
     "orientation:tilted": "The scan lies askew of the patient's axes, and is not straightened.",
     "release:mixed": "The geometry is that of one release of CT-RATE and the voxels are those of the other: a header "
     "without spacing belongs to values that still need the rescale, a header with spacing belongs to HU.",

@@ -58,8 +58,8 @@ def read_volume(
     Raises:
         VolumeError: the file is missing, damaged, not an image or not 3-D; it has fewer than 8 voxels along an axis, a
             single value, a value that is not a number, an impossible spacing, or no geometry at all; its geometry contradicts
-            itself ("geometry-contradictory") or is not that of a chest ("size-implausible"); the DICOM series is not whole,
-            not CT, or one of several and not named.
+            itself ("geometry-contradictory") or is not that of a chest ("size-implausible", "shear-implausible"); the DICOM
+            series is not whole, not CT, or one of several and not named.
     """
     path = Path(path)
     stored = _read(path, series, folders)
@@ -96,13 +96,14 @@ def _read(path: Path, series: str | None, folders: Sequence[Path | str]) -> Stor
 
 def _check_geometry(path: Path, report: GeometryReport, trusted: bool) -> None:
     doubt = report.refused
-    if doubt is None or trusted:
+    if doubt is None or (trusted and not doubt.final):
         return
     topic, note = doubt.flag.split(":")
     meaning = QUALITY_FLAGS[doubt.flag].removesuffix(".")
+    trust = "" if doubt.final else ", or take it with --trust-geometry where you know it is right"
     raise VolumeError(
         path,
-        f"{meaning} ({doubt.numbers}): correct the header, or take it with --trust-geometry where you know it is right.",
+        f"{meaning} ({doubt.numbers}): correct the header{trust}.",
         code=f"{topic}-{note}",
         field="geometry",
         value=doubt.numbers,

@@ -17,11 +17,13 @@ class Doubt:
         flag: the volume's flag, "topic:note"; `quality_flags` says what it means.
         numbers: what was found, as "64×56×24 mm"; it stands behind the flag.
         refused: whether the volume is refused for it unless the user trusts the file's geometry.
+        final: whether it is refused even then.
     """
 
     flag: str
     numbers: str = ""
     refused: bool = False
+    final: bool = False
 
     def __str__(self) -> str:
         return f"{self.flag} {self.numbers}".rstrip()

@@ -58,6 +58,14 @@ def test_slices_that_lean_with_the_gantry_stand_upright_in_the_patient(kind: str
     assert volume.array.shape[:2] == (40, 36)
 
 
+@pytest.mark.parametrize("kind", ["nifti", "nrrd", "metaimage", "dicom"])
+@pytest.mark.parametrize("tilt", [46.0, 70.0, 89.0])
+def test_axes_that_no_gantry_tilts_so_far_are_refused(kind: str, tilt: float, tmp_path: Path) -> None:
+    path = save_as(kind, tmp_path, chest(), SPACING, askew(tilt))
+    with refused("shear-implausible", value=f"{tilt}°"):
+        read_volume(path, trust_geometry=True)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_scan_that_only_lies_askew_is_flagged(kind: str, tmp_path: Path) -> None:
     a = np.radians(20)
