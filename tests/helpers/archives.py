@@ -36,7 +36,7 @@ def save_scan(
     path: Path,
     stored: npt.NDArray[Any],
     bare: bool = False,
-    spacing: tuple[float, float, float] = (8.0, 8.0, 9.0),
+    spacing: tuple[float, float, float] = (8.0, 8.0, 11.0),
 ) -> None:
     """A NIfTI in canonical order, or one whose header says nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)

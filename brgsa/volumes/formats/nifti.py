@@ -7,6 +7,7 @@ whole, and silently turns a zero or negative spacing into a positive one.
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,19 @@ def read_nifti(path: Path) -> Stored:
         dtype = header.get_data_dtype()
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)[:3, :3] * factor
         slope, intercept = header.get_slope_inter()
-    except (HeaderDataError, ValueError) as error:
+        offset, count = int(header["vox_offset"]), math.prod(shape)
+        if min(shape) < 1:
+            raise ValueError(f"dimensions of {shape}")
+    except (HeaderDataError, ValueError, KeyError, OverflowError) as error:
         raise VolumeError(
             path, f"its NIfTI header is damaged ({error}); export the scan again.", code="header-damaged"
         ) from error
     if dtype.kind not in "iuf":
         raise not_numbers(path)
     if image_file != header_file:
-        raw, offset = _bytes(path, image_file), max(int(header["vox_offset"]), 0)
+        raw, offset = _bytes(path, image_file), max(offset, 0)
     else:
-        offset = max(int(header["vox_offset"]), len(header.binaryblock) + 4)
-    count = int(np.prod(shape))
+        offset = max(offset, len(header.binaryblock) + 4)
     if len(raw) < offset + count * dtype.itemsize:
         raise cut_short(path)
     array = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F")

@@ -67,7 +67,7 @@ def test_both_releases_become_the_same_rows(ray_session: None, tmp_path: Path) -
         bare = release == "train"
         stored = (chest() - (intercept if bare else 0)).astype(np.int16)
         save_scan(dataset / release / f"train_{patient}" / f"train_{patient}_a" / name, stored, bare)
-        table.append([name, 1, intercept, "[8.0, 8.0]", 9.0, "[1, 0, 0, 0, 1, 0]"])
+        table.append([name, 1, intercept, "[8.0, 8.0]", 11.0, "[1, 0, 0, 0, 1, 0]"])
         names.append(name)
     lost = "train_4_a_1.nii.gz"  # no row of the metadata
     save_scan(dataset / "train" / "train_4" / "train_4_a" / lost, (chest() + 1024).astype(np.int16), True)
