@@ -5,6 +5,7 @@ ITK takes what a header leaves out for 1 mm and straight axes, and ignores units
 
 from __future__ import annotations
 
+import gzip
 import re
 import zlib
 from collections.abc import Mapping
@@ -27,8 +28,7 @@ UNITS = {
 }
 # NRRD's spaces in which ITK knows the patient's axes.
 _SPACES = ("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps")
-# MetaImage's numbers.
-_NUMBERS = {
+_META_NUMBERS = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
     "MET_SHORT": "i2",
@@ -39,6 +39,16 @@ _NUMBERS = {
     "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
+}
+_NRRD_NUMBERS = {
+    **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
+    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "u1"),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), "i2"),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), "u2"),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t"), "i4"),
+    **dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t"), "u4"),
+    "float": "f4",
+    "double": "f8",
 }
 _HEADER = 65536  # bytes within which a text header ends
 
@@ -71,7 +81,7 @@ def read_itk(path: Path) -> Stored:
     try:
         packed = text.packed_voxels(shape)
         array = sitk.GetArrayFromImage(reader.Execute()) if packed is None else packed
-    except (RuntimeError, zlib.error, ValueError) as error:
+    except (RuntimeError, zlib.error, gzip.BadGzipFile, EOFError, ValueError) as error:
         raise cut_short(path) from error
     spaced, oriented = text.stated()
     return Stored(
@@ -137,17 +147,33 @@ class _Header:
         return "elementspacing" in fields or "elementsize" in fields, matrix
 
     def packed_voxels(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
-        """The voxels (k, j, i) of a compressed MetaImage; None for other files.
+        """The voxels (k, j, i) of a compressed file; None where they are not compressed, or in a way that is left to ITK.
 
-        ITK gives whatever is in memory where a compressed MetaImage is damaged, and says nothing.
+        ITK takes a NRRD whose last bytes are lost, and of a damaged MetaImage gives whatever is in memory.
 
         Raises:
-            zlib.error, ValueError: they are damaged, or not as many as the header says.
+            zlib.error, EOFError, ValueError: they are damaged, or not as many as the header says.
             OSError: their file cannot be read.
         """
+        return self._packed_nrrd(shape) if self._nrrd else self._packed_metaimage(shape)
+
+    def _packed_nrrd(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
         fields = self._fields
-        number = _NUMBERS.get(fields.get("elementtype", "").upper())
-        if self._nrrd or fields.get("compresseddata", "").lower() not in ("true", "1") or number is None:
+        number = _NRRD_NUMBERS.get(fields.get("type", "").lower())
+        skips = {fields.get(f"{what}{space}skip", "0") for what in ("line", "byte") for space in ("", " ")}
+        elsewhere = "data file" in fields or "datafile" in fields
+        zipped = fields.get("encoding", "").lower() in ("gzip", "gz")
+        if not zipped or number is None or elsewhere or skips != {"0"} or fields.get("dimension") != "3":
+            return None
+        raw = re.split(rb"\r?\n\r?\n", self._path.read_bytes(), maxsplit=1)[1]
+        big = fields.get("endian", "").lower() == "big"
+        voxels = np.frombuffer(gzip.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
+        return voxels.reshape(shape[::-1])
+
+    def _packed_metaimage(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
+        fields = self._fields
+        number = _META_NUMBERS.get(fields.get("elementtype", "").upper())
+        if fields.get("compresseddata", "").lower() not in ("true", "1") or number is None:
             return None
         name = fields.get("elementdatafile", "")
         if name.upper() in ("LOCAL", "LOCAL_FILE"):
