@@ -9,15 +9,33 @@ QUALITY_FLAGS = {
     "rescaled they look equally like a chest in HU, or equally little.",
     "rescale:twice": "The metadata table's rescale seems to have been applied twice: with one taken back, air and soft "
     "tissue have the values that they should have.",
+    "rescale:varies": "Its slices differ in slope or intercept; each slice's own was applied.",
     "hu:implausible": "Air is not near -1000 HU or soft tissue not near 0 to 80 HU, so these may not be Hounsfield units.",
+    "hu:unstated": "Its RescaleType says that its unit is not specified.",
     "spacing:disagrees": "The header's voxel spacing differs from the metadata table's.",
+    "spacing:assumed": "The header gives no voxel spacing; 1 mm was taken.",
+    "spacing:unit": "Its spacing is exactly 1 mm along unturned axes, which is what programs write that know no geometry.",
+    "size:implausible": "No chest CT is of this size: it is 150 to 700 mm wide and deep, and from 100 mm long.",
+    "geometry:contradictory": "The header gives its geometry twice, and differently.",
+    "shear:corrected": "Its slices are stacked askew (gantry tilt); they were resampled upright.",
+    "shear:implausible": "Its axes are further from right angles than any gantry tilts.",
+    "orientation:tilted": "The scan lies askew of the patient's axes, and is not straightened.",
     "release:mixed": "The geometry is that of one release of CT-RATE and the voxels are those of the other: a header "
     "without spacing belongs to values that still need the rescale, a header with spacing belongs to HU.",
     "geometry:assumed": "Nothing gives the spacing and the orientation of this .npz; RAD-ChestCT's (0.8 mm, from head to "
     "feet) were taken.",
     "orientation:assumed": "Neither header nor table gives the orientation of the axes in the patient; the usual one was "
     "taken.",
+    "header:decimal-comma": "Its numbers are written with a decimal comma, which DICOM does not know.",
+    "files:unreadable": "Files beside its slices have no header that can be read, and may be slices of it.",
+    "acquisitions:joined": "It is made of several acquisitions that follow each other without a gap.",
+    "times:disordered": "The times of its slices do not follow their positions.",
 }
+
+
+def flag_name(flag: str) -> str:
+    """A flag without the numbers that stand behind it."""
+    return flag.split(" ", 1)[0]
 
 
 def quality_warnings(flags: Iterable[str]) -> list[str]:
@@ -25,4 +43,10 @@ def quality_warnings(flags: Iterable[str]) -> list[str]:
 
     `brgsa prepare --strict` refuses a volume with any warning.
     """
-    return [QUALITY_FLAGS[flag] for flag in flags if flag in QUALITY_FLAGS]
+    return [_sentence(flag) for flag in flags if flag_name(flag) in QUALITY_FLAGS]
+
+
+def _sentence(flag: str) -> str:
+    name, _, numbers = flag.partition(" ")
+    sentence = QUALITY_FLAGS[name]
+    return f"{sentence.removesuffix('.')} ({numbers})." if numbers else sentence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +14,100 @@ import numpy.typing as npt
 from brgsa.volumes import hounsfield
 from brgsa.volumes.dicom import is_dicom, read_series
 from brgsa.volumes.errors import VolumeError, unreadable
-from brgsa.volumes.files import Stored, read_stored
-from brgsa.volumes.npz import read_npz
+from brgsa.volumes.formats import read_stored
+from brgsa.volumes.geometry_check import LARGEST_SHEAR, GeometryReport, check_geometry
+from brgsa.volumes.quality_flags import QUALITY_FLAGS
+from brgsa.volumes.stored import Doubt, Stored, millimetres
+from brgsa.volumes.upright import upright
 from brgsa.volumes.volume import Volume, reorient
 
 FEWEST_VOXELS = 8  # along any axis
-LARGEST_TILT = 10.0  # degrees off the patient's axes; a scan of more tilt is flagged
 SAME_SPACING = 0.01  # relative difference
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
-def read_volume(path: Path | str, metadata: Mapping[str, Any] | None = None, series: str | None = None) -> Volume:
-    """Read one CT volume: NIfTI, NRRD, MetaImage, RAD-ChestCT's `.npz`, or a DICOM series.
+def read_volume(
+    path: Path | str,
+    metadata: Mapping[str, Any] | None = None,
+    series: str | None = None,
+    *,
+    folders: Sequence[Path | str] = (),
+    trust_geometry: bool = False,
+) -> Volume:
+    """Read one CT volume: NIfTI, Analyze, NRRD, MetaImage, RAD-ChestCT's `.npz`, or a DICOM series.
 
     Args:
-        path: the file; for DICOM the folder of the series, or any file of it.
+        path: the file; for DICOM the folder of the series, one above it, or any file of it.
         metadata: the volume's row of its archive's metadata table, where it has one.
             Of CT-RATE's columns, `XYSpacing`, `ZSpacing` and `ImageOrientationPatient` give the geometry where the header
             has none (spacing 1×1×1, as in the first release; the array axes i, j, k are then along the row cosine, the
             column cosine and their normal). `RescaleSlope` and `RescaleIntercept` are applied where the voxels are not HU
             yet, and never twice. Of RAD-ChestCT's columns, `final_spacing` and `orig_orientation` are used; its voxels are
             HU already.
-        series: the SeriesInstanceUID, where a DICOM folder holds several usable series.
+        series: the SeriesInstanceUID (or `Series.name`), where a DICOM folder holds several usable series.
+        folders: all folders over which a DICOM series is spread, where that is known.
+        trust_geometry: take a geometry that contradicts itself or that no chest has; the flag stays.
 
     Returns:
-        The volume in HU. A tilted scan is turned by the closest axis permutation and flips, not resampled. Its flags are
-        `rescale:csv` or `rescale:header` (applied already), `geometry:csv` or `geometry:header`, and whatever looks odd:
+        The volume in HU. A scan that lies askew is turned by the closest axis permutation and flips, not resampled; one
+        whose axes are not at right angles (gantry tilt) is resampled upright. Its flags are `rescale:csv` or `rescale:header`
+        (applied already), `geometry:csv` or `geometry:header`, and whatever looks odd, some with numbers behind a space:
         `quality_warnings` says what it means.
 
     Raises:
         VolumeError: the file is missing, damaged, not an image or not 3-D; it has fewer than 8 voxels along an axis, a
-            single value, a value that is not a number, an impossible spacing, or no geometry at all; the DICOM series is not
-            whole, not CT, or one of several and not named.
+            single value, a value that is not a number, an impossible spacing, or no geometry at all; its geometry contradicts
+            itself ("geometry-contradictory") or is not that of a chest ("size-implausible", "shear-implausible"); the DICOM
+            series is not whole, not CT, or one of several and not named.
     """
     path = Path(path)
-    stored = _read(path, series)
+    stored = _read(path, series, folders)
     _check_content(path, stored.array)
     rescale = _rescale(path, metadata)
     array, flags = _hounsfield(stored.array, rescale)
     spacing, directions, geometry_flags = _geometry(path, stored, metadata)
-    turned, turned_spacing, tilt = reorient(array, spacing, directions)
+    by_header = "geometry:header" in geometry_flags
+    report = check_geometry(
+        array.shape,
+        spacing,
+        directions,
+        bare=by_header and stored.identity,
+        # A table that gives the geometry makes good what the header says of it; other doubts are not of the geometry.
+        doubts=[doubt for doubt in stored.doubts if by_header or not doubt.refused],
+    )
+    _check_geometry(path, report, trust_geometry)
+    if report.shear > LARGEST_SHEAR:
+        array, spacing, directions = upright(array, spacing, directions)
+    turned, turned_spacing, _ = reorient(array, spacing, directions)
     flags += geometry_flags
     if rescale and "rescale:unsure" not in flags and ("rescale:csv" in flags) != ("geometry:csv" in flags):
         flags.append("release:mixed")
-    if tilt > LARGEST_TILT:
-        flags.append("orientation:tilted")
-    return Volume(turned, turned_spacing, str(path), tuple(flags))
+    return Volume(turned, turned_spacing, str(path), (*flags, *map(str, report.doubts)))
 
 
-def _read(path: Path, series: str | None) -> Stored:
+def _read(path: Path, series: str | None, folders: Sequence[Path | str]) -> Stored:
     try:
         dicom = series is not None or path.is_dir() or is_dicom(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    if dicom:
-        return read_series(path, series)
-    return read_npz(path) if path.suffix.lower() == ".npz" else read_stored(path)
+    return read_series(path, series, folders) if dicom else read_stored(path)
+
+
+def _check_geometry(path: Path, report: GeometryReport, trusted: bool) -> None:
+    doubt = report.refused
+    if doubt is None or (trusted and not doubt.final):
+        return
+    topic, note = doubt.flag.split(":")
+    meaning = QUALITY_FLAGS[doubt.flag].removesuffix(".")
+    trust = "" if doubt.final else ", or take it with --trust-geometry where you know it is right"
+    raise VolumeError(
+        path,
+        f"{meaning} ({doubt.numbers}): correct the header{trust}.",
+        code=f"{topic}-{note}",
+        field="geometry",
+        value=doubt.numbers,
+    )
 
 
 def _check_content(path: Path, array: npt.NDArray[Any]) -> None:
@@ -166,9 +203,12 @@ def _geometry(
             code="spacing-missing",
             field="XYSpacing and ZSpacing",
         )
-    flags = ["geometry:header"] + ([] if stored.oriented else ["orientation:assumed"])
+    flags = ["geometry:header"]
+    flags += [] if stored.spaced else ["spacing:assumed"]
+    flags += [] if stored.oriented else ["orientation:assumed"]
     if table and not np.allclose(stored.spacing, table, rtol=SAME_SPACING):
-        flags.append("spacing:disagrees")
+        numbers = f"header {millimetres(stored.spacing)}, table {millimetres(table)}"
+        flags.append(str(Doubt("spacing:disagrees", numbers)))
     return stored.spacing, stored.directions, flags
 
 

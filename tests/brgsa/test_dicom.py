@@ -25,7 +25,7 @@ RECORDED = ("rescale:header", "geometry:header")
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_every_order_and_flip_of_axes_comes_out_the_same(order: tuple[int, int, int], tmp_path: Path) -> None:
     truth = chest((12, 10, 9))
-    spacing = (1.5, 2.0, 3.0)
+    spacing = (15.0, 20.0, 30.0)
     for flips in itertools.product((1, -1), repeat=3):
         directions = np.zeros((3, 3))  # column a: where the series's axis a points
         directions[list(order), range(3)] = flips
@@ -96,14 +96,14 @@ def enhanced(folder: Path, change: Callable[[int, Dataset], object] = lambda k, 
         delattr(header, name)
     header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
     measures, plane, values = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [2, 2], 4
+    measures.PixelSpacing, measures.SliceThickness = [5, 5], 6
     plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     shared = Dataset()
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
     frames = []
     for k in reversed(range(chest().shape[2])):
         position, frame, values = Dataset(), Dataset(), Dataset()
-        position.ImagePositionPatient = [0, 0, 4 * k]
+        position.ImagePositionPatient = [0, 0, 6 * k]
         values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, -1024, "HU"
         frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [position], [values]
         change(k, frame)
@@ -119,15 +119,16 @@ def test_a_multi_frame_file_is_a_volume(tmp_path: Path) -> None:
     for path in (enhanced(tmp_path), tmp_path):
         volume = read_volume(path)
         np.testing.assert_array_equal(volume.array, chest())
-        assert volume.spacing == pytest.approx((2, 2, 4))
+        assert volume.spacing == pytest.approx((5, 5, 6))
 
 
-def test_a_multi_frame_file_of_several_rescales_is_refused(tmp_path: Path) -> None:
+def test_each_frame_has_its_own_rescale(tmp_path: Path) -> None:
     def rescale(k: int, frame: Dataset) -> None:
         frame.PixelValueTransformationSequence[0].RescaleIntercept = -1024 - k
 
-    with refused("rescale-differs"):
-        read_volume(enhanced(tmp_path, rescale))
+    volume = read_volume(enhanced(tmp_path, rescale))
+    np.testing.assert_array_equal(volume.array, chest() - np.arange(20))
+    assert "rescale:varies 20 rescales" in volume.flags
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -152,10 +153,6 @@ def put(**tags: Any) -> Callable[[Dataset], None]:
     return change
 
 
-def tilted(k: int, header: Dataset) -> None:
-    header.ImagePositionPatient = [0, 4 * k * np.tan(np.radians(12)), 4 * k]
-
-
 def coloured(k: int, header: Dataset) -> None:
     header.SOPClassUID, header.SamplesPerPixel, header.PhotometricInterpretation = (
         SecondaryCaptureImageStorage,
@@ -171,19 +168,15 @@ everywhere = slice(None)
 # What changes slice k, and the code and the value of the refusal.
 REFUSED: dict[str, tuple[Callable[[int, Dataset], object], str, object]] = {
     "localizer": (only(put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), everywhere), "localizer", None),
-    "localizer within": (
-        only(put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
-        "slices-differ",
-        "kind (localizer or not)",
-    ),
+    "localizer within": (only(put(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])), "slices-missing", 12.0),
     "few slices": (only(put(Rows=0), slice(5, None)), "too-few-slices", 5),
     "colour": (coloured, "secondary-capture", None),
     "secondary capture": (only(put(SOPClassUID=SecondaryCaptureImageStorage), everywhere), "secondary-capture", None),
     "other modality": (only(put(Modality="PT"), everywhere), "not-ct", "PT"),
-    "missing slice": (only(put(Rows=0)), "slices-missing", 8.0),
-    "uneven": (lambda k, h: put(ImagePositionPatient=[0, 0, 4 * k + k % 2])(h), "slices-uneven", (3.0, 5.0)),
-    "duplicate position": (only(put(ImagePositionPatient=[0, 0, 12])), "slices-overlap", 1),
-    "tilt": (tilted, "gantry-tilt", 12.0),
+    "missing slice": (only(put(Rows=0)), "slices-missing", 12.0),
+    "uneven": (lambda k, h: put(ImagePositionPatient=[0, 0, 6 * k + k % 2])(h), "slices-uneven", (5.0, 7.0)),
+    "duplicate position": (only(put(ImagePositionPatient=[0, 0, 18])), "slices-overlap", 1),
+    "aside": (only(put(ImagePositionPatient=[3, 0, 42])), "slices-aside", 3.0),
     "orientation": (only(put(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])), "slices-differ", "ImageOrientationPatient"),
     "orientation of nothing": (
         only(put(ImageOrientationPatient=[0, 0, 0, 0, 1, 0]), everywhere),
@@ -195,7 +188,7 @@ REFUSED: dict[str, tuple[Callable[[int, Dataset], object], str, object]] = {
     "negative spacing": (only(put(PixelSpacing=[2, -2]), everywhere), "spacing-impossible", "2×-2"),
     "no spacing": (only(put(PixelSpacing=None)), "tag-missing", "PixelSpacing"),
     "no position": (only(put(ImagePositionPatient=None)), "tag-missing", "ImagePositionPatient"),
-    "other matrix": (only(put(Rows=18, PixelData=bytes(18 * 40 * 2))), "slices-differ", "matrix size"),
+    "other matrix": (only(put(Rows=18, PixelData=bytes(18 * 40 * 2))), "slices-differ", "Rows and Columns"),
     "cut short": (only(put(PixelData=bytes(40))), "file-damaged", 1),
 }
 
@@ -204,10 +197,10 @@ REFUSED: dict[str, tuple[Callable[[int, Dataset], object], str, object]] = {
 def test_what_is_no_whole_ct_volume_is_refused_with_a_reason(case: str, tmp_path: Path) -> None:
     change, code, value = REFUSED[case]
     save_dicom(tmp_path, chest(), change=change)
-    (series,) = list_series(tmp_path)
-    assert series.frames == ()
+    series = max(list_series(tmp_path), key=lambda series: series.slices)
+    assert series.headers == ()
     with refused(code, value=value) as refusal:
-        read_volume(tmp_path)
+        read_volume(tmp_path, series="1.2.3")
     assert isinstance(refusal.value, VolumeError)
     assert refusal.value.reason == series.refused
     assert refusal.value.reason.endswith(".")
@@ -249,23 +242,36 @@ def test_folders_and_files_that_are_no_series(tmp_path: Path) -> None:
     for name in ("absent", "absent.dcm"):
         with refused("file-missing"):
             read_volume(tmp_path / name, series="1")
-    # One whose header is gone may be a slice of any series of its folder.
     (tmp_path / "page.dcm").write_text("<html>not found</html>")
     with refused("header-unreadable", value=1):
         read_volume(tmp_path)
     with refused("file-damaged"):
         read_volume(tmp_path / "page.dcm")
-    files = save_dicom(tmp_path, chest())
-    with refused("header-unreadable", value=1):
-        read_volume(tmp_path)
-    (tmp_path / "page.dcm").unlink()
-    assert read_volume(tmp_path).flags == RECORDED
-    files[-1].write_bytes(b"")
-    with refused("header-unreadable", value=1):
-        read_volume(tmp_path)
-    files[-1].write_bytes(files[0].read_bytes()[:300])  # in the middle of the header
-    with refused("header-unreadable", value=1):
-        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_text("<html>not found</html>"),
+        lambda file: file.write_bytes(file.read_bytes()[:300]),  # in the middle of the header
+        lambda file: (file.unlink(), file.symlink_to("nowhere")),
+    ],
+    ids=["empty", "page", "cut", "link"],
+)
+def test_a_file_without_a_header_is_listed_and_its_neighbours_are_flagged(
+    spoil: Callable[[Path], object], tmp_path: Path
+) -> None:
+    files = save_dicom(tmp_path, chest((40, 36, 24)))
+    spoil(files[-1])
+    whole, lost = sorted(list_series(tmp_path), key=lambda series: bool(series.refused))
+    assert (whole.slices, lost.slices, lost.refused_code) == (23, 1, "header-unreadable")
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume.array, chest((40, 36, 24))[:, :, :23])
+    assert volume.flags == (*RECORDED, "files:unreadable 1 files")
+    spoil(files[10])
+    with refused("slices-missing", value=12.0):
+        read_volume(tmp_path, series="1.2.3")
 
 
 def test_slices_without_a_rescale_are_no_hu(tmp_path: Path) -> None:

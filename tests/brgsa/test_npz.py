@@ -14,7 +14,7 @@ from refusals import refused
 from brgsa.volumes import quality_warnings, read_volume
 from scans import chest
 
-ROW = {"final_spacing": "0.8", "orig_orientation": "1,0,0,0,1,0"}
+ROW = {"final_spacing": "5", "orig_orientation": "1,0,0,0,1,0"}
 
 
 def as_published(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
@@ -31,16 +31,17 @@ def test_the_archive_s_axes_become_ours(tmp_path: Path) -> None:
     path = save_npz(tmp_path / "trn00001.npz", ct=as_published(chest()))
     volume = read_volume(path, ROW)
     np.testing.assert_array_equal(volume.array, chest().clip(-1000, 1000))
-    assert volume.spacing == (0.8, 0.8, 0.8)
+    assert volume.spacing == (5.0, 5.0, 5.0)
     assert volume.flags == ("rescale:header", "geometry:csv")
-    prone = read_volume(path, {**ROW, "orig_orientation": "-1,0,0,0,-1,0", "final_spacing": "0.7"})
+    prone = read_volume(path, {**ROW, "orig_orientation": "-1,0,0,0,-1,0", "final_spacing": "6"})
     np.testing.assert_array_equal(prone.array, chest().clip(-1000, 1000)[::-1, ::-1])
-    assert prone.spacing == (0.7, 0.7, 0.7)
+    assert prone.spacing == (6.0, 6.0, 6.0)
 
 
 def test_without_its_row_the_archive_s_grid_is_assumed_and_said(tmp_path: Path) -> None:
-    volume = read_volume(save_npz(tmp_path / "a.npz", ct=as_published(chest())))
-    np.testing.assert_array_equal(volume.array, chest().clip(-1000, 1000))
+    hu = np.kron(chest(), np.ones((5, 6, 7), np.int16))  # 160×173×112 mm
+    volume = read_volume(save_npz(tmp_path / "a.npz", ct=as_published(hu)))
+    np.testing.assert_array_equal(volume.array, hu.clip(-1000, 1000))
     assert volume.spacing == (0.8, 0.8, 0.8)
     assert volume.flags == ("rescale:header", "geometry:assumed")
     assert len(quality_warnings(volume.flags)) == 1
@@ -87,7 +88,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 def test_a_bad_file_is_refused_in_one_sentence(case: str, tmp_path: Path) -> None:
     spoil, code, *value = REFUSED[case]
     path = save_npz(tmp_path / "a.npz", ct=as_published(chest()))
-    read_volume(path)
+    read_volume(path, ROW)
     spoil(path)
     with refused(code, path=str(path), **({"value": value[0]} if value else {})) as refusal:
         read_volume(path)

@@ -36,10 +36,10 @@ def refused(done: Done, *words: str) -> None:
         assert word in sentences[0]
 
 
-def write_scan(path: Path, array: np.ndarray | None = None, spacing: tuple[float, ...] = (4.0, 4.0, 8.0)) -> Path:
+def write_scan(path: Path, array: np.ndarray | None = None, spacing: tuple[float, ...] = (8.0, 8.0, 9.0)) -> Path:
     if array is None:
         array = np.random.default_rng(0).integers(-1000, 400, (24, 22, 12)).astype(np.int16)
-    image = nibabel.Nifti1Image(array, np.diag([-4.0, -4.0, 8.0, 1.0]))
+    image = nibabel.Nifti1Image(array, np.diag([-8.0, -8.0, 9.0, 1.0]))
     if array.ndim == 3:
         image.header["pixdim"][1:4] = spacing
     nibabel.save(image, path)

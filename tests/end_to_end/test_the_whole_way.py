@@ -18,7 +18,7 @@ from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.search.driver import tune
 from brgsa_platform.search.result import SearchResult
 from brgsa_platform.search.spec import SearchMethod, SearchOptions
-from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.predict import ScanOptions, predict
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import connection
 from brgsa_platform.training.driver import TrainResult, train
@@ -122,7 +122,7 @@ def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult)
 def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult, tmp_path: Path) -> None:
     scan = next((place / "phantom" / "dataset" / "valid").rglob("*.nii.gz"))
     tables = place / "phantom" / "dataset" / "metadata" / "validation_metadata.csv"
-    prediction = predict(trained.checkpoint, scan, metadata=tables)
+    prediction = predict(trained.checkpoint, scan, options=ScanOptions(tables))
     assert {row.prompt for row in prediction.rows} == set(zeroshot.prompts(Store.open(place / "store").labels))
     shares = [row.percentile for row in prediction.rows]
     assert None not in shares

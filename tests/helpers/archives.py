@@ -32,10 +32,17 @@ def chest(seed: int = 0, shape: tuple[int, int, int] = (24, 22, 16)) -> npt.NDAr
     return np.rint(hu + np.random.default_rng(seed).normal(0, 12, shape)).clip(-1024).astype(np.int16)
 
 
-def save_scan(path: Path, stored: npt.NDArray[Any], bare: bool = False) -> None:
-    """A NIfTI of 4×4×8 mm in canonical order, or one whose header says nothing."""
+def save_scan(
+    path: Path,
+    stored: npt.NDArray[Any],
+    bare: bool = False,
+    spacing: tuple[float, float, float] = (8.0, 8.0, 11.0),
+) -> None:
+    """A NIfTI in canonical order, or one whose header says nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(stored, np.eye(4) if bare else np.diag([-4.0, -4.0, 8.0, 1.0])), path)
+    nibabel.save(
+        nibabel.Nifti1Image(stored, np.eye(4) if bare else np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])), path
+    )
 
 
 def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) -> Path:
@@ -52,14 +59,14 @@ def save_manifest(folder: Path, scans: int) -> Path:
 
 
 def save_rad_chestct(folder: Path, scans: int) -> Path:
-    """An archive in RAD-ChestCT's layout, which has no reports; voxels of 0.8 mm."""
+    """An archive in RAD-ChestCT's layout, which has no reports; voxels of 5 mm."""
     folder.mkdir(parents=True)
     for i in range(scans):
         np.savez_compressed(folder / f"trn{i:05d}.npz", ct=chest(i, (44, 40, 30)).transpose(2, 1, 0)[::-1])
     save_table(
         folder / "CT_Scan_Metadata_Complete_35747.csv",
         ("NoteAcc_DEID", "MRN_DEID", "orig_orientation", "final_spacing"),
-        [[f"trn{i:05d}", i, "[1, 0, 0, 0, 1, 0]", 0.8] for i in range(scans)],
+        [[f"trn{i:05d}", i, "[1, 0, 0, 0, 1, 0]", 5.0] for i in range(scans)],
     )
     return folder
 
@@ -70,7 +77,7 @@ def write_store(manifest: Path, out: Path, options: PrepareOptions = PrepareOpti
     items = read_layout(manifest, "manifest", options.validation_fraction)
     batch = new_batch(items, "manifest", options.geometry, first=0)
     write_plan(folder, 0, items)
-    writer = ShardWriter(folder, options.geometry, options.strict)
+    writer = ShardWriter(folder, options.geometry, options.strict, options.trust_geometry)
     for shard in batch.shards:
         assert writer(shard, PlannedBatch(batch, items).items_of(shard)) == ""
     commit_batch(folder, Meta(options.settings(), batches=(batch,)))

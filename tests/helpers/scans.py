@@ -12,12 +12,13 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+SPACING = (5.0, 5.0, 6.0)  # mm: `chest` is 200×180×120 mm, as a field of view may be
 # A row of CT-RATE's metadata table.
 TABLE = {
     "RescaleSlope": "1",
     "RescaleIntercept": "-1024",
-    "XYSpacing": "[2.0, 2.0]",
-    "ZSpacing": "4.0",
+    "XYSpacing": "[5.0, 5.0]",
+    "ZSpacing": "6.0",
     "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
 }
 
@@ -34,14 +35,14 @@ def chest(shape: tuple[int, int, int] = (40, 36, 20), seed: int = 0) -> npt.NDAr
 
 
 def save_nifti(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64] | None = None) -> Path:
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([-2.0, -2.0, 4.0, 1.0]) if affine is None else affine), path)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-5.0, -5.0, 6.0, 1.0]) if affine is None else affine), path)
     return path
 
 
 def save_dicom(
     folder: Path,
     hu: npt.NDArray[np.int16],
-    spacing: tuple[float, float, float] = (2.0, 2.0, 4.0),
+    spacing: tuple[float, float, float] = SPACING,
     directions: npt.NDArray[np.float64] | None = None,
     *,
     series: str = "1.2.3",

@@ -76,20 +76,34 @@ def evaluate(
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
     scan: Annotated[
-        Path, typer.Argument(help="One CT in HU: NIfTI, NRRD, MetaImage, .npz, or the folder of a DICOM series.")
+        Path, typer.Argument(help="One CT in HU: NIfTI, NRRD, MetaImage, .npz, or a DICOM series' or study's folder.")
     ],
     prompt: Annotated[list[str] | None, typer.Option(help="A text to score; default every label's prompt.")] = None,
     pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
     metadata: Annotated[
         Path | None, typer.Option(help="CT-RATE's metadata CSV, for a file of its first release.")
     ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="SeriesInstanceUID, for a DICOM folder that holds several CT series.")
+    ] = None,
+    trust_geometry: Annotated[
+        bool, typer.Option("--trust-geometry", help="Take a geometry that contradicts itself or is no chest's.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     picture: Annotated[Path | None, typer.Option(help="Write a PNG of what the model sees.")] = None,
 ) -> None:
     """Score one CT: a ranked table of prompts."""
+    from brgsa_platform.serving.predict import ScanOptions
     from brgsa_platform.serving.predict import predict as run
 
-    done = run(checkpoint, scan, prompt, pairing=pairing, metadata=metadata, picture=picture)
+    done = run(
+        checkpoint,
+        scan,
+        prompt,
+        ScanOptions(metadata, series, trust_geometry),
+        pairing=pairing,
+        picture=picture,
+    )
     done.print(as_json=json)
 
 

@@ -85,6 +85,9 @@ def prepare(
             "--strict", help="Refuse whatever a check doubts: volumes, and tables whose ids differ by spelling."
         ),
     ] = False,
+    trust_geometry: Annotated[
+        bool, typer.Option("--trust-geometry", help="Take geometries that contradict themselves or are no chest's.")
+    ] = False,
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")
     ] = False,
@@ -106,6 +109,7 @@ def prepare(
         geometry=Geometry(spacing, shape, clip, antialias, interpolation.value),
         validation_fraction=validation_fraction,
         strict=strict,
+        trust_geometry=trust_geometry,
         retry_quarantined=retry_quarantined,
         workers=workers,
         reports=reports,

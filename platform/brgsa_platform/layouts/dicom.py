@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from brgsa.errors import UserError
-from brgsa.volumes import Series, list_series
+from brgsa.volumes import Series, folders_below, list_series
 from brgsa_platform.layouts.account import Listing
 from brgsa_platform.layouts.identity import pseudonym
 from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id
@@ -26,12 +27,12 @@ def dicom(archive: Archive) -> Listing:
 
     `volume_id` is a hash of SeriesInstanceUID, `patient_id` of PatientID (StudyInstanceUID where that is empty), `scan_id` of
     PatientID with AccessionNumber (StudyInstanceUID where that is empty). `source` is made of `volume_id`. No other tag that
-    may identify a patient is kept; `path` and `series` name the files for reading and never enter the store. A series that
-    is no CT volume has the reason in `refused`. Splits are as in a manifest: a tenth of the patients is the test set.
+    may identify a patient is kept; `path` and `series` name the files for reading and never enter the store. A series over
+    several folders is put together; one of several acquisitions is a volume for each. What is no CT volume has the reason
+    in `refused`, and takes nothing beside it along. Splits are as in a manifest: a tenth of the patients is the test set.
 
     Raises:
-        UserError: there is no key ("no-id-key"), a series lies in two folders ("split-series"), or a process that read headers
-            died ("reader-died").
+        UserError: there is no key ("no-id-key"), or a process that read headers died ("reader-died").
     """
     if not archive.key:
         raise UserError(
@@ -39,30 +40,26 @@ def dicom(archive: Archive) -> Listing:
             code="no-id-key",
             field="--id-key",
         )
-    return Listing(list(_volumes(archive)))
+    found = list(_all_series(archive.root))
+    owners = Counter(uid for uid, *_ in {_group(series) for _, series in found})
+    return Listing([_volume(archive, folders, series, alone=owners[series.uid] == 1) for folders, series in found])
 
 
-def _volumes(archive: Archive) -> Iterator[Listed]:
-    seen: dict[str, tuple[Path, bool]] = {}
-    for folder, series in _all_series(archive.root):
-        relative = folder.relative_to(archive.root).as_posix()
-        first, was_refused = seen.setdefault(series.uid or relative, (folder, bool(series.refused)))
-        if first != folder:
-            if was_refused and series.refused:
-                continue  # a second copy of a series that is no volume
-            raise UserError(
-                f"A series of {folder} lies in {first} too: keep its slices in one folder, and one copy.",
-                code="split-series",
-                field=str(folder),
-                value=str(first),
-            )
-        yield _volume(archive, folder, relative, series)
+def _volume(archive: Archive, folders: Sequence[Path], series: Series, alone: bool) -> Listed:
+    """A series as a volume.
 
+    Its folder's path in the archive serves as id where the header has none.
 
-def _volume(archive: Archive, folder: Path, relative: str, series: Series) -> Listed:
-    """A series as a volume; `relative` is its folder's path in the archive, which serves as id where the header has none."""
+    Args:
+        alone: no other patient or study has slices of its SeriesInstanceUID.
+    """
     key = archive.key or b""
-    volume = pseudonym(key, "series", series.uid or relative)
+    folder = folders[0]
+    relative = folder.relative_to(archive.root).as_posix()
+    part = series.name.removeprefix(series.uid)
+    volume = pseudonym(
+        key, "series", series.uid or relative, *(() if alone else _group(series)[1:]), *([part] if part else [])
+    )
     study = series.study or series.uid or relative
     owner = series.patient or study
     item = Item(
@@ -73,48 +70,57 @@ def _volume(archive: Archive, folder: Path, relative: str, series: Series) -> Li
         path=str(folder.absolute()),
         source=f"dicom/{volume}",
         report="",
-        series=series.uid or None,
+        series=series.name or None,
+        folders=tuple(str(folder.absolute()) for folder in folders),
         refused=series.refused,
     )
+    names = [name for path in folders for name in (path.relative_to(archive.root).as_posix(), path.name)]
     ids = {
         IdKind.VOLUME: [volume],
         IdKind.SERIES: [series.uid],
         IdKind.SCAN: [item.scan_id],
         IdKind.ACCESSION: [canonical_id(series.accession)],
         IdKind.STUDY: [series.study],
-        IdKind.FOLDER: [canonical_id(relative), canonical_id(folder.name)],
+        IdKind.FOLDER: [canonical_id(name) for name in dict.fromkeys(names)],
         IdKind.PATIENT: [canonical_id(series.patient)],
     }
     return Listed(item, ids, hashed=(IdKind.VOLUME, IdKind.SCAN), origin=str(folder))
 
 
-def _all_series(root: Path) -> Iterator[tuple[Path, Series]]:
-    """The series of every folder below `root`, in an order that does not depend on timing."""
-    folders = [path for path, below, files in _walk(root) if files]
+def _group(series: Series) -> tuple[str, str, str, str]:
+    """What slices of one volume have to agree in, whatever folders they lie in."""
+    return series.uid, series.patient, series.study, series.accession
+
+
+def _all_series(root: Path) -> Iterator[tuple[tuple[Path, ...], Series]]:
+    """The series of every folder below `root`, in an order that does not depend on timing, with the folders of each.
+
+    A series that lies in several folders is put together from all of them.
+    """
+    folders = list(folders_below(root))
     workers = min(os.cpu_count() or 1, len(folders) // FOLDERS_PER_WORKER)
+    groups: dict[object, list[tuple[Path, Series]]] = {}
     with progress(len(folders), "read DICOM headers: folders") as advance:
         for folder, listed in zip(folders, _listed(folders, workers), strict=True):
             advance()
             for series in listed:
-                yield folder, series
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """`os.walk` in sorted order, without hidden folders."""
-    for path, below, files in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield Path(path), below, files
+                groups.setdefault(_group(series) if series.uid else folder, []).append((folder, series))
+    for group, members in groups.items():
+        within = tuple(dict.fromkeys(folder for folder, _ in members))
+        together = [series for _, series in members] if len(within) == 1 else _series_of(within)
+        yield from ((within, series) for series in together if group in (_group(series), *within))
 
 
 def _listed(folders: Sequence[Path], workers: int) -> Iterator[tuple[Series, ...]]:
     """The series of each folder, in the order of the folders."""
+    alone = [(folder,) for folder in folders]
     if workers <= 1:
-        yield from map(_series_of, folders)
+        yield from map(_series_of, alone)
         return
     # Processes, because headers are parsed in Python. Spawned, because the caller may have threads (Ray, torch).
     try:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield from pool.map(_series_of, folders, chunksize=4)
+            yield from pool.map(_series_of, alone, chunksize=4)
     except BrokenProcessPool as error:
         raise UserError(
             "A process that was reading DICOM headers died, perhaps because memory ran out: try again.",
@@ -122,10 +128,10 @@ def _listed(folders: Sequence[Path], workers: int) -> Iterator[tuple[Series, ...
         ) from error
 
 
-def _series_of(folder: Path) -> tuple[Series, ...]:
-    """A folder's series without their slices, which would be much to send between processes."""
+def _series_of(folders: Sequence[Path]) -> tuple[Series, ...]:
+    """The series of folders without their slices, which would be much to send between processes."""
     try:
-        return tuple(replace(series, frames=()) for series in list_series(folder))
+        return tuple(replace(series, headers=()) for series in list_series(folders))
     except OSError as error:
         reason = f"its folder cannot be read ({error.strerror or error}); mend its permissions, or take it away."
-        return (Series("", "", "", "", 0, reason),)
+        return (Series("", "", "", "", "", 0, reason),)

@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 class Item:
     """One volume to prepare.
 
-    `path` and `series` are for reading only and never enter the store: in a DICOM archive they may name the patient.
+    `path`, `series` and `folders` are for reading only and never enter the store: in a DICOM archive they may name the patient.
 
     Attributes:
         volume_id, scan_id, patient_id: a patient has scans, a scan has one or more volumes (reconstructions).
@@ -28,7 +28,8 @@ class Item:
         labels: abnormality → 1, 0, or None where it is unknown.
         metadata: the volume's row in its archive's metadata table, as `brgsa.volumes.read_volume` takes it; None in
             layouts without one.
-        series: DICOM's SeriesInstanceUID, where the path is a folder of several series.
+        series: DICOM's `Series.name`: the SeriesInstanceUID, with what tells several volumes of it apart.
+        folders: the folders over which a DICOM series is spread; as `path`, never in the store.
         unreported: the archive is published without reports, so that a missing report is no fault.
         refused: why the volume cannot be used, as far as listing the archive shows; empty where nothing is wrong.
     """
@@ -43,6 +44,7 @@ class Item:
     labels: dict[str, int | None] = field(default_factory=dict)
     metadata: dict[str, Any] | None = None
     series: str | None = None
+    folders: tuple[str, ...] = ()
     unreported: bool = False
     refused: str = ""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from brgsa.errors import UserError
-from brgsa.volumes.files import data_files
+from brgsa.volumes.formats.detached import data_files
 from brgsa_platform.layouts.account import Listing, TableAccount, passed_over
 from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id, without_suffix
 from brgsa_platform.layouts.item import SPLITS, Archive, Item, Listed, split_of

@@ -19,17 +19,27 @@ from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.model import default_device
 from brgsa.phantom import is_phantom
-from brgsa.volumes import Geometry, read_volume, standardize
+from brgsa.volumes import Geometry, quality_warnings, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
 from brgsa_platform.runtime import console
 from brgsa_platform.training import run_checkpoints
 
-WARNINGS = {
-    "hu:implausible": "Its air is not near -1000 HU, so these may not be Hounsfield units and the scores mean little. A file "
-    "of CT-RATE's first release needs its metadata table.",
-    "orientation:tilted": "The scan lies askew of the patient's axes, and is not straightened.",
-}
 SHARE = "higher than"  # head of the percentiles' column
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """How a scan is read.
+
+    Attributes:
+        metadata: CT-RATE's metadata table (CSV), for a file whose header lacks spacing or HU rescale.
+        series: SeriesInstanceUID, for a DICOM folder that holds several CT series.
+        trust_geometry: take a geometry that contradicts itself or that no chest has, with a caution.
+    """
+
+    metadata: Path | str | None = None
+    series: str | None = None
+    trust_geometry: bool = False
 
 
 class RankedPrompt(NamedTuple):
@@ -87,9 +97,9 @@ def predict(
     checkpoint: Path | str,
     scan_path: Path | str,
     prompts: Sequence[str] | None = None,
+    options: ScanOptions = ScanOptions(),
     *,
     pairing: str = "mean",
-    metadata: Path | str | None = None,
     picture: Path | str | None = None,
     device: str | None = None,
 ) -> Prediction:
@@ -97,10 +107,9 @@ def predict(
 
     Args:
         checkpoint: a checkpoint folder, or a run's (its best checkpoint).
-        scan_path: a CT in HU (see `brgsa.volumes.read_volume`).
+        scan_path: a CT in HU (see `brgsa.volumes.read_volume`); for DICOM also a study's folder, or one above it.
         prompts: texts to score; default "There is …" for each label of the checkpoint.
         pairing: which embeddings are compared, see `brgsa.zeroshot`.
-        metadata: CT-RATE's metadata table (CSV), for a file whose header lacks spacing or HU rescale.
         picture: PNG file for three planes of what the model sees.
         device: default "cuda" where there is one.
 
@@ -114,7 +123,12 @@ def predict(
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     texts = _texts(loaded, prompts)
     geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
-    scan = read_volume(scan_path, None if metadata is None else _metadata_row(Path(metadata), scan_path.name))
+    scan = read_volume(
+        scan_path,
+        None if options.metadata is None else _metadata_row(Path(options.metadata), scan_path.name),
+        options.series,
+        trust_geometry=options.trust_geometry,
+    )
     model = loaded.model.to(device or default_device())
     seen = np.ascontiguousarray(centre_crop(standardize(scan, geometry), model.config.vision.volume))
     # Not the training's fused step: on a GPU it is compiled first, which takes longer than one volume.
@@ -131,7 +145,7 @@ def predict(
         from brgsa_platform.runtime import plots
 
         plots.save(plots.planes_figure([("what the model sees", seen)], geometry.spacing), picture)
-    warnings = [WARNINGS[flag] for flag in scan.flags if flag in WARNINGS]
+    warnings = quality_warnings(scan.flags)
     if not is_phantom(scan_path):
         warnings += filter(None, [checkpoint_files.phantom_warning(loaded.run)])
     return Prediction(scan_path, _ranked(rows), warnings, picture)

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 
-from brgsa.volumes.quality_flags import QUALITY_FLAGS
+from brgsa.volumes.quality_flags import QUALITY_FLAGS, flag_name
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.store import Store
 
@@ -95,7 +95,7 @@ def _flags(store: Store) -> list[Count]:
     flags: dict[str, list[str]] = {}
     for row in rows:
         for flag in row["flags"]:
-            flags.setdefault(flag, []).append(row["volume_id"])
+            flags.setdefault(flag_name(flag), []).append(row["volume_id"])
     return _counts(flags, len(rows))
 
 

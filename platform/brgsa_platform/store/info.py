@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brgsa.errors import UserError
-from brgsa.volumes import decode
+from brgsa.volumes import decode, flag_name
 from brgsa_platform.layouts import SPLITS
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.doubts import Doubts, doubts
@@ -40,7 +40,7 @@ class StoreInfo:
         size: axis → percentile → mm from the first to the last voxel of the scans as they came.
         hu: percentile → HU over the body's voxels.
         histogram: share of voxels in each of 32 bins of 64 HU from -1024 up.
-        flags: flag → volumes that carry it.
+        flags: flag, without its numbers → volumes that carry it.
         quarantine: stage → volumes refused there.
         styles: summary styles that have been computed.
         doubts: flags and refusals, with shares and examples.
@@ -144,7 +144,7 @@ def info(path: str) -> StoreInfo:
         size=_percentiles(spacing * (shape - 1)),
         hu=_hu_percentiles(counts),
         histogram=[float(n) for n in counts / counts.sum()],
-        flags=dict(Counter(flag for flags in index["flags"].to_pylist() for flag in flags).most_common()),
+        flags=dict(Counter(flag_name(flag) for flags in index["flags"].to_pylist() for flag in flags).most_common()),
         quarantine=dict(Counter(store.quarantine()["stage"].to_pylist()).most_common()),
         styles=store.styles(),
         doubts=doubts(store),

@@ -53,7 +53,7 @@ def new_batch(items: Sequence[Item], layout: str, geometry: Geometry, first: int
 
 def item_digest(item: Item) -> str:
     """Hash (16 hexadecimal digits) of all that a row is made of, except the scan's own bytes and where the archive lies."""
-    content = {key: value for key, value in item.to_dict().items() if key not in ("path", "series")}
+    content = {key: value for key, value in item.to_dict().items() if key not in ("path", "series", "folders")}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

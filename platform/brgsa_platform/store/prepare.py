@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from brgsa.errors import UserError
 from brgsa.phantom import is_phantom
-from brgsa.volumes import Geometry, decode
+from brgsa.volumes import Geometry, decode, flag_name
 from brgsa_platform.layouts import Item, Reading, TableAccount, identity_key, loose_id, read_archive
 from brgsa_platform.runtime.console import print_line
 from brgsa_platform.runtime.locks import held, is_claim
@@ -62,6 +62,8 @@ class PrepareOptions:
         geometry: the grid that every volume is brought to; default the paper's.
         validation_fraction: share of the training patients that becomes the validation split.
         strict: refuse a volume whose header, table and voxels disagree; otherwise it is flagged.
+        trust_geometry: take a volume whose geometry contradicts itself or is no chest's, with its flag; otherwise it is
+            refused.
         retry_quarantined: try the volumes again that an earlier run refused.
         workers: volumes read at a time, each on a CPU and in memory of its own; default as many as there are CPUs.
         reports, labels: tables beside the archive, joined on volume or scan ids; see `layouts.read_layout`.
@@ -72,6 +74,7 @@ class PrepareOptions:
     geometry: Geometry = field(default_factory=Geometry)
     validation_fraction: float = 0.1
     strict: bool = False
+    trust_geometry: bool = False
     retry_quarantined: bool = False
     workers: int | None = None
     reports: Path | None = None
@@ -85,6 +88,8 @@ class PrepareOptions:
             "geometry": self.geometry.to_dict(),
             "validation_fraction": self.validation_fraction,
             "strict": self.strict,
+            # Left out where it is off, so that stores from before this option go on.
+            **({"trust_geometry": True} if self.trust_geometry else {}),
         }
 
 
@@ -160,7 +165,7 @@ def prepare(
             with ray_session(), _storage_errors(store):
                 store.sweep()
                 _write_log(store, archive.accounts, layout)
-                writer = ShardWriter(store, options.geometry, options.strict)
+                writer = ShardWriter(store, options.geometry, options.strict, options.trust_geometry)
                 if unfinished:
                     meta = write_batches(writer, meta, unfinished, options.workers)
                 if new:
@@ -257,8 +262,8 @@ def _existing(store: Folder, settings: Mapping[str, Any]) -> Meta:
     if meta is None:
         return Meta(dict(settings))
     if meta.settings != settings:
-        changed = [key for key in settings if meta.settings.get(key) != settings[key]]
-        difference = ", ".join(f"{key} was {meta.settings.get(key)}, now {settings[key]}" for key in changed)
+        changed = [key for key in {**meta.settings, **settings} if meta.settings.get(key) != settings.get(key)]
+        difference = ", ".join(f"{key} was {meta.settings.get(key)}, now {settings.get(key)}" for key in changed)
         raise UserError(
             f"{store} holds a store of other settings ({difference}): choose another --out.",
             code="other-settings",
@@ -382,7 +387,7 @@ def _log_to_mlflow(run: tracking.Run, store: Store, result: PrepareResult, accou
     lines = {f"brgsa.table.{number}": account.line() for number, account in enumerate(accounts, start=1)}
     run.set_tags({"brgsa.data": store.fingerprint, **lines})
     stages = Counter(store.quarantine()["stage"].to_pylist())
-    flags = Counter(flag for flags in store.index(["flags"])["flags"].to_pylist() for flag in flags)
+    flags = Counter(flag_name(flag) for flags in store.index(["flags"])["flags"].to_pylist() for flag in flags)
     run.log_metrics(
         {
             **{f"volumes/{split}": n for split, n in result.volumes.items()},

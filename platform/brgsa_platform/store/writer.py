@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from brgsa.summaries import understood
 from brgsa.volumes import Geometry, Volume, VolumeError, encode, quality_warnings, read_volume, standardize
-from brgsa.volumes.files import data_files
+from brgsa.volumes.formats.detached import data_files
 from brgsa_platform.layouts import Item
 from brgsa_platform.runtime.storage import Folder, is_away, local_copy, short_error
 from brgsa_platform.store.ingest_log import IngestLogHandle
@@ -50,11 +50,13 @@ class ShardWriter:
     Attributes:
         geometry: the grid that every volume is brought to.
         strict: refuse a volume whose flags cast doubt on it (see `brgsa.volumes.quality_warnings`).
+        trust_geometry: take a geometry that contradicts itself or that no chest has; its flag stays.
     """
 
     store: Folder
     geometry: Geometry
     strict: bool = False
+    trust_geometry: bool = False
 
     def __call__(self, shard: str, items: Sequence[Item], log: IngestLogHandle | None = None) -> str:
         """Write the shard `shard` (a file name) of these volumes.
@@ -155,7 +157,9 @@ class ShardWriter:
                     raise RefusedVolume(
                         "read", f"{item.source}: its header names other files; store it as one file (.nrrd, .mha)."
                     )
-                volume = read_volume(path, item.metadata, item.series)
+                volume = read_volume(
+                    path, item.metadata, item.series, folders=item.folders, trust_geometry=self.trust_geometry
+                )
             array = standardize(volume, self.geometry)
         except RefusedVolume:
             raise

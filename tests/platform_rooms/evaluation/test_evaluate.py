@@ -56,7 +56,7 @@ def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Arch
             volume_id = f"s{scan}_{reconstruction}"
             hu = rng.integers(-1000, 600, (24, 22, 12)).astype(np.int16)
             path = folder / f"{volume_id}.nii.gz"
-            nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), path)
+            nibabel.save(nibabel.Nifti1Image(hu, np.diag([-8.0, -8.0, 9.0, 1.0])), path)
             scans[volume_id] = path
             report = REPORT.format(scan)
             rows.append([path.name, report, f"s{scan}", f"p{scan}", split, *present])

@@ -73,7 +73,7 @@ def test_identifiers_are_hashed_and_nothing_else_is_kept(archive: Path) -> None:
     assert items["1.1.1"].scan_id == pseudonym(KEY, "scan", "doe", "acc1")
     assert items["1.2.1"].scan_id == pseudonym(KEY, "scan", "roe", "1.2"), "without an accession the study counts"
     for item in items.values():
-        stored = {name: value for name, value in item.to_dict().items() if name not in ("path", "series")}
+        stored = {name: value for name, value in item.to_dict().items() if name not in ("path", "series", "folders")}
         told = json.dumps(stored).lower()
         assert not [
             word for word in ("doe", "roe", "poe", "acc", "1.1", "1.3.", "secret", "mixed", "study") if word in told
@@ -198,15 +198,63 @@ def test_a_patient_written_in_two_ways_stands_in_one_split(tmp_path: Path) -> No
         assert len({item.split for item in items}) == 1
 
 
-def test_one_series_in_two_folders_is_refused(tree: Path) -> None:
-    shutil.copytree(tree / "b", tree / "copy")  # refused both times: no harm
-    assert len(listed(tree)) == 5
+def test_a_series_over_several_folders_is_put_together(tree: Path) -> None:
+    before = listed(tree)
+    shutil.copytree(tree / "b", tree / "copy")  # a second copy says nothing new
     half = tree / "half"
     half.mkdir()
     for file in sorted((tree / "mixed").glob("1.1.1-*"))[10:]:
         file.rename(half / file.name)
-    with refused("split-series", field=str(tree / "mixed"), value=str(half)):
-        listed(tree)
+    shutil.copy(half / "1.1.1-012.dcm", tree / "mixed")
+    items = listed(tree)
+    assert {uid: (item.volume_id, item.refused) for uid, item in items.items()} == {
+        uid: (item.volume_id, item.refused) for uid, item in before.items()
+    }
+    spread = items["1.1.1"]
+    assert spread.folders == (str(half), str(tree / "mixed"))
+    np.testing.assert_array_equal(read_volume(spread.path, None, spread.series, folders=spread.folders).array, chest())
+    # What does not fit is that series's fault alone.
+    (tree / "mixed" / "1.1.1-003.dcm").unlink()
+    assert {uid: bool(item.refused) for uid, item in listed(tree).items()} == {
+        "1.1.1": True,
+        "1.1.2": False,
+        "1.1.3": True,
+        "1.2.1": False,
+        "1.3.1": True,
+    }
+
+
+def test_one_uid_in_two_patients_is_two_volumes(tree: Path) -> None:
+    doe, moe = ({"PatientID": name, "StudyInstanceUID": f"1.{name}"} for name in ("2", "3"))
+    save_dicom(tree / "same", chest(seed=5), series="9.9", **doe)
+    for file in (tree / "same").iterdir():
+        file.rename(file.with_name(f"a{file.name}"))
+    save_dicom(tree / "same", chest(seed=6), series="9.9", **moe)
+    save_dicom(tree / "else", chest(seed=7), series="9.9", PatientID="4", StudyInstanceUID="1.4")
+    items = [item for uid, item in listed(tree).items() if uid.startswith("9.9")]
+    alone = list(read_layout(tree / "else", "dicom", 0.1, key=KEY))
+    everyone = {
+        item.volume_id: item for item in read_layout(tree, "dicom", 0.1, key=KEY) if "9.9" in (item.series or "")
+    }
+    assert len(everyone) == len({item.patient_id for item in everyone.values()}) == 3
+    assert len(items) == 3
+    assert alone[0].patient_id in {item.patient_id for item in everyone.values()}
+    arrays = [read_volume(i.path, None, i.series, folders=i.folders).array for i in everyone.values()]
+    for seed in (5, 6, 7):
+        assert sum(np.array_equal(array, chest(seed=seed)) for array in arrays) == 1
+
+
+def test_links_to_folders_are_followed_once(tree: Path) -> None:
+    before = listed(tree)
+    (tree / "link").symlink_to(tree / "mixed")
+    (tree / "mixed" / "round").symlink_to(tree)
+    assert {uid: item.volume_id for uid, item in listed(tree).items()} == {
+        uid: item.volume_id for uid, item in before.items()
+    }
+    outside = tree.parent / "outside"
+    (tree / "b").rename(outside)
+    (tree / "elsewhere").symlink_to(outside)
+    assert set(listed(tree)) == set(before)
 
 
 def test_folders_that_cannot_be_read_do_not_vanish(tree: Path) -> None:

@@ -31,7 +31,7 @@ def archive(tmp_path: Path) -> Path:
         "VolumeAcc_DEID": [f"{name}.npz" for name in names],
         "NoteAcc_DEID": names,
         "MRN_DEID": ["mrn1", "mrn1", "mrn2"],
-        "final_spacing": 0.8,
+        "final_spacing": 5.0,
         "orig_orientation": "1,0,0,0,1,0",
         "orig_slope": 1,
         "orig_inter": -1024,

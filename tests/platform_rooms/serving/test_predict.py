@@ -19,7 +19,8 @@ from brgsa.errors import UserError
 from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.predict import ScanOptions, predict
+from scans import chest, save_dicom
 
 LABELS = ["Cardiomegaly", "Pleural effusion", "Lung nodule"]
 GEOMETRY = Geometry(spacing=(4.0, 4.0, 8.0), shape=(20, 20, 10))
@@ -48,7 +49,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hu = np.random.default_rng(0).integers(-1000, 600, (40, 38, 22)).astype(np.int16)
     path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-2.0, -2.0, 4.0, 1.0])), path)
+    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-5.0, -5.0, 6.0, 1.0])), path)
     return path
 
 
@@ -102,22 +103,55 @@ def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
         "VolumeName": bare.name,
         "RescaleSlope": "1",
         "RescaleIntercept": "-1024",
-        "XYSpacing": "[2.0, 2.0]",
-        "ZSpacing": "4.0",
+        "XYSpacing": "[5.0, 5.0]",
+        "ZSpacing": "6.0",
         "ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]",
     }
     table.write_text(",".join(fields) + "\n" + ",".join(f'"{value}"' for value in fields.values()) + "\n")
-    prediction, expected = predict(saved, bare, metadata=table), predict(saved, scan)
+    prediction, expected = predict(saved, bare, options=ScanOptions(table)), predict(saved, scan)
     assert [row.prompt for row in prediction.rows] == [row.prompt for row in expected.rows]
     assert [row.score for row in prediction.rows] == pytest.approx([row.score for row in expected.rows], abs=1e-6)
     assert not prediction.warnings
-    predict(saved, bare).print()
-    assert "Caution" in capsys.readouterr().out
+    with refused("size-implausible", value="40×38×22 mm"):
+        predict(saved, bare)
+    predict(saved, bare, options=ScanOptions(trust_geometry=True)).print()
+    shown = capsys.readouterr().out
+    assert "Caution: Air is not near" in shown
+    assert "(40×38×22 mm)" in shown
     with refused("metadata-without-scan", field=str(table), value="scan.nii.gz"):
-        predict(saved, scan, metadata=table)
+        predict(saved, scan, options=ScanOptions(table))
     other = tmp_path / "other.csv"
     with refused("metadata-unreadable", field=str(other)):
-        predict(saved, bare, metadata=other)
+        predict(saved, bare, options=ScanOptions(other))
+
+
+def test_a_study_s_folder_lists_its_series_and_one_is_chosen(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    save_dicom(study / "disc" / "lung", chest(), ConvolutionKernel="B70f")
+    save_dicom(study / "disc" / "soft", chest(seed=1), series="1.2.4", ConvolutionKernel="B30f", SliceThickness="6")
+    with refused("several-series", value=(20, 20)) as refusal:
+        predict(saved, study)
+    assert "1.2.4: 20 slices, kernel B30f" in str(refusal.value)
+    chosen = predict(saved, study, options=ScanOptions(series="1.2.4"))
+    assert chosen.rows == predict(saved, study / "disc" / "soft").rows
+    assert chosen.warnings == []
+    (study / "disc" / "soft" / "page.dcm").write_text("<html>not found</html>")
+    predict(saved, study, options=ScanOptions(series="1.2.4")).print()
+    assert "Caution: Files beside its slices" in capsys.readouterr().out
+
+
+def test_the_flags_of_a_scan_are_its_cautions(saved: Path, scan: Path, tmp_path: Path) -> None:
+    image = nibabel.load(scan)
+    sheared = image.affine.copy()
+    sheared[1, 2] = 1.5
+    path = tmp_path / "sheared.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), sheared), path)
+    warnings = predict(saved, path).warnings
+    assert [w for w in warnings if "gantry tilt" in w] == [
+        "Its slices are stacked askew (gantry tilt); they were resampled upright (14.0°)."
+    ]
 
 
 def test_printed_as_table_and_as_json(saved: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:

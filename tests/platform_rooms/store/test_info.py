@@ -22,9 +22,9 @@ def test_counts_are_those_of_the_archive(labelled: Path) -> None:
         "Lung nodule": {"train": (0, 2), "test": (0, 0)},
         "Pleural effusion": {"train": (2, 3), "test": (1, 1)},
     }
-    assert counts.spacing["x"]["50"] == counts.spacing["y"]["50"] == 4.0
-    assert counts.spacing["z"]["50"] == 8.0
-    assert counts.size["x"]["50"] == 4.0 * 23
+    assert counts.spacing["x"]["50"] == counts.spacing["y"]["50"] == 8.0
+    assert counts.spacing["z"]["50"] == 11.0
+    assert counts.size["x"]["50"] == 8.0 * 23
     assert counts.quarantine == {"read": 1}
     assert sum(counts.histogram) == pytest.approx(1.0)
     assert -500 <= counts.hu["50"] <= 100
@@ -36,7 +36,7 @@ def test_a_volume_is_shown_and_its_report_only_when_asked(labelled: Path, tmp_pa
     lines = show(str(labelled), "s3", tmp_path / "s3.png")
     assert (tmp_path / "s3.png").read_bytes()[:4] == b"\x89PNG"
     assert "scan z, patient q, split test" in lines
-    assert "24×22×16 voxels of 4×4×8 mm from s3.nii.gz" in lines
+    assert "24×22×16 voxels of 8×8×11 mm from s3.nii.gz" in lines
     assert "Pleural effusion" in lines
     assert "Secretname" not in lines
     assert "Secretname" in show(str(labelled), "s3", tmp_path / "s3.png", with_report=True)

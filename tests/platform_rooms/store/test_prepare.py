@@ -68,7 +68,7 @@ def test_both_releases_become_the_same_rows(ray_session: None, tmp_path: Path) -
         bare = release == "train"
         stored = (chest() - (intercept if bare else 0)).astype(np.int16)
         save_scan(dataset / release / f"train_{patient}" / f"train_{patient}_a" / name, stored, bare)
-        table.append([name, 1, intercept, "[4.0, 4.0]", 8.0, "[1, 0, 0, 0, 1, 0]"])
+        table.append([name, 1, intercept, "[8.0, 8.0]", 11.0, "[1, 0, 0, 0, 1, 0]"])
         names.append(name)
     lost = "train_4_a_1.nii.gz"  # no row of the metadata
     save_scan(dataset / "train" / "train_4" / "train_4_a" / lost, (chest() + 1024).astype(np.int16), True)
@@ -172,7 +172,7 @@ def test_a_store_does_not_depend_on_where_the_archive_lies(ray_session: None, tm
 def test_a_second_run_is_refused_and_kill_9_leaves_the_bytes_of_an_undisturbed_one(
     ray_session: None, tmp_path: Path
 ) -> None:
-    save_scan(tmp_path / "scan.nii.gz", chest(shape=(128, 128, 40)))
+    save_scan(tmp_path / "scan.nii.gz", chest(shape=(128, 128, 40)), spacing=(4.0, 4.0, 8.0))
     rows: list[list[object]] = [[f"v{i:03d}", "scan.nii.gz", REPORT] for i in range(120)]
     rows[50][1] = "gone.nii.gz"
     manifest = save_table(tmp_path / "scans.csv", ("volume_id", "volume", "report"), rows)

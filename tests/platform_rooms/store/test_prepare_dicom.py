@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from archives import (
     SMALL,
+    chest,
     contents,
     quarantine,
     save_manifest,
@@ -18,8 +19,10 @@ from archives import (
     volumes,
     write_store,
 )
+from refusals import refused
 
 from brgsa.volumes import Geometry
+from brgsa_platform.store.info import info
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 
@@ -83,6 +86,27 @@ def test_strict_refuses_what_contradicts_itself(ray_session: None, tmp_path: Pat
     strict = prepare(manifest, "manifest", tmp_path / "strict", PrepareOptions(SMALL, strict=True))
     assert (sum(strict.volumes.values()), strict.quarantined) == (1, 1)
     assert quarantine(tmp_path / "strict")["s001"][0] == "strict"
+
+
+def test_a_size_that_no_chest_has_is_refused_or_trusted_and_flagged(tmp_path: Path) -> None:
+    manifest = save_manifest(tmp_path / "in", 2)
+    save_scan(tmp_path / "in" / "s001.nii.gz", chest(1), spacing=(1.0, 1.0, 1.0))
+    refusing = write_store(manifest, tmp_path / "refusing")
+    assert list(volumes(refusing)) == ["s000"]
+    stage, reason = quarantine(refusing)["s001"]
+    assert stage == "read"
+    assert "24×22×16 mm" in reason
+    assert "--trust-geometry" in reason
+    trusting = write_store(manifest, tmp_path / "trusting", PrepareOptions(SMALL, trust_geometry=True))
+    assert list(volumes(trusting)) == ["s000", "s001"]
+    assert "size:implausible 24×22×16 mm" in Store.open(trusting).index(["flags"])["flags"].to_pylist()[1]
+    assert info(str(trusting)).flags["size:implausible"] == 1
+    # It is another store, though one from before the option is as one without it.
+    assert "trust_geometry" not in PrepareOptions(SMALL).settings()
+    with refused("other-settings", value=("trust_geometry",)):
+        prepare(manifest, "manifest", refusing, PrepareOptions(SMALL, trust_geometry=True))
+    with refused("other-settings", value=("trust_geometry",)):
+        prepare(manifest, "manifest", trusting, PrepareOptions(SMALL))
 
 
 def test_other_interpolations_are_other_stores(tmp_path: Path) -> None:

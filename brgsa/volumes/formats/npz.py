@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from brgsa.volumes.errors import VolumeError, cut_short, empty, missing
-from brgsa.volumes.files import Stored, three_dimensional
+from brgsa.volumes.formats.shape import three_dimensional
+from brgsa.volumes.stored import Stored
 
 KEY = "ct"
 SPACING = (0.8, 0.8, 0.8)  # mm

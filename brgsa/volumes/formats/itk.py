@@ -1,0 +1,231 @@
+"""NRRD and MetaImage: their voxels by SimpleITK, their text headers by ourselves.
+
+ITK takes what a header leaves out for 1 mm and straight axes, and ignores units. What is stated has to be read from the text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brgsa.volumes.errors import VolumeError, cut_short
+from brgsa.volumes.formats.shape import check_spacing, impossible_spacing, not_an_image, not_numbers, three_dimensional
+from brgsa.volumes.stored import Doubt, Stored, contradiction
+from brgsa.volumes.volume import axis_order
+
+UNITS = {
+    **dict.fromkeys(("mm", "millimeter", "millimetre", "millimeters", "millimetres", ""), 1.0),
+    **dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1000.0),
+    **dict.fromkeys(("cm", "centimeter", "centimetre", "centimeters", "centimetres"), 10.0),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre", "micrometers"), 0.001),
+}
+# NRRD's spaces in which ITK knows the patient's axes.
+_SPACES = ("right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps")
+_META_NUMBERS = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+_NRRD_NUMBERS = {
+    **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
+    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "u1"),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), "i2"),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), "u2"),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t"), "i4"),
+    **dict.fromkeys(("uint", "unsigned int", "uint32", "uint32_t"), "u4"),
+    "float": "f4",
+    "double": "f8",
+}
+_HEADER = 65536  # bytes within which a text header ends
+
+
+def read_itk(path: Path) -> Stored:
+    """Read an image file with SimpleITK.
+
+    Raises:
+        VolumeError: see `formats.read_stored`.
+        OSError: the file cannot be read.
+    """
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    text = _Header(path)
+    text.check()
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise text.damaged(error) if text.known else not_an_image(path) from error
+    size = reader.GetSize()
+    shape = three_dimensional(path, size)
+    if reader.GetNumberOfComponents() != 1:
+        raise not_numbers(path)
+    spacing = np.array(reader.GetSpacing()[:3]) * text.factor
+    check_spacing(path, spacing.tolist())
+    directions = np.array(reader.GetDirection()).reshape(len(size), len(size))[:3, :3]
+    try:
+        packed = text.packed_voxels(shape)
+        array = sitk.GetArrayFromImage(reader.Execute()) if packed is None else packed
+    except (RuntimeError, zlib.error, gzip.BadGzipFile, EOFError, ValueError) as error:
+        raise cut_short(path) from error
+    spaced, oriented = text.stated()
+    return Stored(
+        array.reshape(shape[::-1]).T,
+        (float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        directions,
+        spaced=spaced,
+        oriented=oriented,
+        identity=bool(np.allclose(directions, np.eye(3), atol=1e-4)),
+        doubts=tuple(text.doubts(directions)),
+    )
+
+
+class _Header:
+    """The text in front of a NRRD or MetaImage.
+
+    Attributes:
+        known: whether there is such a text.
+        factor: mm in its unit of length.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            head = file.read(_HEADER)
+        self._path = path
+        self._nrrd = head.startswith(b"NRRD")
+        self._fields = _nrrd_fields(head) if self._nrrd else _meta_fields(head)
+        self.known = self._nrrd or "objecttype" in self._fields or "ndims" in self._fields
+        self.unit = self._unit()
+        self.factor = UNITS.get(self.unit.lower(), 0.0)
+
+    def check(self) -> None:
+        """Refuse a unit that is no length, a negative spacing (ITK takes its absolute value)."""
+        if not self.factor:
+            raise VolumeError(
+                self._path,
+                f"its lengths are in {self.unit!r}, which is no known unit: give them in mm.",
+                code="unit-unknown",
+                field="units",
+                value=self.unit,
+            )
+        spacing = self._fields.get("spacings" if self._nrrd else "elementspacing", "").split()
+        if any(number.startswith("-") for number in spacing):
+            raise impossible_spacing(self._path, spacing)
+
+    def damaged(self, error: RuntimeError) -> VolumeError:
+        """The refusal of a header that ITK cannot make sense of, as where a NRRD gives its spacing twice."""
+        said = str(error).strip().splitlines()[-1].removeprefix("[nrrd] ").strip()
+        return VolumeError(
+            self._path,
+            f"its header cannot be understood ({said}); correct it, or export the scan again.",
+            code="header-damaged",
+            field="header",
+        )
+
+    def stated(self) -> tuple[bool, bool]:
+        """Whether the header gives distances, and directions in the patient."""
+        fields = self._fields
+        if self._nrrd:
+            oriented = "space directions" in fields and fields.get("space", "").lower() in _SPACES
+            return "space directions" in fields or "spacings" in fields, oriented
+        matrix = any(name in fields for name in ("transformmatrix", "orientation", "rotation"))
+        return "elementspacing" in fields or "elementsize" in fields, matrix
+
+    def packed_voxels(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
+        """The voxels (k, j, i) of a compressed file; None where they are not compressed, or in a way that is left to ITK.
+
+        ITK takes a NRRD whose last bytes are lost, and of a damaged MetaImage gives whatever is in memory.
+
+        Raises:
+            zlib.error, EOFError, ValueError: they are damaged, or not as many as the header says.
+            OSError: their file cannot be read.
+        """
+        return self._packed_nrrd(shape) if self._nrrd else self._packed_metaimage(shape)
+
+    def _packed_nrrd(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
+        fields = self._fields
+        number = _NRRD_NUMBERS.get(fields.get("type", "").lower())
+        skips = {fields.get(f"{what}{space}skip", "0") for what in ("line", "byte") for space in ("", " ")}
+        elsewhere = "data file" in fields or "datafile" in fields
+        zipped = fields.get("encoding", "").lower() in ("gzip", "gz")
+        if not zipped or number is None or elsewhere or skips != {"0"} or fields.get("dimension") != "3":
+            return None
+        raw = re.split(rb"\r?\n\r?\n", self._path.read_bytes(), maxsplit=1)[1]
+        big = fields.get("endian", "").lower() == "big"
+        voxels = np.frombuffer(gzip.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
+        return voxels.reshape(shape[::-1])
+
+    def _packed_metaimage(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
+        fields = self._fields
+        number = _META_NUMBERS.get(fields.get("elementtype", "").upper())
+        if fields.get("compresseddata", "").lower() not in ("true", "1") or number is None:
+            return None
+        name = fields.get("elementdatafile", "")
+        if name.upper() in ("LOCAL", "LOCAL_FILE"):
+            raw = self._path.read_bytes()
+            mark = re.search(rb"^\s*ElementDataFile\s*=[^\n]*\n", raw, re.MULTILINE | re.IGNORECASE)
+            raw = raw[mark.end() :] if mark else b""
+        else:
+            raw = self._path.with_name(name).read_bytes()
+        big = any(fields.get(key, "").lower() == "true" for key in ("binarydatabyteordermsb", "elementbyteordermsb"))
+        voxels = np.frombuffer(zlib.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
+        return voxels.reshape(shape[::-1])
+
+    def doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
+        found = [Doubt("units:converted", self.unit)] if self.factor != 1 else []
+        return found + ([] if self._nrrd else self._meta_doubts(directions))
+
+    def _meta_doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
+        """AnatomicalOrientation names the side at which each axis begins: RAI for axes to left, posterior, superior."""
+        named = self._fields.get("anatomicalorientation", "").upper()[:3]
+        if not self.stated()[1] or not re.fullmatch(r"(?=.*[RL])(?=.*[AP])(?=.*[IS])[RLAPIS]{3}", named):
+            return []
+        order, flips, _ = axis_order(directions)
+        actual = [""] * 3
+        for patient, (axis, flipped) in enumerate(zip(order, flips, strict=True)):
+            actual[axis] = ("LPS" if flipped else "RAI")[patient]
+        if "".join(actual) != named:
+            return [contradiction(f"AnatomicalOrientation {named}, TransformMatrix {''.join(actual)}")]
+        return []
+
+    def _unit(self) -> str:
+        if not self._nrrd:
+            return self._fields.get("distanceunits", "").strip().strip("?").lower()
+        for name in ("space units", "units"):
+            quoted: list[str] = re.findall(r'"([^"]*)"', self._fields.get(name, ""))
+            if units := sorted({unit.strip() for unit in quoted if unit.strip()}):
+                return " and ".join(units)
+        return ""
+
+
+def _nrrd_fields(head: bytes) -> Mapping[str, str]:
+    text = re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0].decode("utf-8", "replace")
+    pairs = (line.partition(":") for line in text.splitlines()[1:] if ":" in line and not line.startswith("#"))
+    return {key.strip().lower(): value.strip() for key, _, value in pairs if not value.startswith("=")}
+
+
+def _meta_fields(head: bytes) -> Mapping[str, str]:
+    fields: dict[str, str] = {}
+    for line in head.splitlines():
+        key, equals, value = line.partition(b"=")
+        if not equals or not re.fullmatch(rb"\s*\w+\s*", key):
+            break
+        fields[key.strip().decode().lower()] = value.strip().decode("utf-8", "replace")
+        if key.strip().lower() == b"elementdatafile":
+            break
+    return fields
