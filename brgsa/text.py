@@ -37,6 +37,11 @@ def plain_form(text: str) -> str:
     return " ".join(word for words in longer for word in words)
 
 
+def as_read(texts: Iterable[str], form: str) -> list[str]:
+    """Texts in the form that a tower reads (`TextConfig.form`)."""
+    return [plain_form(text) for text in texts] if form == "plain" else list(texts)
+
+
 class Tokens(NamedTuple):
     """B tokenised texts, padded to the L tokens of the longest; all int64.
 
@@ -93,10 +98,8 @@ class TextTower(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """B texts as written to tokens on the CPU, in the form that the tower reads; one of more than `max_tokens` is cut."""
-        read = [plain_form(text) for text in texts] if self.form == "plain" else list(texts)
-        batch = self.tokenizer(
-            read, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
+        read = as_read(texts, self.form)
+        batch = self.tokenizer(read, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         words = []
         for row, mask in enumerate(batch["attention_mask"]):
             word_ids = batch.word_ids(row)[: len(mask)]
@@ -170,13 +173,13 @@ def pretrained_tower(config: TextConfig) -> TextTower:
             of its configuration, or its tokenizer cannot count words.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
+    from transformers import AutoModel, AutoTokenizer, BertTokenizer
 
     settings = pretrained_settings(config.name)
     only_data: dict[str, Any] = {"trust_remote_code": False}
     try:
         # A BERT by another name names a tokenizer of its own too, which is BERT's.
-        kind = BertTokenizerFast if _settings_tree(config.name)["model_type"] in BERT_BY_ANOTHER_NAME else AutoTokenizer
+        kind = BertTokenizer if _settings_tree(config.name)["model_type"] in BERT_BY_ANOTHER_NAME else AutoTokenizer
         tokenizer = kind.from_pretrained(config.name, **only_data)
         bert, loaded = AutoModel.from_pretrained(config.name, config=settings, output_loading_info=True, **only_data)
     except (*DAMAGED, SafetensorError, RuntimeError) as error:
