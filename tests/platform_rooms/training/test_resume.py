@@ -22,7 +22,7 @@ from brgsa_platform.training.driver import TrainOptions, train
 pytestmark = pytest.mark.ray
 
 EPOCHS = 3
-# Everything that draws random numbers is on: reconstructions, order, crop, flips, turns, intensities, noise, sentences, dropout.
+# Everything that draws is on: reconstructions, order, crop, flips, turns, intensities, noise, sentences, dropout.
 SETTINGS = [
     "data={style: report, flip: [0.5, 0.5, 0.5], rotate: 0.5, scale: 0.1, shift: 20, noise: 30}",
     "data={unit: scan, sentences: 2, drawn: up_to, shuffle_buffer: 20}",
