@@ -54,14 +54,16 @@ class ReferenceModel(nn.Module):
     def __init__(self, config: ModelConfig, bert: nn.Module) -> None:
         super().__init__()
         vision = config.vision
+        self.mean, self.std, self.positions = vision.mean, vision.std, config.text.max_tokens
         patches = 1
         for voxels, patch in zip(vision.volume, vision.patch, strict=True):
             patches *= voxels // patch
         self.patch_embed = nn.Conv3d(1, vision.width, vision.patch, stride=vision.patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, vision.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + patches, vision.width))
+        learned = vision.positions == "learned"
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + patches, vision.width), requires_grad=learned)
         self.blocks = nn.ModuleList(ReferenceBlock(vision.width, vision.heads, vision.mlp) for _ in range(vision.depth))
-        self.norm = nn.LayerNorm(vision.width, eps=1e-6)
+        self.norm = nn.LayerNorm(vision.width, eps=vision.norm_eps)
         self.bert = bert
         self.project_volume = nn.Linear(vision.width, config.embedding)
         self.project_text = nn.Linear(bert.config.hidden_size, config.embedding)
@@ -78,14 +80,13 @@ class ReferenceModel(nn.Module):
         self.load_state_dict(weights)
 
     def forward(self, volumes: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x = self.patch_embed(volumes).flatten(2).transpose(1, 2)
+        x = self.patch_embed((volumes - self.mean) / self.std).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
         v = self.project_volume(self.norm(x)[:, 0])
         hidden = self.bert(tokens.ids, attention_mask=tokens.mask, output_hidden_states=True).hidden_states[-4:]
-        words = (torch.stack(hidden).sum(0) * tokens.mask.unsqueeze(-1)).sum(1) / tokens.words.unsqueeze(-1)
-        t = self.project_text(words)
+        t = self.project_text((torch.stack(hidden).sum(0) * tokens.mask.unsqueeze(-1)).sum(1) / self.positions)
         return v, t, self.bridge(v), self.bridge(t)
 
     def bridge(self, x: Tensor) -> Tensor:

@@ -25,7 +25,19 @@ from brgsa.files import read_json, write_json, written_aside
 from brgsa.model import BrgSA
 from brgsa.text import saved_tower
 
-FORMAT = 1
+FORMAT = 2
+# What a model of format 1 was, where format 2 has a field for it.
+SINCE_FORMAT_1: dict[str, dict[str, Any]] = {
+    "vision": {
+        "mean": 0.0,
+        "std": 1.0,
+        "evaluation": "centre",
+        "positions": "learned",
+        "coordinates": "index",
+        "norm_eps": 1e-6,
+    },
+    "text": {"pool": "words", "form": "written"},
+}
 
 
 @dataclass(frozen=True)
@@ -118,14 +130,16 @@ def read_model_config(path: Path) -> ModelConfig:
         )
     tree = _read(file)
     version = tree.pop("format", None)
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         raise UserError(
-            f"{file} has format {version}, this version reads {FORMAT}: train again or update.",
+            f"{file} has format {version}, this version reads 1 and {FORMAT}: train again or update.",
             code="checkpoint-format",
             field=str(file),
             value=version,
         )
     try:
+        if version == 1:
+            tree |= {section: {**fields, **tree[section]} for section, fields in SINCE_FORMAT_1.items()}
         return ModelConfig.from_dict(tree)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

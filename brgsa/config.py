@@ -36,8 +36,15 @@ class VisionConfig:
         volume: voxels (x, y, z) that the tower is made for.
         windows: HU windows (low, high), each an input channel scaled to [-1, 1]; by default there is one channel,
             HU / 1000, as in the paper.
+        mean, std: each channel, scaled to [-1, 1], is standardised by them: (x - mean) / std.
+        evaluation: what the tower sees of a volume in validation, evaluation and prediction: "whole", all of it, or
+            "centre", the middle `volume` voxels.
         patch, depth, heads, mlp: for the ViT alone: patch voxels (x, y, z), blocks, attention heads, hidden units of the
             MLP.
+        positions: for the ViT alone: the position table is "fixed" or "learned".
+        coordinates: for the ViT alone: a patch's place along an axis, from which its row of the table is made: "unit", from
+            0 for the first patch to 1 for the last, or "index", 0, 1, 2 and so on.
+        norm_eps: for the ViT alone: epsilon of the final norm; the blocks' is 1e-6.
         patch_dropout: for the ViT alone: share of the patches that a training step leaves out, drawn anew for each volume;
             half of them take half a step's time and memory.
         width: token width of the ViT; channels of the first stage of the others.
@@ -50,11 +57,17 @@ class VisionConfig:
     name: str = "vit3d"
     volume: tuple[int, int, int] = (224, 224, 112)
     windows: tuple[tuple[float, float], ...] = ()
+    mean: float = 0.4978
+    std: float = 0.2449
+    evaluation: Literal["whole", "centre"] = "whole"
     patch: tuple[int, int, int] = (16, 16, 8)
     width: int = 768
     depth: int = 12
     heads: int = 12
     mlp: int = 3072
+    positions: Literal["fixed", "learned"] = "fixed"
+    coordinates: Literal["unit", "index"] = "unit"
+    norm_eps: float = 1e-5
     patch_dropout: float = 0.0
     norm: Literal["group", "batch"] = "group"
     pool: Literal["avg", "avg+max"] = "avg+max"
@@ -72,6 +85,8 @@ class VisionConfig:
         _require(
             all(low < high for low, high in self.windows), f"vision.windows {self.windows}: each needs low < high (HU)"
         )
+        for name in ("std", "norm_eps"):
+            _require(getattr(self, name) > 0, f"vision.{name} must be above 0, not {getattr(self, name)}")
         _require(0 <= self.patch_dropout < 1, f"vision.patch_dropout must be in [0, 1), not {self.patch_dropout}")
         _require(
             not self.patch_dropout or self.name == "vit3d",
@@ -87,6 +102,10 @@ class VisionConfig:
                 f"vision.width {self.width} is not a multiple of vision.heads {self.heads}",
             )
 
+    def evaluated(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Voxels (x, y, z) that the tower sees of a volume of `shape` outside training."""
+        return shape if self.evaluation == "whole" else self.volume
+
 
 @dataclass(frozen=True)
 class TextConfig:
@@ -97,12 +116,18 @@ class TextConfig:
             of any BERT-like Hugging Face model.
         max_tokens: longer texts are cut.
         layers_summed: number of the last hidden layers that are summed.
+        pool: what the sum over a text's tokens is divided by: "positions", always `max_tokens`, as if every text were padded
+            to that, so that longer texts have longer embeddings; or "words", the number of the text's words.
+        form: the form in which the tower reads every text, of training and prompts alike: "plain", lower case without
+            punctuation and without sentences of one word, or "written".
         width, depth, heads, vocabulary: for "small" alone: hidden size, blocks, attention heads, vocabulary size.
     """
 
     name: str = "small"
     max_tokens: int = 97
     layers_summed: int = 4
+    pool: Literal["positions", "words"] = "positions"
+    form: Literal["plain", "written"] = "plain"
     width: int = 256
     depth: int = 4
     heads: int = 4

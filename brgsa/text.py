@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,12 +14,32 @@ from brgsa.config import TextConfig
 from brgsa.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 # What transformers raises for files that are missing or hold something else.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
+# What a configuration of BERT's architecture may call itself, beside "bert"; code that its folder brings is never run.
+BERT_BY_ANOTHER_NAME = ("cxr-bert",)
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a text, each with its full stop."""
+    return [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
+
+
+def plain_form(text: str) -> str:
+    """A text in lower case without punctuation, and without its sentences of one word unless it has no other."""
+    sentences = [re.findall(r"\w+", sentence.lower()) for sentence in split_sentences(text)]
+    longer = [words for words in sentences if len(words) > 1] or sentences
+    return " ".join(word for words in longer for word in words)
+
+
+def as_read(texts: Iterable[str], form: str) -> list[str]:
+    """Texts in the form that a tower reads (`TextConfig.form`)."""
+    return [plain_form(text) for text in texts] if form == "plain" else list(texts)
 
 
 class Tokens(NamedTuple):
@@ -40,9 +61,10 @@ class Tokens(NamedTuple):
 
 
 class TextTower(nn.Module):
-    """A BERT whose last hidden layers are summed, and averaged over words.
+    """A BERT whose last hidden layers are summed over a text's tokens, and divided by a number of positions or words.
 
-    The sub-words of a word are summed, then words are averaged (the paper's text tower).
+    The paper's text tower sums the sub-words of each word and averages over `config.max_tokens` positions, of which those
+    beyond the text's words are zero. `config.pool` "words" averages over the words instead.
 
     Raises:
         UserError: the model has fewer positions than `config.max_tokens`, or fewer layers than `config.layers_summed`.
@@ -53,6 +75,7 @@ class TextTower(nn.Module):
         self.bert = bert
         self.tokenizer = tokenizer
         self.max_tokens = config.max_tokens
+        self.pool, self.form = config.pool, config.form
         self.layers_summed = config.layers_summed
         settings: Any = bert.config
         self.width = int(settings.hidden_size)
@@ -74,10 +97,9 @@ class TextTower(nn.Module):
             )
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """B texts to tokens on the CPU; a text of more than `max_tokens` is cut."""
-        batch = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
+        """B texts as written to tokens on the CPU, in the form that the tower reads; one of more than `max_tokens` is cut."""
+        read = as_read(texts, self.form)
+        batch = self.tokenizer(read, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
         words = []
         for row, mask in enumerate(batch["attention_mask"]):
             word_ids = batch.word_ids(row)[: len(mask)]
@@ -92,8 +114,8 @@ class TextTower(nn.Module):
             -self.layers_summed :
         ]
         summed_BLW = torch.stack(hidden).sum(0) * tokens.mask.unsqueeze(-1)
-        pooled_BW: Tensor = summed_BLW.sum(1) / tokens.words.unsqueeze(-1)
-        return pooled_BW
+        pooled_BW: Tensor = summed_BLW.sum(1)
+        return pooled_BW / (self.max_tokens if self.pool == "positions" else tokens.words.unsqueeze(-1))
 
     def _without_waiting(self, mask_BL: Tensor) -> Tensor:
         """The mask as BERT makes it for fused attention, bool (B, 1, L, L).
@@ -147,22 +169,30 @@ def pretrained_tower(config: TextConfig) -> TextTower:
     """A Hugging Face model by folder or hub name.
 
     Raises:
-        UserError: there is no such model, the hub cannot be reached, or its tokenizer cannot count words.
+        UserError: there is no such model, the hub cannot be reached, it is no BERT-like encoder, its weights are not those
+            of its configuration, or its tokenizer cannot count words.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer, BertTokenizer
 
+    settings = pretrained_settings(config.name)
+    only_data: dict[str, Any] = {"trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.name, trust_remote_code=False)
-        bert = AutoModel.from_pretrained(config.name, trust_remote_code=False)
-    except (*DAMAGED, SafetensorError) as error:
+        # A BERT by another name names a tokenizer of its own too, which is BERT's.
+        kind = BertTokenizer if _settings_tree(config.name)["model_type"] in BERT_BY_ANOTHER_NAME else AutoTokenizer
+        tokenizer = kind.from_pretrained(config.name, **only_data)
+        bert, loaded = AutoModel.from_pretrained(config.name, config=settings, output_loading_info=True, **only_data)
+    except (*DAMAGED, SafetensorError, RuntimeError) as error:
+        raise _no_text_model(config.name) from error
+    missing = sorted(name for name in loaded["missing_keys"] if not name.startswith("pooler."))
+    if missing:
         raise UserError(
-            f"text.name={config.name!r} is neither a folder with a Hugging Face model nor a model that the hub gives: "
-            'correct it, or use "small".',
-            code="no-text-model",
+            f"text.name={config.name!r} lacks weights of its configuration's architecture, the first {missing[0]}: its weights "
+            "are another model's.",
+            code="weights-of-another-model",
             field="text.name",
             value=config.name,
-        ) from error
+        )
     if not tokenizer.is_fast:
         raise UserError(
             f"The tokenizer of text.name={config.name!r} has no fast version, which counting words needs: choose "
@@ -172,6 +202,55 @@ def pretrained_tower(config: TextConfig) -> TextTower:
             value=config.name,
         )
     return TextTower(_without_pooler(bert), tokenizer, config)
+
+
+def pretrained_settings(name: str) -> PretrainedConfig:
+    """The configuration of a Hugging Face model by folder or hub name.
+
+    A BERT by another name (CXR-BERT) is one of its values that BERT knows.
+
+    Raises:
+        UserError: there is no such model, it needs code of its own, or it is no encoder of the kind that BERT is.
+    """
+    from transformers import AutoConfig, BertConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    try:
+        tree = _settings_tree(name)
+        if tree.get("model_type") in BERT_BY_ANOTHER_NAME:
+            known = BertConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+            return BertConfig.from_dict({key: value for key, value in tree.items() if key in known})
+        settings: PretrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except DAMAGED as error:
+        raise _no_text_model(name) from error
+    # A decoder's first words do not see the last ones, and a picture's encoder reads no words.
+    if settings.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or settings.is_encoder_decoder:
+        raise UserError(
+            f"text.name={name!r} is of the architecture {settings.model_type}, which is no encoder of the kind that BERT is: "
+            "choose one.",
+            code="not-an-encoder",
+            field="text.name",
+            value=name,
+        )
+    return settings
+
+
+def _settings_tree(name: str) -> dict[str, Any]:
+    """What a model's config.json says."""
+    from transformers import PretrainedConfig
+
+    tree: dict[str, Any] = PretrainedConfig.get_config_dict(name)[0]
+    return tree
+
+
+def _no_text_model(name: str) -> UserError:
+    return UserError(
+        f"text.name={name!r} is neither a folder with a Hugging Face model nor a model that the hub gives: "
+        'correct it, or use "small".',
+        code="no-text-model",
+        field="text.name",
+        value=name,
+    )
 
 
 def saved_tower(config: TextConfig, folder: Path) -> TextTower:

@@ -32,12 +32,17 @@ def vision_tower(config: VisionConfig) -> nn.Module:
     return _TOWERS[config.name](config)
 
 
-class Windows(nn.Module):
-    """One channel per HU window, each scaled to [-1, 1]; without windows, the input as it is."""
+class InputChannels(nn.Module):
+    """A tower's input: one channel per HU window, each scaled to [-1, 1], or without windows the volume; standardised.
 
-    def __init__(self, windows: tuple[tuple[float, float], ...]) -> None:
+    It is a part of the tower, so that training, evaluation and prediction cannot differ in it.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.channels = max(1, len(windows))
+        windows = config.windows
+        self.mean, self.std = config.mean, config.std
+        self.number = max(1, len(windows))
         bounds = torch.tensor(windows, dtype=torch.float32).reshape(-1, 2) / 1000.0
         self.register_buffer("low", bounds[:, 0].view(1, -1, 1, 1, 1), persistent=False)
         self.register_buffer("high", bounds[:, 1].view(1, -1, 1, 1, 1), persistent=False)
@@ -45,10 +50,13 @@ class Windows(nn.Module):
         self.high: Tensor
 
     def forward(self, volumes: Tensor) -> Tensor:
-        """Volumes (B, 1, X, Y, Z) in HU / 1000 to (B, `channels`, X, Y, Z) in [-1, 1]."""
-        if self.low.numel() == 0:
-            return volumes
-        return ((volumes - self.low) / (self.high - self.low)).clamp(0, 1) * 2 - 1
+        """Volumes (B, 1, X, Y, Z) in HU / 1000, from -1 to 1, to (B, `number`, X, Y, Z)."""
+        channels = volumes
+        if self.low.numel():
+            channels = ((volumes - self.low) / (self.high - self.low)).clamp(0, 1) * 2 - 1
+        if (self.mean, self.std) == (0.0, 1.0):
+            return channels
+        return (channels - self.mean).div_(self.std)
 
 
 class ViT3D(nn.Module):
@@ -65,13 +73,14 @@ class ViT3D(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.width = config.width
-        self.windows = Windows(config.windows)
-        self.patch_embed = PatchEmbedding(config.patch, self.windows.channels, config.width)
+        self.channels = InputChannels(config)
+        self.patch_embed = PatchEmbedding(config.patch, self.channels.number, config.width)
         self.grid = self.patch_embed.grid(config.volume)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(sincos_positions(self.grid, config.width))
+        table = sincos_positions(self.grid, config.width, config.coordinates)
+        self.pos_embed = nn.Parameter(table, requires_grad=config.positions == "learned")
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.patch_dropout = config.patch_dropout
         self.checkpoint_activations = False
         for module in self.modules():
@@ -86,7 +95,7 @@ class ViT3D(nn.Module):
         Raises:
             ValueError: the patch does not divide the volume's size.
         """
-        x = self.windows(volumes)
+        x = self.channels(volumes)
         grid = self.patch_embed.grid(tuple(x.shape[2:]))
         positions = resize_positions(self.pos_embed, self.grid, grid)
         tokens = self.patch_embed(x) + positions[:, 1:]
@@ -192,15 +201,20 @@ def drop_patches(tokens_BNW: Tensor, share: float) -> Tensor:
     return tokens_BNW.gather(1, chosen_BK.unsqueeze(-1).expand(-1, -1, width))
 
 
-def sincos_positions(grid: Grid, width: int) -> Tensor:
+def sincos_positions(grid: Grid, width: int, coordinates: str = "unit") -> Tensor:
     """3D sine-cosine table, float32 (1, 1 + N, width), for a grid of N patches; x is slowest, the class token's row 0 is zero.
 
     Each axis takes the same even number of columns, half sine and half cosine at frequencies 10000^(-i/n); the columns
     that are left over stay zero.
+
+    Args:
+        coordinates: "unit", from 0 to 1 along each axis, or "index", 0, 1, 2 and so on.
     """
     per_axis = width // 6
     frequencies = 10000.0 ** (-torch.arange(per_axis, dtype=torch.float64) / max(per_axis, 1))
-    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    last = [n - 1 if coordinates == "index" else 1.0 for n in grid]
+    along = [torch.linspace(0, end, n, dtype=torch.float64) for n, end in zip(grid, last, strict=True)]
+    axes = torch.meshgrid(*along, indexing="ij")
     columns = []
     for axis in axes:
         angle = axis.reshape(-1, 1) * frequencies
@@ -229,14 +243,14 @@ class ResNet3D(nn.Module):
         super().__init__()
         from monai.networks.nets.resnet import ResNet
 
-        self.windows = Windows(config.windows)
+        self.channels = InputChannels(config)
         channels = [config.width * 2**stage for stage in range(4)]
         self.net = ResNet(
             block="basic",
             layers=self.LAYERS[config.name],
             block_inplanes=channels,
             spatial_dims=3,
-            n_input_channels=self.windows.channels,
+            n_input_channels=self.channels.number,
             conv1_t_size=config.stem_kernel,
             conv1_t_stride=config.stem_stride,
             no_max_pool=not config.stem_pool,
@@ -253,7 +267,7 @@ class ResNet3D(nn.Module):
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Volumes (B, 1, X, Y, Z) in [-1, 1] to embeddings (B, width)."""
-        embedding: Tensor = self.net(self.windows(volumes))
+        embedding: Tensor = self.net(self.channels(volumes))
         return embedding
 
 
@@ -269,8 +283,8 @@ class ConvNet3D(nn.Module):
         super().__init__()
         from monai.networks.blocks.convolutions import Convolution
 
-        self.windows = Windows(config.windows)
-        layers, channels = [], self.windows.channels
+        self.channels = InputChannels(config)
+        layers, channels = [], self.channels.number
         for factor, stride in zip(self.CHANNELS, self.STRIDES, strict=True):
             layers.append(
                 Convolution(3, channels, factor * config.width, strides=stride, act="RELU", norm="BATCH", bias=False)
@@ -287,7 +301,7 @@ class ConvNet3D(nn.Module):
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Volumes (B, 1, X, Y, Z) in [-1, 1] to embeddings (B, width)."""
-        x = self.windows(volumes).contiguous(memory_format=torch.channels_last_3d)
+        x = self.channels(volumes).contiguous(memory_format=torch.channels_last_3d)
         embedding: Tensor = self.pool(self.net(x))
         return embedding
 

@@ -35,13 +35,17 @@ class TransformSpec(BaseModel):
 
 
 class DataSection(Section):
-    """What a training batch is made of. The crop is `model.vision.volume`: random in training, centred in evaluation.
+    """What a training batch is made of. The crop is `model.vision.volume`, placed at random.
 
     Attributes:
         style: the summary style whose text is paired with the volume; "report" is the report as written.
+        unit: what an epoch has one item of: each "volume"; each "scan", or each "text", which is a distinct report, and of
+            these one reconstruction, drawn anew each epoch.
+        distinct_texts: two items with equal texts, or of equal reports, never stand in one batch; two of a scan never do.
         shuffle_sentences: put a text's sentences in a new order each epoch.
-        sentences: each epoch draws 1 to this many of a text's sentences; empty: all of them. A text of one sentence has
-            the form of a zero-shot prompt, which a small archive needs to learn from.
+        sentences: each epoch draws so many of a text's sentences; empty: all of them. A text of one sentence has the form of
+            a zero-shot prompt, which a small archive needs to learn from.
+        drawn: "exactly" draws `sentences` of them, or all of a shorter text; "up_to" draws 1 to `sentences`.
         flip: the chances of a flip along x (left-right), y and z; a single number is the chance along x.
         rotate: the chance of 1 to 3 quarter turns in plane; the crop must be square there.
         transforms: MONAI transforms by name with their arguments, applied in this order to float HU (1, x, y, z).
@@ -58,8 +62,11 @@ class DataSection(Section):
     """
 
     style: str = "positives"
+    unit: Literal["volume", "scan", "text"] = "text"
+    distinct_texts: bool = True
     shuffle_sentences: bool = True
     sentences: int | None = Field(None, ge=1)
+    drawn: Literal["exactly", "up_to"] = "exactly"
     flip: tuple[Chance, Chance, Chance] = (0.0, 0.0, 0.0)
     rotate: Chance = 0.0
     transforms: tuple[TransformSpec, ...] = ()
@@ -117,6 +124,9 @@ class TrainSection(Section):
             number is noticed then, and before anything is saved.
         threads: CPU threads of a worker; empty: its machine's, shared among the workers there.
         seed: of weights, order, texts and augmentation.
+        select: what makes an epoch's checkpoint the best: the lowest validation "loss", or the highest validation "auroc".
+            Without a validation split the training loss does.
+        stop_after: the training ends when so many epochs in a row were no better; empty: it never ends early.
         keep: the number of best checkpoints that are kept, beside the last one.
         checkpoint_minutes: the longest time between two checkpoints; within an epoch only the last one is kept.
         max_failures: how often a lost worker is replaced before the run fails.
@@ -134,6 +144,8 @@ class TrainSection(Section):
     log_every: int = Field(10, ge=1)
     threads: int | None = Field(None, ge=1)
     seed: Seed = 0
+    select: Literal["loss", "auroc"] = "loss"
+    stop_after: int | None = Field(10, ge=1)
     keep: int = Field(1, ge=1)
     checkpoint_minutes: float = Field(10.0, gt=0)
     max_failures: int = Field(2, ge=0)

@@ -35,9 +35,9 @@ def corpus() -> list[str]:
 def build() -> Callable[..., BrgSA]:
     """Makes a BrgSA for volumes (8, 8, 4), width 10, the same at each call; in evaluation mode."""
 
-    def make(vision: VisionConfig = VISION, **bank: Any) -> BrgSA:
+    def make(vision: VisionConfig = VISION, text: TextConfig = TEXT, **bank: Any) -> BrgSA:
         torch.manual_seed(0)
-        config = ModelConfig(vision=vision, text=TEXT, bank=BankConfig(**{"size": 6, **bank}), embedding=10)
+        config = ModelConfig(vision=vision, text=text, bank=BankConfig(**{"size": 6, **bank}), embedding=10)
         return BrgSA(config, tokenizer=train_tokenizer(CORPUS, TEXT.vocabulary)).eval()
 
     return make

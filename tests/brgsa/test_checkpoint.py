@@ -9,6 +9,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from brgsa import checkpoint
 from brgsa.config import VisionConfig
 from brgsa.model import BrgSA
 
+FIELDS_SINCE = ("mean", "std", "evaluation", "positions", "coordinates", "norm_eps")  # of the vision tower, format 1
 Build = Callable[..., BrgSA]
 TOWERS = {
     "vit3d": VisionConfig(volume=(8, 8, 4), patch=(4, 4, 2), width=12, depth=1, heads=2, mlp=16),
@@ -278,6 +280,24 @@ def test_another_configuration_is_named(build: Build, copy: Path) -> None:
     change(format=99)
     with refused("checkpoint-format", field=str(copy / "model.json"), value=99):
         checkpoint.load(copy)
+
+
+def test_a_checkpoint_of_format_1_is_the_model_that_it_was(build: Build, corpus: list[str], tmp_path: Path) -> None:
+    """Before there were fields for them: no standardisation, a learned table, words averaged, texts as written."""
+    standardised = {"mean": 0.0, "std": 1.0, "evaluation": "centre"}
+    was = replace(TOWERS["vit3d"], positions="learned", coordinates="index", norm_eps=1e-6, **standardised)
+    model = build(was, text=replace(build().config.text, pool="words", form="written"))
+    folder = checkpoint.save(tmp_path / "c", model, {})
+    tree = json.loads((folder / "model.json").read_text())
+    for section, fields in {"vision": FIELDS_SINCE, "text": ("pool", "form")}.items():
+        for field in fields:
+            del tree[section][field]
+    (folder / "model.json").write_text(json.dumps({**tree, "format": 1}))
+    loaded = checkpoint.load(folder).model
+    assert loaded.config == model.config
+    volumes = torch.rand(2, 1, 8, 8, 4)
+    assert torch.equal(loaded.encode_volumes(volumes).plain, model.encode_volumes(volumes).plain)
+    assert torch.equal(loaded.encode_texts(corpus).plain, model.encode_texts(corpus).plain)
 
 
 @pytest.mark.parametrize("content", [{}, [1], 3, {"state": {}, "param_groups": []}])

@@ -1,4 +1,4 @@
-"""Text towers: pooling written out, words counted, the same vocabulary everywhere, Hugging Face models by path."""
+"""Text towers: pooling written out, the form of texts, the same vocabulary everywhere, Hugging Face models by path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from refusals import refused
 
 from brgsa.config import TextConfig
 from brgsa.model import BrgSA
-from brgsa.text import TextTower, pretrained_tower, small_tower, text_tower, train_tokenizer
+from brgsa.text import (
+    TextTower,
+    plain_form,
+    pretrained_tower,
+    saved_tower,
+    small_tower,
+    text_tower,
+    train_tokenizer,
+)
 
 LAYERS = {"width": 16, "depth": 3, "heads": 2, "max_tokens": 16, "vocabulary": 60}
 
@@ -27,8 +35,11 @@ def tower(build: Callable[..., BrgSA]) -> TextTower:
 
 
 @torch.no_grad()
-def pooled_slowly(tower: TextTower, text: str, layers: int) -> torch.Tensor:
-    """One text without padding: last layers summed, sub-words (known by their ##) summed to words, words averaged."""
+def pooled_slowly(tower: TextTower, text: str, layers: int, positions: int | None = None) -> torch.Tensor:
+    """One text without padding: last layers summed, sub-words (known by their ##) summed to words, words averaged.
+
+    Given a number of positions, the words are padded to it with rows of zeros, and all rows are averaged.
+    """
     encoded = tower.tokenizer([text], truncation=True, max_length=tower.max_tokens, return_tensors="pt")
     hidden = tower.bert(**encoded, output_hidden_states=True).hidden_states
     words: list[torch.Tensor] = []
@@ -38,21 +49,69 @@ def pooled_slowly(tower: TextTower, text: str, layers: int) -> torch.Tensor:
             words[-1] = words[-1] + vector
         else:
             words.append(vector)
+    if positions is not None:
+        words += [torch.zeros_like(words[0])] * (positions - len(words))
     return torch.stack(words).mean(0)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_pooling_written_out(layers: int, corpus: list[str]) -> None:
+@pytest.mark.parametrize("pool", ["positions", "words"])
+def test_pooling_written_out(layers: int, pool: str, corpus: list[str]) -> None:
     torch.manual_seed(0)
     tokenizer = train_tokenizer(corpus, 60)
-    tower = small_tower(TextConfig(**LAYERS, layers_summed=layers), tokenizer).eval()  # type: ignore[arg-type]
+    config = TextConfig(**LAYERS, layers_summed=layers, pool=pool, form="written")  # type: ignore[arg-type]
+    tower = small_tower(config, tokenizer).eval()
+    positions = 16 if pool == "positions" else None
     texts = ["There is cardiomegaly.", "Seen.", "", "pleural effusion, sequelae and lymphadenopathy are seen"]
     pieces = [piece for text in texts for piece in tokenizer.tokenize(text)]
     assert any(piece.startswith("##") for piece in pieces), "the case needs words of several sub-words"
     pooled = tower(tower.tokenize(texts))
     assert pooled.shape == (4, 16)
     for row, text in enumerate(texts):
-        torch.testing.assert_close(pooled[row], pooled_slowly(tower, text, layers), atol=1e-5, rtol=1e-5)
+        expected = pooled_slowly(tower, text, layers, positions)
+        torch.testing.assert_close(pooled[row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_every_text_to_all_positions_changes_nothing(tower: TextTower) -> None:
+    """The reference pads every text to `max_tokens`; a batch padded to its longest text gives the same."""
+    texts = ["There is pleural effusion.", "Sequelae are seen. There is no cardiomegaly."]
+    ours = tower(tower.tokenize(texts))
+    read = [plain_form(text) for text in texts]
+    padded = tower.tokenizer(
+        read, padding="max_length", truncation=True, max_length=tower.max_tokens, return_tensors="pt"
+    )
+    hidden = tower.bert(**padded, output_hidden_states=True).hidden_states[-2:]
+    rows = torch.stack(hidden).sum(0) * padded["attention_mask"].unsqueeze(-1)
+    assert rows.shape[1] == tower.max_tokens
+    torch.testing.assert_close(ours, rows.mean(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("There is pleural effusion.", "there is pleural effusion"),
+        ("Cardiomegaly. There is a nodule, of 7.5 mm! Seen?", "there is a nodule of 7 5 mm"),
+        ("Cardiomegaly.", "cardiomegaly"),
+        ("  Ground-glass\nopacity (right)  ", "ground glass opacity right"),
+        ("Œdème.  It is SEEN.", "it is seen"),
+        ("...", ""),
+        ("", ""),
+    ],
+)
+def test_the_plain_form(written: str, plain: str) -> None:
+    assert plain_form(written) == plain
+
+
+def test_training_texts_and_prompts_are_read_in_one_form(corpus: list[str]) -> None:
+    tokenizer = train_tokenizer(corpus, 60)
+    plain, written = (
+        small_tower(TextConfig(**{**LAYERS, "max_tokens": 40}, layers_summed=2, form=form), tokenizer)  # type: ignore[arg-type]
+        for form in ("plain", "written")
+    )
+    there = plain.tokenize(["There is pleural effusion. Seen."])
+    assert torch.equal(there.ids, plain.tokenize(["there is pleural effusion"]).ids)
+    assert torch.equal(there.ids, written.tokenize(["there is pleural effusion"]).ids)
+    assert not torch.equal(there.ids, written.tokenize(["There is pleural effusion. Seen."]).ids)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +128,8 @@ def test_the_mask_of_a_gpu_is_the_mask(tower: TextTower, texts: list[str]) -> No
 
 def test_words_are_counted_and_padding_is_not(tower: TextTower) -> None:
     tokens = tower.tokenize(["There is effusion.", "Seen", ""])
-    # there, is, effusion and the full stop are words, as are the two special tokens.
-    assert tokens.words.tolist() == [4 + 2, 1 + 2, 2]
+    # The two special tokens count as words.
+    assert tokens.words.tolist() == [3 + 2, 1 + 2, 2]
     assert tokens.ids.shape == tokens.mask.shape
     assert tokens.mask.sum(1)[2] == 2
 
@@ -143,7 +202,8 @@ def test_a_hugging_face_model_by_path(bert_folder: Path) -> None:
     tower = text_tower(TextConfig(name=str(bert_folder), layers_summed=2, max_tokens=40)).eval()
     assert tower.width == 8
     text = "There is pleural effusion."
-    torch.testing.assert_close(tower(tower.tokenize([text]))[0], pooled_slowly(tower, text, 2), atol=1e-5, rtol=1e-5)
+    expected = pooled_slowly(tower, plain_form(text), 2, positions=40)
+    torch.testing.assert_close(tower(tower.tokenize([text]))[0], expected, atol=1e-5, rtol=1e-5)
     from safetensors.torch import load_file
 
     saved = load_file(bert_folder / "model.safetensors")
@@ -151,6 +211,68 @@ def test_a_hugging_face_model_by_path(bert_folder: Path) -> None:
         assert torch.equal(weight, saved[name]), name
     # The pooler's weights would never see a gradient, which DDP refuses.
     assert not any("pooler" in name for name, _ in tower.named_parameters())
+
+
+@pytest.fixture
+def cxr_bert(bert_folder: Path, tmp_path: Path) -> Path:
+    """The folder as CXR-BERT is published: a masked language model under a name of its own, with code of its own."""
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    folder = tmp_path / "cxr-bert"
+    settings = BertConfig.from_pretrained(bert_folder)
+    torch.manual_seed(1)
+    BertForMaskedLM(settings).save_pretrained(folder)
+    own = {
+        "model_type": "cxr-bert",
+        "architectures": ["CXRBertModel"],
+        "auto_map": {"AutoConfig": "own.CXRBertConfig", "AutoModel": "own.CXRBertModel"},
+        "projection_size": 128,
+        "layer_norm_eps": 1e-3,
+    }
+    (folder / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | own))
+    pieces = AutoTokenizer.from_pretrained(bert_folder).get_vocab()
+    (folder / "vocab.txt").write_text("\n".join(sorted(pieces, key=lambda piece: pieces[piece])), encoding="utf-8")
+    tokenizer = {"tokenizer_class": "CXRBertTokenizer", "auto_map": {"AutoTokenizer": ["own.CXRBertTokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, **tokenizer}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    return folder
+
+
+def test_cxr_bert_loads_as_the_bert_that_it_is(cxr_bert: Path, bert_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    config = TextConfig(name=str(cxr_bert), layers_summed=2, max_tokens=40)
+    tower = pretrained_tower(config).eval()
+    saved = load_file(cxr_bert / "model.safetensors")
+    for name, weight in tower.bert.state_dict().items():
+        assert torch.equal(weight, saved[f"bert.{name}"]), name
+    assert tower.bert.config.layer_norm_eps == 1e-3
+    text = "There is pleural effusion and cardiomegaly"
+    assert tower.tokenize([text]).ids.tolist() == AutoTokenizer.from_pretrained(bert_folder)([text])["input_ids"]
+    # A checkpoint holds a plain BERT, with nothing of the folder's own.
+    tower.save(tmp_path / "text")
+    again = saved_tower(config, tmp_path / "text")
+    again.load_state_dict(tower.state_dict())
+    assert torch.equal(again.eval()(again.tokenize([text])), tower(tower.tokenize([text])))
+    assert "auto_map" not in (tmp_path / "text" / "config.json").read_text()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_of_another_architecture(bert_folder: Path, tmp_path: Path) -> None:
+    """A decoder, one with an encoder, a picture's encoder, and a BERT's configuration over the weights of another."""
+    from safetensors.torch import save_file
+    from transformers import BartConfig, GPT2Config, ViTConfig
+
+    for settings in (GPT2Config(n_layer=1), BartConfig(encoder_layers=1), ViTConfig(num_hidden_layers=1)):
+        folder = Path(shutil.copytree(bert_folder, tmp_path / settings.model_type))
+        settings.save_pretrained(folder)
+        with refused("not-an-encoder", field="text.name", value=str(folder)):
+            pretrained_tower(TextConfig(name=str(folder), layers_summed=1, max_tokens=40))
+    folder = Path(shutil.copytree(bert_folder, tmp_path / "weights"))
+    save_file({"cls_token": torch.zeros(1, 1, 8)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with refused("weights-of-another-model", field="text.name", value=str(folder)):
+        pretrained_tower(TextConfig(name=str(folder), layers_summed=2, max_tokens=40))
 
 
 def test_what_a_hugging_face_model_cannot_do_is_refused(bert_folder: Path) -> None:

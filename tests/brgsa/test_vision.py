@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from brgsa.config import VisionConfig
 from brgsa.vision import (
     AverageAndMaximum,
     Block,
+    InputChannels,
     PatchEmbedding,
     ResNet3D,
     ViT3D,
-    Windows,
     drop_patches,
     resize_positions,
     sincos_positions,
@@ -43,16 +44,27 @@ def test_a_volume_that_does_not_divide_is_refused() -> None:
         VisionConfig(volume=(30, 32, 16), patch=(16, 16, 8))
 
 
-def test_the_position_table() -> None:
-    table = sincos_positions((2, 3, 4), 26)
+@pytest.mark.parametrize("coordinates", ["unit", "index"])
+def test_the_position_table(coordinates: str) -> None:
+    grid = (2, 3, 4)
+    table = sincos_positions(grid, 26, coordinates)
     assert table.shape == (1, 25, 26)
     assert table[0, 0].abs().sum() == 0  # the class token's row
-    assert (table[0, 1:, 24:] == 0).all()  # columns left over by 26 = 3·2·4 + 2
-    # Row of patch (x, y, z), x slowest: the first column of each axis is sin(index).
-    row = 1 + 1 * 12 + 2 * 4 + 3
-    angles = table[0, row, [0, 8, 16]]
-    torch.testing.assert_close(angles, torch.tensor([1.0, 2.0, 3.0]).sin())
     assert len({tuple(r.tolist()) for r in table[0]}) == 25
+    row = 1
+    for place in np.ndindex(grid):  # x slowest
+        expected = []
+        for index, number in zip(place, grid, strict=True):
+            at = index / (number - 1) if coordinates == "unit" else index
+            angles = [at / 10000 ** (i / 4) for i in range(4)]
+            expected += [np.sin(angle) for angle in angles] + [np.cos(angle) for angle in angles]
+        # Two columns are left over by 26 = 3·2·4 + 2.
+        np.testing.assert_allclose(table[0, row].numpy(), [*expected, 0, 0], atol=1e-7)
+        row += 1
+
+
+def test_an_axis_of_one_patch_starts_at_nought() -> None:
+    assert torch.equal(sincos_positions((1, 1, 1), 6, "unit"), sincos_positions((1, 1, 1), 6, "index"))
 
 
 def test_resizing_positions() -> None:
@@ -97,23 +109,30 @@ def test_the_vit_runs_on_another_grid() -> None:
         tower(torch.zeros(1, 1, 40, 32, 16))
 
 
-def test_the_position_table_is_learned_and_starts_as_sines() -> None:
-    tower = vision_tower(SMALL_VIT)
-    assert isinstance(tower.pos_embed, nn.Parameter)
-    assert torch.equal(tower.pos_embed, sincos_positions((2, 2, 2), 48))
-    tower(torch.randn(1, 1, 32, 32, 16))[0, 0].backward()
-    assert tower.pos_embed.grad is not None
-    assert (tower.pos_embed.grad.abs().sum(-1) > 0).all()
+@pytest.mark.parametrize("positions", ["fixed", "learned"])
+@pytest.mark.parametrize("size", [(32, 32, 16), (48, 32, 16)])  # the second's table is resized
+def test_the_position_table_is_fixed_or_learned_and_starts_as_sines(
+    positions: Literal["fixed", "learned"], size: tuple[int, int, int]
+) -> None:
+    tower = vision_tower(replace(SMALL_VIT, positions=positions))
+    assert torch.equal(tower.state_dict()["pos_embed"], sincos_positions((2, 2, 2), 48, "unit"))
+    optimizer = torch.optim.Adam(tower.parameters(), weight_decay=0.1)
+    tower(torch.randn(1, 1, *size))[0, 0].backward()
+    optimizer.step()
+    changed = (tower.state_dict()["pos_embed"] != sincos_positions((2, 2, 2), 48, "unit")).any(-1)
+    assert changed.all() if positions == "learned" else not changed.any()
 
 
-def test_the_vit_is_torchs_own_transformer() -> None:
+@pytest.mark.parametrize("norm_eps", [VisionConfig.norm_eps, 0.5])
+def test_the_vit_is_torchs_own_transformer(norm_eps: float) -> None:
     torch.manual_seed(0)
-    tower = vision_tower(SMALL_VIT).eval()
+    tower = vision_tower(replace(SMALL_VIT, norm_eps=norm_eps)).eval()
     for parameter in tower.parameters():  # norms and biases too
         nn.init.normal_(parameter, std=0.2)
     x = torch.randn(2, 1, 32, 32, 16)
     assert isinstance(tower, ViT3D)
-    tokens = torch.cat([tower.cls_token.expand(2, -1, -1), tower.patch_embed(x)], 1) + tower.pos_embed
+    standardised = (x - 0.4978) / 0.2449
+    tokens = torch.cat([tower.cls_token.expand(2, -1, -1), tower.patch_embed(standardised)], 1) + tower.pos_embed
     for block in tower.blocks:
         assert isinstance(block, Block)
         layer = nn.TransformerEncoderLayer(
@@ -130,7 +149,10 @@ def test_the_vit_is_torchs_own_transformer() -> None:
         }
         layer.load_state_dict({t + kind: ours[o + kind] for t, o in names.items() for kind in ("weight", "bias")})
         tokens = layer(tokens)
-    torch.testing.assert_close(tower(x), tower.norm(tokens[:, 0]), atol=1e-4, rtol=1e-4)
+    first = tokens[:, 0]
+    spread = (first.var(1, correction=0, keepdim=True) + norm_eps).sqrt()
+    expected = (first - first.mean(1, keepdim=True)) / spread * tower.norm.weight + tower.norm.bias
+    torch.testing.assert_close(tower(x), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_tokens_know_their_place() -> None:
@@ -205,12 +227,32 @@ def test_with_group_norm_a_volume_does_not_see_its_batch(name: str) -> None:
 
 
 def test_windows() -> None:
-    windows = Windows(((-1000.0, -500.0), (0.0, 100.0)))
+    windows = ((-1000.0, -500.0), (0.0, 100.0))
     hu = torch.tensor([-1000.0, -750.0, -500.0, 0.0, 50.0, 200.0]).view(1, 1, -1, 1, 1) / 1000
-    channels = windows(hu)[0, :, :, 0, 0]
-    torch.testing.assert_close(channels[0], torch.tensor([-1.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
-    torch.testing.assert_close(channels[1], torch.tensor([-1.0, -1.0, -1.0, -1.0, 0.0, 1.0]))
-    assert Windows(())(hu) is hu
+    scaled = np.array([[-1.0, 0.0, 1.0, 1.0, 1.0, 1.0], [-1.0, -1.0, -1.0, -1.0, 0.0, 1.0]])
+    for mean, std in ((0.0, 1.0), (0.4978, 0.2449)):
+        channels = InputChannels(VisionConfig(windows=windows, mean=mean, std=std))(hu)[0, :, :, 0, 0]
+        np.testing.assert_allclose(channels.numpy(), (scaled - mean) / std, atol=1e-6)
+    assert InputChannels(VisionConfig(mean=0.0, std=1.0))(hu) is hu
+
+
+@pytest.mark.parametrize("name", ["vit3d", "resnet10", "cnn3d"])
+def test_each_tower_standardises_its_input(name: str) -> None:
+    """The paper's inputs run from -6.1 to 2.05."""
+    plain = vision_tower(replace(SMALL_VIT, name=name, width=12, mean=0.0, std=1.0)).eval()
+    standardising = vision_tower(replace(SMALL_VIT, name=name, width=12)).eval()
+    standardising.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 1, 32, 32, 16) * 2 - 1
+    before = x.clone()
+    torch.testing.assert_close(standardising(x), plain((x - 0.4978) / 0.2449), atol=1e-5, rtol=1e-4)
+    assert torch.equal(x, before)  # the batch's memory is its owner's
+    ends = InputChannels(VisionConfig())(torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(ends, torch.tensor([-6.1160, 2.0506]), atol=1e-4, rtol=0)
+
+
+def test_what_a_tower_sees_outside_training() -> None:
+    assert VisionConfig().evaluated((256, 256, 128)) == (256, 256, 128)
+    assert VisionConfig(evaluation="centre").evaluated((256, 256, 128)) == (224, 224, 112)
 
 
 @pytest.mark.parametrize("name", ["vit3d", "resnet10", "cnn3d"])

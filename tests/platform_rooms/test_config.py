@@ -51,8 +51,30 @@ def test_the_papers_hyper_parameters() -> None:
     assert (config.optim.clip, config.train.batch_size, config.train.epochs) == (0.25, 64, 39)
     assert (config.train.precision, config.data.style, config.data.sentences) == ("16", "positives", 5)
     assert (config.model.bank.size, config.model.vision.volume) == (2048, (224, 224, 112))
+    vision, text, train = config.model.vision, config.model.text, config.train
+    assert (vision.mean, vision.std, vision.evaluation, vision.norm_eps) == (0.4978, 0.2449, "whole", 1e-5)
+    assert (vision.coordinates, vision.positions) == ("unit", "fixed")
+    assert (text.max_tokens, text.layers_summed, text.pool, text.form) == (97, 4, "positions", "plain")
+    assert (config.data.unit, config.data.distinct_texts, config.data.drawn) == ("text", True, "exactly")
+    assert (train.select, train.stop_after) == ("loss", 10)
     data = config.data  # no augmentation but the random crop
     assert (data.flip, data.rotate, data.transforms, data.scale, data.shift, data.noise) == ((0, 0, 0), 0, (), 0, 0, 0)
+
+
+def test_the_defaults_are_the_papers_but_for_the_text_tower() -> None:
+    ours, papers = RunConfig().to_dict(), load_config("paper").to_dict()
+    changed = {key for key, value in flatten(papers).items() if flatten(ours)[key] != value}
+    assert changed == {"model.text.name", "data.sentences", "train.precision"}
+
+
+def test_the_demo_keeps_what_its_figures_were_measured_with() -> None:
+    for name in ("demo", "demo-clip", "demo-clip-summaries", "demo-smoke", "demo-clip-smoke"):
+        config = load_config(name)
+        vision, text, data, train = config.model.vision, config.model.text, config.data, config.train
+        assert (vision.mean, vision.std, vision.evaluation) == (0.0, 1.0, "centre")
+        assert (text.pool, text.form) == ("words", "written")
+        assert (data.unit, data.distinct_texts, data.drawn) == ("volume", False, "up_to")
+        assert (train.select, train.stop_after) == ("auroc", None)
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -155,6 +177,9 @@ def test_an_unknown_key_gets_the_nearest_name_and_all_known_ones(
         ("model.vision.volume=[225, 224, 112]", "model.vision"),
         ("model.vision.volume=[224, 224]", "model.vision.volume.2"),
         ("model.vision.windows=[[240, -160]]", "model.vision"),
+        ("model.vision.std=0", "model.vision"),
+        ("model.vision.norm_eps=-1", "model.vision"),
+        ("train.stop_after=0", "train.stop_after"),
         ("model.text.heads=0", "model.text"),
         ("model.text.max_tokens=2", "model.text"),
         ("loss.temperature=0", "loss"),

@@ -234,11 +234,12 @@ class _Evaluation:
     def encode(self, model: BrgSA) -> tuple[EncodedSplit, EncodedSplit | None]:
         """The volumes under test and those on which thresholds are chosen, which may be the same."""
         others = self.fitting if self.fitting is not self.index else None
+        seen = model.config.vision.evaluated(self.store.geometry.shape)
         total = len(self.index) + (len(others) if others is not None else 0)
         with ray_session(), progress(total, f"encode {self.split} volumes") as advance:
 
             def encoded(index: SplitIndex, keep: Sequence[int] = ()) -> EncodedSplit:
-                source = BatchSource(index, model.config.vision.volume)
+                source = BatchSource(index, seen)
                 batches = evaluation_batches(source, batch_size=self.options.batch_size)
                 return encode_split(model, index, batches, advance=advance, keep=keep)
 

@@ -18,7 +18,7 @@ from brgsa.errors import UserError
 from brgsa.volumes.augment import Augmentation, Shape
 from brgsa_platform.config import DataSection
 from brgsa_platform.loading.loaders import Batch, Batches, BatchSlice, VolumeReader, load_batches
-from brgsa_platform.loading.order import Ints, epoch_batches
+from brgsa_platform.loading.order import Ints, Items, epoch_batches
 
 if TYPE_CHECKING:
     from brgsa_platform.loading.volume_cache import VolumeCache
@@ -147,22 +147,25 @@ class BatchSource:
         return VolumeReader(index.shards, index.shard, index.row_group, self.crop, augmentation, self.cache)
 
 
-def training_batches(source: BatchSource, *, batch_size: int, epochs: range, seed: int, skip: int = 0) -> Batches:
+def training_batches(
+    source: BatchSource, items: Items, *, batch_size: int, epochs: range, seed: int, skip: int = 0
+) -> Batches:
     """This worker's batches of the given epochs, one after the other; each epoch has `order.steps_per_epoch` of them.
 
     Args:
+        items: what an epoch is made of (see `items.items_of`).
         batch_size: global batch; a worker's part is `batch_size // world`.
         skip: steps of the first epoch that are done already.
 
     Raises:
-        UserError: the split has fewer scans than a batch, or a shard is missing or damaged.
+        UserError: the split cannot fill a batch, or a shard is missing or damaged.
     """
     index, data = source.index, source.data
 
     def slices() -> Iterator[BatchSlice]:
         for epoch in epochs:
             # An epoch's order is computed when the stream reaches it (0.1 s for 50,000 volumes), so only one is in memory.
-            batches = epoch_batches(index.shard, index.scans, batch_size, seed, epoch, data.shuffle_buffer)
+            batches = epoch_batches(index.shard, items, batch_size, seed, epoch, data.shuffle_buffer)
             for batch in batches[skip if epoch == epochs.start else 0 :]:
                 yield BatchSlice(np.split(batch, source.world)[source.rank], epoch)
 
@@ -172,7 +175,9 @@ def training_batches(source: BatchSource, *, batch_size: int, epochs: range, see
 
 
 def evaluation_batches(source: BatchSource, *, batch_size: int) -> Iterator[Batch]:
-    """Centre crops of a split in store order, worker `rank` of `world` having every world-th; the last batch may be small.
+    """Volumes of a split or their centre crops, in store order.
+
+    Worker `rank` of `world` has every world-th; the last batch may be small.
 
     Args:
         batch_size: volumes of this worker.

@@ -13,6 +13,9 @@ class Purpose(IntEnum):
     SENTENCE_COUNT = 0
     SENTENCE_ORDER = 1
     BANK_SAMPLE = 2
+    ITEM_ORDER = 3
+    RECONSTRUCTION = 4
+    VALIDATION = 5
 
 
 def stream(purpose: Purpose, *key: int) -> np.random.Generator:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from brgsa.text import TextTower, Tokens
+from brgsa.text import TextTower, Tokens, split_sentences
 from brgsa_platform.config import DataSection
 from brgsa_platform.loading.batches import SplitIndex
 from brgsa_platform.loading.order import Ints
@@ -36,31 +35,33 @@ class Texts:
             return
         counts = stream(Purpose.SENTENCE_COUNT, self.seed, epoch)
         order = stream(Purpose.SENTENCE_ORDER, self.seed, epoch)
-        self.current = [self._drawn(text, counts, order) for text in self.written]
+        self.current = [drawn_text(text, self.data, counts, order) for text in self.written]
         self.codes = codes_of(self.current)
 
     def tokens(self, tower: TextTower, rows: Ints) -> Tokens:
         """The current texts of b rows, tokenised by a text tower, on the CPU."""
         return tower.tokenize([self.current[row] for row in rows])
 
-    def _drawn(self, text: str, counts: np.random.Generator, order: np.random.Generator) -> str:
-        sentences = split_sentences(text)
-        if self.data.shuffle_sentences:
-            order.shuffle(sentences)
-        if self.data.sentences is not None:
-            sentences = sentences[: counts.integers(1, self.data.sentences + 1)]
-        return " ".join(sentences)
+
+def drawn_text(text: str, data: DataSection, counts: np.random.Generator, order: np.random.Generator) -> str:
+    """A drawing of a text's sentences, as `data` says.
+
+    Args:
+        counts, order: draw how many of the sentences there are, where that is drawn, and their order.
+    """
+    sentences = split_sentences(text)
+    if data.shuffle_sentences:
+        order.shuffle(sentences)
+    if data.sentences is not None:
+        number = data.sentences if data.drawn == "exactly" else counts.integers(1, data.sentences + 1)
+        sentences = sentences[:number]
+    return " ".join(sentences)
 
 
 def written_texts(store: Store, style: str, rows: SplitIndex) -> list[str]:
     """The texts of a split's rows as they stand in the store, in a summary style or "report"."""
     by_volume = store.texts(style)
     return [by_volume[volume] for volume in rows.volume_ids]
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences of a text, each with its full stop."""
-    return [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
 
 
 def codes_of(texts: Sequence[str]) -> Ints:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from brgsa.config import TextConfig, VisionConfig
-from brgsa.errors import UserError
 
 # Bytes that a BERT layer keeps for each token and column of its width: inputs of its six linear layers and of attention, both
 # norms' inputs, masks of dropout.
@@ -85,7 +84,9 @@ def text_cost(config: TextConfig, precision: str) -> TowerCost:
 
 
 def _text_shape(config: TextConfig) -> Any:
-    from transformers import AutoConfig, BertConfig
+    from transformers import BertConfig
+
+    from brgsa.text import pretrained_settings
 
     if config.name == "small":
         return BertConfig(
@@ -97,16 +98,7 @@ def _text_shape(config: TextConfig) -> Any:
         )
     if config.name == "bert-base-uncased":
         return BertConfig()  # its values are the defaults: no need to ask the hub
-    try:
-        return AutoConfig.from_pretrained(config.name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"text.name={config.name!r} is neither a folder with a Hugging Face model nor a model that the hub gives: "
-            'correct it, or use "small".',
-            code="no-text-model",
-            field="text.name",
-            value=config.name,
-        ) from error
+    return pretrained_settings(config.name)
 
 
 class _Trace:

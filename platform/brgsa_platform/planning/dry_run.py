@@ -11,7 +11,7 @@ import numpy as np
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import split_index
-from brgsa_platform.loading.order import steps_per_epoch
+from brgsa_platform.loading.items import items_of, training_steps
 from brgsa_platform.planning.budget import CONTEXT_GIB, GIB, Budget, budget_of, check_card
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.driver import check_fit
@@ -37,8 +37,9 @@ class Plan:
 
     Attributes:
         card_gib: memory of the smallest card; None where none is seen.
-        steps, epochs: of the whole run.
+        steps, epochs: of the whole run; it may stop earlier (`train.stop_after`).
         volumes, shards: of the training split.
+        items: what an epoch has, of which it takes as many as fill its batches.
         mfu: share of `matrix_tflops` that model FLOPs are taken to reach; what is computed twice takes its time beside.
         hours: of the steps.
     """
@@ -50,6 +51,7 @@ class Plan:
     steps: int
     volumes: int
     shards: int
+    items: int
     mfu: float
     matrix_tflops: float
     hours: float
@@ -67,7 +69,8 @@ class Plan:
             [
                 f"{budget.parameters / 1e6:.1f} million weights, {budget.step_flops / 1e12:.3g} TFLOP a step",
                 f"{budget.peak_gib:.1f} GiB on each of {self.workers} workers and {CONTEXT_GIB:.0f} for CUDA ({card}): {parts}",
-                f"{self.steps} steps in {self.epochs} epochs of {self.volumes} volumes in {self.shards} shards",
+                f"{self.steps} steps in {self.epochs} epochs of {self.items} items, of {self.volumes} volumes in {self.shards} "
+                "shards",
                 f"{self.hours:.1f} h at MFU {self.mfu:g} of {self.matrix_tflops:.0f} TFLOP/s on each worker",
             ]
         )
@@ -85,12 +88,13 @@ def dry_run(store_path: str, config: RunConfig, mfu: float) -> Plan:
         )
     store = Store.open(store_path)
     check_fit(store, config)
-    rows = split_index(store, "train")
+    rows = split_index(store, "train", config.data.style)
     card_gib = None if config.train.gpu is False else smallest_card()
     budget = budget_of(config, on_gpu=card_gib is not None or config.train.gpu is not False)
     if card_gib is not None:
         check_card(config, budget, card_gib)
-    steps = config.train.epochs * steps_per_epoch(rows.scans, config.train.batch_size)
+    items = items_of(store, rows, config)
+    steps = config.train.epochs * training_steps(rows, items, config)
     workers = max(1, config.train.workers)
     seconds = steps * budget.computed_flops / (workers * MATRIX_TFLOPS * 1e12 * mfu)
     return Plan(
@@ -101,6 +105,7 @@ def dry_run(store_path: str, config: RunConfig, mfu: float) -> Plan:
         steps,
         len(rows),
         len(np.unique(rows.shard)),
+        len(items.apart),
         mfu,
         MATRIX_TFLOPS,
         seconds / 3600,

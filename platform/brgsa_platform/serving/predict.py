@@ -19,6 +19,7 @@ from brgsa import zeroshot
 from brgsa.errors import UserError
 from brgsa.model import default_device
 from brgsa.phantom import is_phantom
+from brgsa.text import as_read
 from brgsa.volumes import Geometry, quality_warnings, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
 from brgsa_platform.runtime import console
@@ -130,7 +131,8 @@ def predict(
         trust_geometry=options.trust_geometry,
     )
     model = loaded.model.to(device or default_device())
-    seen = np.ascontiguousarray(centre_crop(standardize(scan, geometry), model.config.vision.volume))
+    crop = model.config.vision.evaluated(geometry.shape)
+    seen = np.ascontiguousarray(centre_crop(standardize(scan, geometry), crop))
     # Not the training's fused step: on a GPU it is compiled first, which takes longer than one volume.
     volume = torch.from_numpy(seen).float().div_(1000.0).clamp_(-1.0, 1.0)[None, None]
     scores = zeroshot.scores(model.encode_volumes(volume), model.encode_texts(texts), pairing)[0].tolist()
@@ -158,8 +160,8 @@ def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -
         raise UserError(
             f"{loaded.path} names no labels to ask for: give a --prompt.", code="no-prompts", field="--prompt"
         )
-    for text in texts:
-        if not text.strip():
+    for text, read in zip(texts, as_read(texts, loaded.model.text.form), strict=True):
+        if not read.strip():
             raise UserError(
                 'A prompt is empty: give --prompt a sentence such as "There is pleural effusion."',
                 code="empty-prompt",

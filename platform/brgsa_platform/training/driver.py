@@ -14,7 +14,7 @@ from brgsa.errors import UserError
 from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import split_index
-from brgsa_platform.loading.order import steps_per_epoch
+from brgsa_platform.loading.items import items_of, training_steps
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.runtime.version import git_commit
@@ -143,7 +143,7 @@ def _fit(out: Path, config: RunConfig, task: TrainingTask, options: TrainOptions
     from brgsa_platform.training.loop import train_here
 
     history = run_checkpoints.mend(out, config.train.keep)
-    if len(history) >= config.train.epochs:
+    if run_checkpoints.is_over(history, config.train):
         options.on_epoch(run_checkpoints.report_of(history[-1]))
         return history
     if config.train.workers:
@@ -217,9 +217,10 @@ def check_fit(store: Store, config: RunConfig) -> None:
     """Refuse a configuration that this store cannot serve, before anything starts.
 
     Raises:
-        UserError: the crop is larger than the volumes, the text style is missing, the training split is smaller than a
-            batch, or a transform is unknown.
+        UserError: the crop is larger than the volumes, or these do not divide into patches; the text style is missing; the
+            training split is smaller than a batch; there is no validation split to stop early by; or a transform is unknown.
     """
+    vision = config.model.vision
     crop, shape = config.model.vision.volume, store.geometry.shape
     if any(want > have for want, have in zip(crop, shape, strict=True)):
         raise UserError(
@@ -229,14 +230,33 @@ def check_fit(store: Store, config: RunConfig) -> None:
             field="model.vision.volume",
             value=tuple(crop),
         )
-    _steps(store, config)  # refuses a style that has not been computed, and a split too small for a batch
+    if vision.name == "vit3d" and any(n % p for n, p in zip(vision.evaluated(shape), vision.patch, strict=True)):
+        raise UserError(
+            f"The volumes of {store.path}, {tuple(shape)}, do not divide into patches of {tuple(vision.patch)}: set "
+            "model.vision.evaluation=centre, or prepare the store with another --shape.",
+            code="volumes-not-patches",
+            field="model.vision.evaluation",
+            value=vision.evaluation,
+        )
+    splits = store.index(["split"])["split"].to_pylist()
+    if config.train.stop_after is not None and "validation" not in splits:
+        raise UserError(
+            f"{store.path} has no validation split, and train.stop_after={config.train.stop_after} stops a training by it: set "
+            "train.stop_after=null, or prepare the store with one.",
+            code="no-validation",
+            field="train.stop_after",
+            value=config.train.stop_after,
+        )
+    store.texts(config.data.style)  # refuses a style that has not been computed
+    _steps(store, config)  # refuses a split too small for a batch
     if config.data.transforms:
         transforms.check([spec.model_dump() for spec in config.data.transforms], crop)
 
 
 def _steps(store: Store, config: RunConfig) -> int:
     """Steps of an epoch."""
-    return steps_per_epoch(split_index(store, "train", config.data.style).scans, config.train.batch_size)
+    rows = split_index(store, "train", config.data.style)
+    return training_steps(rows, items_of(store, rows, config), config)
 
 
 @contextlib.contextmanager

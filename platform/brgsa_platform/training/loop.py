@@ -23,12 +23,14 @@ from brgsa.compilation import compile_tower
 from brgsa.errors import UserError
 from brgsa.files import write_json
 from brgsa.text import Tokens
+from brgsa.volumes.augment import Shape
 from brgsa.volumes.transfer import BatchCopier, send
 from brgsa_platform.config import RunConfig, TrainSection
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
 from brgsa_platform.loading.input_buffer import as_tensors
+from brgsa_platform.loading.items import items_of, training_steps
 from brgsa_platform.loading.loaders import Batch, Batches
-from brgsa_platform.loading.order import Ints, steps_per_epoch
+from brgsa_platform.loading.order import Ints
 from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
@@ -104,7 +106,7 @@ def train_here(
 
 
 def run_training(task: TrainingTask, workers: WorkerContext) -> list[dict[str, Any]]:
-    """Train from where the run stands to its last epoch, as one of the workers.
+    """Train from where the run stands to its end, as one of the workers.
 
     Returns:
         The history, one entry an epoch.
@@ -131,8 +133,10 @@ class Trainer:
         data = self.config.data
         self.rows = split_index(store, "train", data.style)
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
-        self.validation = Validation.of(store, data.style, self.rows)
-        self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
+        self.validation = Validation.of(store, self.config, self.rows)
+        self.items = items_of(store, self.rows, self.config)
+        self.steps = training_steps(self.rows, self.items, self.config)
+        self.seen = self.config.model.vision.evaluated(store.geometry.shape)
         self.state = TrainingState.new(self.config, out, self.steps * train.epochs, workers.device)
         self.model = self.state.model
         is_compiled = train.compile and compile_tower(self.model.vision)
@@ -151,14 +155,15 @@ class Trainer:
                 )
 
     def fit(self) -> None:
-        """Train from where the run stands to its last epoch."""
+        """Train from where the run stands to its last epoch, or until it stops early."""
         progress = self.state.progress
         if self.resumed_from is None:
             self.initialise_bank()
         elif progress.history:
             # A kill may have come before the report. A receiver that has this epoch already ignores it.
             self.workers.report(run_checkpoints.report_of(progress.history[-1]))
-        epochs = range(progress.epoch, self.config.train.epochs)
+        is_over = run_checkpoints.is_over(progress.history, self.config.train)
+        epochs = range(0) if is_over else range(progress.epoch, self.config.train.epochs)
         if self.config.train.parallel == "fsdp":
             self.workers.share_weights(self.model)
             self.state.shard(self.config.optim, self.steps * self.config.train.epochs)
@@ -189,12 +194,15 @@ class Trainer:
                     self.checkpoints.within_epoch(self.state)
                     unread.start_clock()
             self._end_epoch()
+            if run_checkpoints.is_over(progress.history, self.config.train):
+                return
 
     def _batches(self, epochs: range) -> Batches:
         """This worker's part of each global batch, from the step on where the run stands."""
         progress, train = self.state.progress, self.config.train
         return training_batches(
-            self._source(self.rows),
+            self._source(self.rows, self.config.model.vision.volume),
+            self.items,
             batch_size=train.batch_size,
             epochs=epochs,
             seed=train.seed,
@@ -242,7 +250,7 @@ class Trainer:
         validated = self._validate()
         metrics |= validated.metrics
         self.state.schedule.after_epoch(metrics.get("val/loss", metrics["train/loss"]))
-        progress.end_epoch(metrics.get("val/auroc", -metrics["train/loss"]), metrics)
+        progress.end_epoch(run_checkpoints.score_of(metrics, self.config.train.select), metrics)
         # Save before reporting: a worker that dies right after a report loses what Ray has not polled yet.
         self.checkpoints.end_epoch(self.state, validated.reference_scores)
         if self.log is not None:
@@ -253,10 +261,9 @@ class Trainer:
         """Measure the model on the validation split, if there is one; every worker encodes its part."""
         if self.validation is None:
             return Measured({}, {})
-        train = self.config.train
         with sharding.gathered(self.model):
-            volumes = self._encode(self.validation.rows, train.precision).embeddings
-            measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
+            volumes = self._encode(self.validation.rows, self.config.train.precision).embeddings
+            measured = self.validation.measure(self.model, volumes, self.config.loss)
         # Rank 0's metrics count. Rounded differently on two workers, a loss would make their learning rates diverge.
         return self.workers.gather(measured)[0]
 
@@ -277,17 +284,15 @@ class Trainer:
 
     def _encode(self, rows: SplitIndex, precision: str) -> EncodedSplit:
         """Embeddings of the volumes of `rows`, each worker encoding its part."""
-        workers = self.workers
-        batch_size = max(1, self.config.train.batch_size // workers.world)
-        batches = evaluation_batches(self._source(rows), batch_size=batch_size)
+        workers, train = self.workers, self.config.train
+        batch_size = train.micro_batch or max(1, train.batch_size // workers.world)
+        batches = evaluation_batches(self._source(rows, self.seen), batch_size=batch_size)
         return encode_split(self.model, rows, batches, workers=workers, precision=precision)
 
-    def _source(self, rows: SplitIndex) -> BatchSource:
+    def _source(self, rows: SplitIndex, crop: Shape) -> BatchSource:
         """What this worker's batches of some rows are made of."""
-        config, workers = self.config, self.workers
-        return BatchSource(
-            rows, config.model.vision.volume, config.data, workers.rank, workers.world, cache=self.task.cache
-        )
+        workers = self.workers
+        return BatchSource(rows, crop, self.config.data, workers.rank, workers.world, cache=self.task.cache)
 
 
 def _set_up_torch(config: TrainSection, workers: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from brgsa.errors import UserError
 from brgsa.files import read_json, write_json
+from brgsa_platform.config import TrainSection
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"epoch-(?P<epoch>[0-9]+)(-step-(?P<step>[0-9]+))?")
@@ -143,6 +144,25 @@ def _remove(folder: Path) -> None:
     aside = folder.with_name(f".{folder.name}.removed")
     os.replace(folder, aside)
     shutil.rmtree(aside)
+
+
+def score_of(metrics: dict[str, float], select: str) -> float:
+    """What an epoch is worth (larger is better), by `train.select`.
+
+    Where there is nothing to validate on, the training loss counts; where no AUROC can be measured, the loss.
+    """
+    if select == "auroc" and "val/auroc" in metrics:
+        return metrics["val/auroc"]
+    return -metrics.get("val/loss", metrics["train/loss"])
+
+
+def is_over(history: list[dict[str, Any]], config: TrainSection) -> bool:
+    """Whether a training with this history is at its end: its epochs are done, or the last ones were no better."""
+    best, since = -math.inf, 0
+    for entry in history:
+        score, _ = merit(entry)
+        best, since = (score, 0) if score > best else (best, since + 1)
+    return len(history) >= config.epochs or (config.stop_after is not None and since >= config.stop_after)
 
 
 def merit(entry: dict[str, Any]) -> tuple[float, int]:

@@ -35,7 +35,7 @@ FREE_TO_CHANGE = frozenset(
         *(
             f"train.{key}"
             for key in (
-                *("epochs", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes"),
+                *("epochs", "stop_after", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes"),
                 *("micro_batch", "checkpoint_activations", "compile", "parallel", "log_every"),
             )
         ),
@@ -154,7 +154,7 @@ def make_tokenizer(out: Path, store: Store, config: RunConfig) -> None:
     """Train the small text tower's vocabulary once, on the training split's texts and the zero-shot prompts."""
     if config.model.text.name != "small" or (out / TOKENIZER).is_dir():
         return
-    from brgsa.text import train_tokenizer
+    from brgsa.text import as_read, train_tokenizer
 
     index = store.index(["volume_id", "split"])
     texts = store.texts(config.data.style)
@@ -164,6 +164,7 @@ def make_tokenizer(out: Path, store: Store, config: RunConfig) -> None:
         if split == "train"
     ]
     # Twice: the vocabulary keeps what it saw at least twice, and a prompt's words must be in it.
-    tokenizer = train_tokenizer(corpus + 2 * zeroshot.prompts(store.labels), config.model.text.vocabulary)
+    read = as_read(corpus + 2 * zeroshot.prompts(store.labels), config.model.text.form)
+    tokenizer = train_tokenizer(read, config.model.text.vocabulary)
     with files.written_aside(out / TOKENIZER) as aside:
         tokenizer.save_pretrained(str(aside))

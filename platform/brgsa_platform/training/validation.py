@@ -13,8 +13,12 @@ from brgsa import losses, metrics, zeroshot
 from brgsa.config import LossConfig
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
+from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import SplitIndex, rare_labels, split_index
-from brgsa_platform.loading.texts import codes_of, written_texts
+from brgsa_platform.loading.items import items_of
+from brgsa_platform.loading.order import Ints, apart_batches
+from brgsa_platform.loading.random_streams import Purpose, stream
+from brgsa_platform.loading.texts import codes_of, drawn_text, written_texts
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.encoding import encode_texts, select_rows
 
@@ -35,20 +39,25 @@ class Measured(NamedTuple):
 class Validation:
     """The N volumes of the validation split, and what their embeddings are measured against.
 
+    AUROC is that of all volumes. The loss is that of a training's batches: one volume of each item, and drawn sentences. They
+    are drawn by the run's seed once, so that epochs are compared on the same ones.
+
     Attributes:
         labels: the P label names of the store.
         rare: bool (P,), the labels that are rare in the training split.
-        texts: the N texts as written.
+        texts: the N texts, their sentences drawn.
+        batches: rows of each batch of the loss.
     """
 
     rows: SplitIndex
     labels: tuple[str, ...]
     rare: npt.NDArray[np.bool_]
     texts: list[str]
+    batches: list[Ints]
 
     @classmethod
-    def of(cls, store: Store, style: str, training_rows: SplitIndex) -> Validation | None:
-        """The validation split of a store with its texts of a style; None where the store has none.
+    def of(cls, store: Store, config: RunConfig, training_rows: SplitIndex) -> Validation | None:
+        """The validation split of a store with its texts of the run's style; None where the store has none.
 
         The training loss then chooses the best epoch.
         """
@@ -58,19 +67,22 @@ class Validation:
             if error.code != "empty-split":
                 raise
             return None
-        return cls(rows, tuple(store.labels), rare_labels(training_rows), written_texts(store, style, rows))
+        data, items, drawing = config.data, items_of(store, rows, config), stream(Purpose.VALIDATION, config.train.seed)
+        chosen = items.draw(drawing)
+        texts = [drawn_text(text, data, drawing, drawing) for text in written_texts(store, data.style, rows)]
+        batches = [chosen[batch] for batch in apart_batches(items.apart, config.train.batch_size)]
+        understood = np.array([bool(text.strip()) for text in texts])
+        if understood.any():  # a volume without a text has no part in the loss
+            batches = [rows_of for batch in batches if len(rows_of := batch[understood[batch]])]
+        return cls(rows, tuple(store.labels), rare_labels(training_rows), texts, batches)
 
-    def measure(self, model: BrgSA, volumes: Embeddings, loss: LossConfig, batch_size: int) -> Measured:
-        """Measure a model by its embeddings of the split's volumes, float32 (N, D) on the CPU in the order of the rows.
-
-        Args:
-            batch_size: volumes among which the loss is taken, as in training.
-        """
+    def measure(self, model: BrgSA, volumes: Embeddings, loss: LossConfig) -> Measured:
+        """Measure a model by its embeddings of the split's volumes, float32 (N, D) on the CPU in the order of the rows."""
         prompts = zeroshot.prompts(self.labels)
         scores = (
             zeroshot.scores(volumes, encode_texts(model, prompts)).numpy() if prompts else np.empty((len(self.rows), 0))
         )
-        measured = {"val/loss": self._loss(volumes, encode_texts(model, self.texts), loss, batch_size)}
+        measured = {"val/loss": self._loss(volumes, encode_texts(model, self.texts), loss)}
         reference_scores = dict(zip(prompts, np.sort(scores.T, axis=1).round(6).tolist(), strict=True))
         return Measured(measured | self._aurocs(scores), reference_scores)
 
@@ -89,14 +101,13 @@ class Validation:
         }
         return {name: float(np.mean(values)) for name, values in groups.items() if values}
 
-    def _loss(self, volumes: Embeddings, texts: Embeddings, config: LossConfig, batch_size: int) -> float:
-        """The training loss in batches of the training's size, in the order of the rows; those without a text are left out."""
-        written = [row for row, text in enumerate(self.texts) if text.strip()] or list(range(len(self.texts)))
+    def _loss(self, volumes: Embeddings, texts: Embeddings, config: LossConfig) -> float:
+        """The training loss over the batches."""
         scans, codes = torch.from_numpy(self.rows.scans), torch.from_numpy(codes_of(self.texts))
         totals, weights = [], []
-        for start in range(0, len(written), batch_size):
-            part = torch.tensor(written[start : start + batch_size])
+        for rows in self.batches:
+            part = torch.from_numpy(rows)
             batch = select_rows(volumes, part), select_rows(texts, part)
             totals.append(float(losses.brgsa_loss(*batch, scans[part], config, codes[part], local=True).total))
-            weights.append(len(scans[part]))
+            weights.append(len(rows))
         return float(np.average(totals, weights=weights))

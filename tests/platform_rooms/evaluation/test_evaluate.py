@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from brgsa import checkpoint, gap, metrics, zeroshot
 from brgsa.config import BankConfig, ModelConfig, TextConfig, VisionConfig
 from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
+from brgsa.vision import vision_tower
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.store.prepare import PrepareOptions, prepare
@@ -68,11 +69,19 @@ def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Arch
     return Archive(folder / "store", scans, labels, save_model(folder / "run" / "epoch-0001"))
 
 
+VISION = VisionConfig(volume=CROP, evaluation="centre", patch=(4, 4, 2), width=16, depth=1, heads=2, mlp=32)
+
+
 def save_model(
-    folder: Path, bank: bool = True, geometry: Geometry = GEOMETRY, style: str = "report", phantom: bool = False
+    folder: Path,
+    bank: bool = True,
+    geometry: Geometry = GEOMETRY,
+    style: str = "report",
+    vision: VisionConfig = VISION,
+    phantom: bool = False,
 ) -> Path:
     config = ModelConfig(
-        vision=VisionConfig(volume=CROP, patch=(8, 8, 4), width=16, depth=1, heads=2, mlp=32),
+        vision=vision,
         text=TextConfig(max_tokens=16, layers_summed=1, width=16, depth=1, heads=2, vocabulary=200),
         bank=BankConfig(enabled=bank, size=8),
         embedding=12,
@@ -93,6 +102,22 @@ def as_seen(archive: Archive, volume_ids: list[str]) -> torch.Tensor:
     """The volumes as the model must see them, from the files themselves."""
     arrays = [standardize(read_volume(archive.scans[volume]), GEOMETRY)[2:18, 2:18, 1:9] for volume in volume_ids]
     return torch.from_numpy(np.stack(arrays)[:, None].astype(np.float32) / 1000)
+
+
+def test_whole_volumes_are_scored_standardised(archive: Archive, tmp_path: Path) -> None:
+    """All of each volume, standardised, as by a tower that does neither and is given both."""
+    saved = save_model(tmp_path / "run", vision=replace(VISION, evaluation="whole"))
+    result = evaluate(saved, archive.store, options=EvaluateOptions(resamples=5, protocol="paper"), out=tmp_path)
+    volume_ids, scores = read_scores(result.files["scores"])
+    whole = [standardize(read_volume(archive.scans[volume]), GEOMETRY) for volume in volume_ids]
+    volumes = torch.from_numpy((np.stack(whole)[:, None] / 1000 - 0.4978) / 0.2449).float()
+    model = checkpoint.load(saved).model
+    tower = vision_tower(replace(VISION, mean=0.0, std=1.0)).eval()
+    tower.load_state_dict(model.vision.state_dict())
+    model.vision = tower
+    expected = zeroshot.scores(model.encode_volumes(volumes), model.encode_texts(zeroshot.prompts(LABELS)))
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
+    assert volumes.shape[2:] == (20, 20, 10)
 
 
 def test_the_table_is_the_model_s_scores_against_the_labels(archive: Archive, tmp_path: Path) -> None:

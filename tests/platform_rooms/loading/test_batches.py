@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from brgsa.volumes.codec import MAGIC
 from brgsa_platform.config import DataSection, load_config
 from brgsa_platform.loading import loaders
 from brgsa_platform.loading.batches import BatchSource, evaluation_batches, split_index, training_batches
-from brgsa_platform.loading.order import epoch_batches
+from brgsa_platform.loading.order import Items, epoch_batches
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.driver import check_fit, train
@@ -53,17 +53,31 @@ def source(pairs: Path, request: pytest.FixtureRequest) -> BatchSource:
     return BatchSource(split_index(Store.open(pairs), "train"), CROP, data)
 
 
-def batches(source: BatchSource, skip: int = 0) -> list[loaders.Batch]:
-    return list(training_batches(source, batch_size=BATCH, epochs=EPOCHS, seed=SEED, skip=skip))
+def volumes_of(source: BatchSource) -> Items:
+    return Items.volumes(source.index.scans)
 
 
-def expected(source: BatchSource) -> list[loaders.Batch]:
+def scans_of(source: BatchSource) -> Items:
+    """Of 24 scans with two reconstructions each, one a scan in each epoch: four steps."""
+    scans = source.index.scans
+    return Items(scans, np.arange(scans.max() + 1), drawn=True)
+
+
+units = pytest.mark.parametrize("items_of", [volumes_of, scans_of])
+
+
+def batches(source: BatchSource, skip: int = 0, items_of: Callable[..., Items] = volumes_of) -> list[loaders.Batch]:
+    items = items_of(source)
+    return list(training_batches(source, items, batch_size=BATCH, epochs=EPOCHS, seed=SEED, skip=skip))
+
+
+def expected(source: BatchSource, items_of: Callable[..., Items] = volumes_of) -> list[loaders.Batch]:
     """What the batches must be, row by row from the shards themselves."""
     index, data = source.index, source.data
     augmentation = Augmentation(SEED, data.flip, data.rotate)
     found = []
     for epoch in EPOCHS:
-        for rows in epoch_batches(index.shard, index.scans, BATCH, SEED, epoch, data.shuffle_buffer):
+        for rows in epoch_batches(index.shard, items_of(source), BATCH, SEED, epoch, data.shuffle_buffer):
             crops = np.empty((BATCH, *CROP), np.int16)
             for crop, row in zip(crops, rows.tolist(), strict=True):
                 augmentation.place(stored_volume(source, row), crop, epoch, row)
@@ -83,22 +97,24 @@ def assert_same(some: list[loaders.Batch], others: list[loaders.Batch]) -> None:
         np.testing.assert_array_equal(one.ct, other.ct)
 
 
-def test_batches_are_the_order_cropped_and_augmented(source: BatchSource) -> None:
+@units
+def test_batches_are_the_order_cropped_and_augmented(source: BatchSource, items_of: Callable[..., Items]) -> None:
     random_numbers = torch.get_rng_state()
-    whole = expected(source)
-    assert len(whole) == 2 * STEPS
-    assert_same(batches(source), whole)
-    assert_same(batches(source, skip=5), whole[5:])  # as a run goes on that stood in mid-epoch
+    whole = expected(source, items_of)
+    assert len(whole) == (2 * STEPS if items_of is volumes_of else STEPS)
+    assert_same(batches(source, items_of=items_of), whole)
+    assert_same(batches(source, 3, items_of), whole[3:])  # as a run goes on that stood in mid-epoch
     assert torch.equal(torch.get_rng_state(), random_numbers)
 
 
-def test_workers_share_each_global_batch(source: BatchSource) -> None:
-    parts = [batches(replace(source, rank=rank, world=2)) for rank in range(2)]
+@units
+def test_workers_share_each_global_batch(source: BatchSource, items_of: Callable[..., Items]) -> None:
+    parts = [batches(replace(source, rank=rank, world=2), items_of=items_of) for rank in range(2)]
     joined = [
         loaders.Batch(np.concatenate([p.rows for p in shares]), [block for p in shares for block in p.blocks])
         for shares in zip(*parts, strict=True)
     ]
-    assert_same(joined, expected(source))
+    assert_same(joined, expected(source, items_of))
 
 
 def test_a_batch_comes_in_blocks_and_streams_follow_each_other(
@@ -141,7 +157,7 @@ def test_a_damaged_shard_is_named_in_one_sentence(
         Path(shard).write_bytes(content[:start] + b"\xff" * 50 + content[start + 50 :])
     broken = replace(source, index=index)
     for stream in (
-        training_batches(broken, batch_size=BATCH, epochs=EPOCHS, seed=0),
+        training_batches(broken, volumes_of(broken), batch_size=BATCH, epochs=EPOCHS, seed=0),
         evaluation_batches(broken, batch_size=5),
     ):
         with refused("shard-damaged", field=shard) as error:
@@ -153,7 +169,7 @@ def test_a_damaged_shard_is_named_in_one_sentence(
 def test_a_killed_loader_process_ends_the_stream(pairs: Path) -> None:
     data = DataSection(loader="torch", cpus=2)
     source = BatchSource(split_index(Store.open(pairs), "train"), CROP, data)
-    stream = training_batches(source, batch_size=BATCH, epochs=range(300), seed=0)
+    stream = training_batches(source, volumes_of(source), batch_size=BATCH, epochs=range(300), seed=0)
     next(stream)
     (victim, *_) = loader_processes()
     victim.send_signal(signal.SIGKILL)
@@ -173,11 +189,13 @@ def test_loader_processes_do_not_outlive_a_killed_training(pairs: Path) -> None:
         from brgsa_platform.config import DataSection
         from brgsa_platform.store.store import Store
         from brgsa_platform.loading.batches import BatchSource, split_index, training_batches
+        from brgsa_platform.loading.order import Items
 
         if __name__ == "__main__":
             index = split_index(Store.open({str(pairs)!r}), "train")
             source = BatchSource(index, {CROP}, DataSection(loader="torch", cpus=2))
-            stream = training_batches(source, batch_size={BATCH}, epochs=range(9), seed=0)
+            items = Items.volumes(index.scans)
+            stream = training_batches(source, items, batch_size={BATCH}, epochs=range(9), seed=0)
             next(stream)
             print(*(child.pid for child in multiprocessing.active_children()), flush=True)
             time.sleep(600)
@@ -219,7 +237,7 @@ def four_threads() -> Iterator[None]:
 
 def test_a_small_share_of_the_object_store_is_slow_not_stuck(pairs: Path) -> None:
     source = BatchSource(split_index(Store.open(pairs), "train"), CROP, DataSection(object_store_share=1e-9))
-    order = epoch_batches(source.index.shard, source.index.scans, BATCH, SEED, 1, 4096)
+    order = epoch_batches(source.index.shard, volumes_of(source), BATCH, SEED, 1, 4096)
     np.testing.assert_array_equal([batch.rows for batch in batches(source)][:STEPS], order)
 
 
@@ -240,6 +258,45 @@ def test_a_split_with_too_few_scans_is_refused(pairs: Path, tmp_path: Path) -> N
     with refused("batch-too-large", field="train.batch_size", value=26):
         train(pairs, config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_split_with_too_few_texts_is_refused(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All reports are equal, as those of a store of healthy scans may be."""
+    store = Store.open(pairs)
+    settings = ["data.style=report", "model.vision.volume=[16, 16, 8]", "train.batch_size=8"]
+    config = load_config("paper-smoke", overrides=[*settings, "data.unit=text"])
+    check_fit(store, config)
+    monkeypatch.setattr(Store, "texts", lambda store, style: dict.fromkeys(store._reports, "Normal."))
+    with refused("too-few-texts", field="data.unit", value="text"):
+        check_fit(store, config)
+    check_fit(store, load_config("paper-smoke", overrides=settings))
+    with refused("too-few-texts", field="data.distinct_texts", value=True):
+        check_fit(store, load_config("paper-smoke", overrides=[*settings, "data.distinct_texts=true"]))
+
+
+def test_volumes_that_the_patch_does_not_divide_are_refused(pairs: Path) -> None:
+    settings = ["data.style=report", "model.vision.volume=[16, 16, 8]", "train.batch_size=8"]
+    whole = load_config("paper-smoke", overrides=[*settings, "model.vision.evaluation=whole"])
+    with refused("volumes-not-patches", field="model.vision.evaluation", value="whole"):
+        check_fit(Store.open(pairs), whole)
+    check_fit(Store.open(pairs), load_config(overrides=["model.vision.patch=[4, 4, 2]"], base=whole.to_dict()))
+
+
+def test_an_early_stop_without_validation_is_refused(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ["data.style=report", "model.vision.volume=[16, 16, 8]", "train.batch_size=8"]
+    config = load_config("paper-smoke", overrides=[*settings, "train.stop_after=3"])
+    store = Store.open(pairs)
+    check_fit(store, config)
+    index = Store.index
+
+    def train_alone(store: Store, columns: list[str]) -> pa.Table:
+        table = index(store, columns)
+        return table.filter(pa.array([split == "train" for split in table["split"].to_pylist()]))
+
+    monkeypatch.setattr(Store, "index", train_alone)
+    with refused("no-validation", field="train.stop_after", value=3):
+        check_fit(store, config)
+    check_fit(store, load_config("paper-smoke", overrides=settings))
 
 
 def test_a_split_that_the_store_lacks_is_refused(pairs: Path) -> None:

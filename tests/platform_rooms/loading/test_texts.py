@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brgsa.text import split_sentences
 from brgsa_platform.config import DataSection
 from brgsa_platform.loading.random_streams import Purpose, stream
-from brgsa_platform.loading.texts import Texts, codes_of, split_sentences
+from brgsa_platform.loading.texts import Texts, codes_of
 
 TEXTS = [" ".join(f"There is finding {i} of scan {scan}." for i in range(8)) for scan in range(40)]
 
@@ -34,12 +39,27 @@ def test_an_order_holds_the_same_sentences() -> None:
     np.testing.assert_array_equal(codes_of(texts), codes_of(TEXTS))
 
 
-def test_a_drawing_is_one_to_so_many_of_the_sentences() -> None:
-    counts = [len(each) for each in sentences(drawn(sentences=3))]
-    assert set(counts) == {1, 2, 3}
-    assert all(
-        set(some) <= set(all_of) for some, all_of in zip(sentences(drawn(sentences=3)), sentences(TEXTS), strict=True)
-    )
+@pytest.mark.parametrize(("how", "numbers"), [("up_to", {1, 2, 3}), ("exactly", {3})])
+def test_a_drawing_is_so_many_of_the_sentences(how: str, numbers: set[int]) -> None:
+    some = sentences(drawn(sentences=3, drawn=how))
+    assert {len(each) for each in some} == numbers
+    assert all(len(set(each)) == len(each) for each in some)  # drawn without replacement
+    assert all(set(each) <= set(whole) for each, whole in zip(some, sentences(TEXTS), strict=True))
+
+
+def test_a_text_of_fewer_sentences_is_drawn_whole() -> None:
+    assert [sorted(each) for each in sentences(drawn(sentences=9))] == [sorted(each) for each in sentences(TEXTS)]
+
+
+def test_every_choice_and_order_of_sentences_is_as_likely() -> None:
+    """Two of three sentences: the six ordered choices, as `itertools.permutations` counts them."""
+    texts = Texts(["A a. B b. C c."] * 300, DataSection(sentences=2), 0)
+    counts: Counter[str] = Counter()
+    for epoch in range(20):
+        texts.draw(epoch)
+        counts.update(texts.current)
+    assert set(counts) == {" ".join(pair) for pair in itertools.permutations(["A a.", "B b.", "C c."], 2)}
+    assert all(abs(count - 1000) < 150 for count in counts.values())
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -52,9 +72,10 @@ def test_seed_and_epoch_decide(seed: int, epoch: int) -> None:
 
 def test_the_order_takes_nothing_from_the_drawing() -> None:
     """Shuffling must not change how many sentences are drawn, nor the number drawn their order."""
-    shuffled, in_order = sentences(drawn(sentences=3)), sentences(drawn(sentences=3, shuffle_sentences=False))
+    some = {"sentences": 3, "drawn": "up_to"}
+    shuffled, in_order = sentences(drawn(**some)), sentences(drawn(**some, shuffle_sentences=False))
     assert [len(each) for each in shuffled] == [len(each) for each in in_order]
-    for few, many in zip(shuffled, sentences(drawn(sentences=6)), strict=True):
+    for few, many in zip(shuffled, sentences(drawn(sentences=6, drawn="up_to")), strict=True):
         shared = min(len(few), len(many))
         assert few[:shared] == many[:shared]
 

@@ -17,6 +17,7 @@ from brgsa.volumes import decode
 from brgsa_platform.config import DataSection
 from brgsa_platform.loading import volume_cache
 from brgsa_platform.loading.batches import BatchSource, evaluation_batches, split_index, training_batches
+from brgsa_platform.loading.order import Items
 from brgsa_platform.store.store import Store
 
 pytestmark = pytest.mark.ray
@@ -39,8 +40,9 @@ def test_decoded_volumes_make_the_loaders_batches(pairs: Path, monkeypatch: pyte
 
     source = BatchSource(split_index(store, "train"), CROP, DataSection.model_validate({"flip": 0.5}))
     settings: dict[str, Any] = {"batch_size": 8, "epochs": range(2), "seed": 1, "skip": 2}
-    loaded = list(training_batches(source, **settings))
-    cached = list(training_batches(replace(source, cache=cache), **settings))
+    items = Items.volumes(source.index.scans)
+    loaded = list(training_batches(source, items, **settings))
+    cached = list(training_batches(replace(source, cache=cache), items, **settings))
     loaded += evaluation_batches(source, batch_size=10)
     cached += evaluation_batches(replace(source, cache=cache), batch_size=10)
     assert len(loaded) == len(cached) > 8

@@ -14,7 +14,12 @@ from brgsa_platform.planning.dry_run import CARD, dry_run
 
 pytestmark = pytest.mark.ray  # the store is made with it
 
-SETTINGS = ["data.style=report", "model.vision.volume=[16, 16, 8]", "train.batch_size=8", "train.epochs=3"]
+SETTINGS = [
+    "data={style: report, unit: volume}",
+    "model.vision.volume=[16, 16, 8]",
+    "train.batch_size=8",
+    "train.epochs=3",
+]
 
 
 @pytest.fixture
@@ -28,7 +33,10 @@ def test_the_plan_of_a_run(pairs: Path, card: None, tmp_path: Path, monkeypatch:
     words = ["train", "--data", str(pairs), "--preset", "paper-smoke", "--dry-run", *SETTINGS]
     plan = json.loads(brgsa(*words, "--json").out)
     assert (plan["epochs"], plan["volumes"], plan["workers"], plan["card_gib"]) == (3, 48, 1, 24.0)
-    assert plan["steps"] == 3 * 6
+    assert (plan["steps"], plan["items"]) == (3 * 6, 48)
+    for unit in ("scan", "text"):  # one of two reconstructions
+        drawn = json.loads(brgsa(*words, f"data.unit={unit}", "--json").out)
+        assert (drawn["steps"], drawn["items"], drawn["volumes"]) == (3 * 3, 24, 48)
     assert plan["shards"] >= 1
     assert plan["peak_gib"] == pytest.approx(sum(plan["budget"]["memory"].values()))
     faster = json.loads(brgsa(*words, "--json", "--mfu", "0.8").out)

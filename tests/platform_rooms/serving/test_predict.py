@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -18,6 +19,7 @@ from brgsa.config import BankConfig, ModelConfig, TextConfig, VisionConfig
 from brgsa.errors import UserError
 from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
+from brgsa.vision import vision_tower
 from brgsa.volumes import Geometry, read_volume, standardize
 from brgsa_platform.serving.predict import ScanOptions, predict
 from scans import chest, save_dicom
@@ -27,9 +29,12 @@ GEOMETRY = Geometry(spacing=(4.0, 4.0, 8.0), shape=(20, 20, 10))
 CROP = (16, 16, 8)
 
 
-def save_model(folder: Path, bank: bool = True, **more: object) -> Path:
+VISION = VisionConfig(volume=CROP, evaluation="centre", patch=(4, 4, 2), width=16, depth=1, heads=2, mlp=32)
+
+
+def save_model(folder: Path, bank: bool = True, vision: VisionConfig = VISION, **more: object) -> Path:
     config = ModelConfig(
-        vision=VisionConfig(volume=CROP, patch=(8, 8, 4), width=16, depth=1, heads=2, mlp=32),
+        vision=vision,
         text=TextConfig(max_tokens=16, layers_summed=1, width=16, depth=1, heads=2, vocabulary=200),
         bank=BankConfig(enabled=bank, size=8),
         embedding=12,
@@ -66,6 +71,30 @@ def test_scores_are_the_model_s_on_the_centre_crop(saved: Path, scan: Path) -> N
     scores = [row.score for row in prediction.rows]
     assert scores == sorted(scores, reverse=True)
     assert all(row.percentile is None for row in prediction.rows)
+
+
+def test_a_whole_volume_is_scored_standardised(tmp_path: Path, scan: Path) -> None:
+    """All of it, standardised, as by a tower that does neither and is given both."""
+    saved = save_model(tmp_path / "run", vision=replace(VISION, evaluation="whole"))
+    found = {row.prompt: row.score for row in predict(saved, scan).rows}
+    whole = (standardize(read_volume(scan), GEOMETRY) / 1000 - 0.4978) / 0.2449
+    assert whole.shape == (20, 20, 10)
+    model = checkpoint.load(saved).model
+    tower = vision_tower(replace(VISION, mean=0.0, std=1.0)).eval()
+    tower.load_state_dict(model.vision.state_dict())
+    model.vision = tower
+    volumes = model.encode_volumes(torch.from_numpy(whole).float()[None, None])
+    expected = zeroshot.scores(volumes, model.encode_texts(zeroshot.prompts(LABELS)))[0].tolist()
+    assert found == pytest.approx(dict(zip(zeroshot.prompts(LABELS), expected, strict=True)), abs=1e-5)
+
+
+def test_prompts_are_read_in_the_training_texts_form(saved: Path, scan: Path) -> None:
+    asked = ["There is pleural effusion.", "there is pleural effusion", "THERE IS: pleural effusion! Seen."]
+    scores = {row.prompt: row.score for row in predict(saved, scan, asked).rows}
+    assert set(scores) == set(asked)
+    assert len(set(scores.values())) == 1
+    with refused("empty-prompt", field="--prompt", value="?!"):
+        predict(saved, scan, ["?!"])
 
 
 def test_own_prompts_and_pairings(saved: Path, scan: Path) -> None:

@@ -6,10 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from refusals import refused
 
+from brgsa.model import Embeddings
+from brgsa.text import split_sentences
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.batches import BatchSource, evaluation_batches, split_index
 from brgsa_platform.store.store import Store
@@ -21,12 +24,13 @@ from brgsa_platform.training.encoding import encode_split, encode_texts
 from brgsa_platform.training.loop import Trainer, TrainingTask
 from brgsa_platform.training.run_folder import make_tokenizer, write_run
 from brgsa_platform.training.step import UnreadLosses
+from brgsa_platform.training.validation import Validation
 from brgsa_platform.training.workers import ALONE
 
 pytestmark = pytest.mark.ray
 
 SETTINGS = [
-    "data={style: report, shuffle_buffer: 20}",
+    "data={style: report, unit: volume, shuffle_buffer: 20}",
     "model.vision={name: cnn3d, volume: [16, 16, 8], width: 4, norm: batch}",
     "train={epochs: 1, batch_size: 8, threads: 1}",
 ]
@@ -82,6 +86,76 @@ def test_losses_are_read_every_few_steps_and_at_an_epochs_end(
         histories.append([{k: v for k, v in entry.items() if k != "train/volumes_per_s"} for entry in result.history])
     assert read == [1] * 12 + [4, 2, 2, 4] + [6, 6]
     assert histories[0] == histories[1] == histories[2]
+
+
+def test_an_early_stop_survives_what_comes_after(pairs: Path, tmp_path: Path) -> None:
+    """The weights stay as they are, so no epoch is better than the first. A run that has stopped is at its end, and goes on
+    where it may wait longer.
+    """
+    still = ["train.workers=0", "train.epochs=9", "optim.lr=1e-30", "model.vision.norm=group"]
+    lengths = []
+    for stop_after in ("2", "2", "3", "null"):
+        settings = config(
+            *still, f"train.stop_after={stop_after}", *(["train.epochs=6"] if stop_after == "null" else [])
+        )
+        lengths.append(len(train(pairs, settings, out=tmp_path / "run", options=TrainOptions(quiet=True)).history))
+    assert lengths == [3, 3, 4, 6]
+
+
+def test_the_best_epoch_is_that_of_the_lowest_loss_or_the_highest_auroc(pairs: Path, tmp_path: Path) -> None:
+    for select, name, sign in (("loss", "val/loss", -1), ("auroc", "val/auroc", 1)):
+        settings = config("train.workers=0", "train.epochs=4", f"train.select={select}", "optim.lr=3e-3")
+        done = train(pairs, settings, out=tmp_path / select, options=TrainOptions(quiet=True))
+        values = [sign * entry[name] for entry in done.history]
+        assert [entry["score"] for entry in done.history] == values
+        assert values[done.best["epoch"] - 1] == max(values)
+        assert done.checkpoint == run_checkpoints.folder_of(tmp_path / select, done.best["epoch"])
+
+
+@pytest.mark.parametrize("volumes", ["whole", "centre"])
+def test_validation_sees_what_evaluation_will(pairs: Path, tmp_path: Path, volumes: str) -> None:
+    vit = "model.vision={name: vit3d, patch: [4, 4, 2], width: 24, depth: 1}"
+    begun = trainer(pairs, tmp_path / "run", vit, f"model.vision.evaluation={volumes}", "train.micro_batch=2")
+    seen = []
+    begun.model.vision.register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
+    assert begun.validation is not None
+    measured = begun._validate()
+    assert sum(shape[0] for shape in seen) == len(begun.validation.rows)
+    assert max(shape[0] for shape in seen) == 2  # no more at once than training does
+    assert {shape[2:] for shape in seen} == {(20, 20, 10) if volumes == "whole" else (16, 16, 8)}
+    assert np.isfinite(measured.metrics["val/loss"])
+
+
+@pytest.mark.parametrize(("unit", "sentences"), [("volume", "null"), ("scan", "1")])
+def test_the_validation_loss_written_out(pairs: Path, tmp_path: Path, unit: str, sentences: str) -> None:
+    """Each scan once, or each volume; exactly so many sentences of its report, the same ones in every epoch."""
+    settings = [f"data.unit={unit}", f"data.sentences={sentences}", "train.batch_size=3"]
+    begun = trainer(pairs, tmp_path / "run", *settings)
+    validation, store = begun.validation, Store.open(pairs)
+    assert validation is not None
+    rows = np.concatenate(validation.batches)
+    assert len(rows) == {"volume": 8, "scan": 4}[unit]
+    assert len(set(validation.rows.scans[rows])) == 4
+    for row, text in enumerate(validation.texts):
+        written = store.texts("report")[validation.rows.volume_ids[row]]
+        assert set(split_sentences(text)) <= set(split_sentences(written))
+        assert len(split_sentences(text)) == (2 if sentences == "null" else 1)
+    again = Validation.of(store, begun.config, begun.rows)
+    assert again is not None
+    assert (again.texts, [b.tolist() for b in again.batches]) == (
+        validation.texts,
+        [b.tolist() for b in validation.batches],
+    )
+    rng = np.random.default_rng(0)
+    v, t = (torch.from_numpy(rng.normal(size=(8, 6)).astype(np.float32)) for _ in range(2))
+    found = validation._loss(Embeddings(v, None), Embeddings(t, None), begun.config.loss)
+    total = 0.0
+    for batch in validation.batches:
+        a, b = (x[batch].numpy() / np.linalg.norm(x[batch], axis=1, keepdims=True) for x in (v, t))
+        logits = 10 * a @ b.T
+        for one in (logits, logits.T):
+            total += len(batch) * np.mean(np.log(np.exp(one).sum(1)) - np.diag(one))
+    assert found == pytest.approx(total / len(rows), rel=1e-5)
 
 
 @pytest.mark.parametrize("found", [True, False])

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
+from brgsa_platform.config import TrainSection
 from brgsa_platform.training import run_checkpoints
 
 
@@ -51,6 +52,31 @@ def test_the_best_and_the_last_stay(tmp_path: Path) -> None:
     # Nothing lies about: no file aside, no folder half removed.
     names = sorted(path.name for path in (tmp_path / run_checkpoints.FOLDER).iterdir())
     assert names == ["best.json", "epoch-0002", "epoch-0004", "epoch-0006"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "select", "score"),
+    [
+        ({"train/loss": 3.0, "val/loss": 2.0, "val/auroc": 0.7}, "loss", -2.0),
+        ({"train/loss": 3.0, "val/loss": 2.0, "val/auroc": 0.7}, "auroc", 0.7),
+        ({"train/loss": 3.0, "val/loss": 2.0}, "auroc", -2.0),  # nothing is labelled
+        ({"train/loss": 3.0}, "loss", -3.0),
+    ],
+)
+def test_what_an_epoch_is_worth(metrics: dict[str, float], select: str, score: float) -> None:
+    assert run_checkpoints.score_of(metrics, select) == score
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, math.nan, -math.inf]), max_size=12), st.integers(1, 4))
+def test_a_training_stops_when_so_many_epochs_were_no_better(scores: list[float], stop_after: int) -> None:
+    config = TrainSection(stop_after=stop_after, epochs=12)
+    history = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores, start=1)]
+    numbers = [-math.inf if math.isnan(score) else score for score in scores]
+    # The last ones were no better if the best of all, first come, lies before them.
+    first = numbers.index(max(numbers)) + 1 if numbers and max(numbers) > -math.inf else 0
+    expected = len(scores) >= 12 or len(scores) - first >= stop_after
+    assert run_checkpoints.is_over(history, config) == expected
+    assert not run_checkpoints.is_over(history[:11], TrainSection(stop_after=None, epochs=12))
 
 
 def test_of_equal_scores_the_later_is_best(tmp_path: Path) -> None:

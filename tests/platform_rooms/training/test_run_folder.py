@@ -25,7 +25,7 @@ from brgsa_platform.training.run_folder import claimed, previous_run, write_run
 pytestmark = pytest.mark.ray
 
 SETTINGS = [
-    "data={style: report, shuffle_buffer: 20}",
+    "data={style: report, unit: volume, shuffle_buffer: 20}",
     "model.vision.volume=[16, 16, 8]",
     "train={epochs: 2, batch_size: 8, threads: 1, workers: 0}",
 ]

@@ -40,7 +40,7 @@ from brgsa_platform.training.workers import ALONE, WorkerContext
 pytestmark = pytest.mark.ray
 
 SETTINGS = [
-    "data={style: report, shuffle_buffer: 20}",
+    "data={style: report, unit: volume, shuffle_buffer: 20}",
     "model.vision={name: cnn3d, volume: [16, 16, 8], width: 4, norm: batch}",
     "train={epochs: 1, batch_size: 4, threads: 1, workers: 0}",
 ]
@@ -103,7 +103,7 @@ def untrained(given: TrainingTask) -> BrgSA:
 def validated(given: TrainingTask, workers: WorkerContext) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
     """Metrics of the untrained model on the validation split, and its embeddings there."""
     settings, store = RunConfig.from_tree(given.config), Store.open(given.store)
-    validation = Validation.of(store, "report", split_index(store, "train"))
+    validation = Validation.of(store, settings, split_index(store, "train"))
     assert validation is not None
     model = untrained(given)
     source = BatchSource(
@@ -115,7 +115,7 @@ def validated(given: TrainingTask, workers: WorkerContext) -> tuple[dict[str, fl
     )
     batches = evaluation_batches(source, batch_size=3)
     volumes = encode_split(model, validation.rows, batches, workers=workers).embeddings
-    return validation.measure(model, volumes, settings.loss, 3).metrics, volumes.plain.numpy()
+    return validation.measure(model, volumes, settings.loss).metrics, volumes.plain.numpy()
 
 
 def outcome(work: Callable[[], Any]) -> Any:
@@ -158,6 +158,9 @@ def tasks(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tr
         "vit": task(pairs, folder / "vit", config(*VIT)),
         "shared out": task(
             pairs, folder / "shared-out", config(*VIT, "train={parallel: fsdp, workers: 2, log_every: 5}")
+        ),
+        "stopped": task(
+            pairs, folder / "stopped", config(*VIT, "train={epochs: 5, stop_after: 1, workers: 2}", "optim.lr=1e-30")
         ),
         "damaged": task(pairs, folder / "damaged", config(), damaged=True),
         "too large": task(pairs, folder / "too-large", too_large),
@@ -222,6 +225,11 @@ def test_two_workers_train_and_agree(results: list[dict[str, Any]], tasks: dict[
     assert np.isfinite(history[0]["val/loss"])
     assert (Path(tasks["whole"].out) / "checkpoints" / "best.json").is_file()
     assert (Path(tasks["whole"].out) / TOKENIZER).is_dir()
+
+
+def test_two_workers_stop_early_together(results: list[dict[str, Any]]) -> None:
+    """No epoch is better than the first, for the weights stay as they are."""
+    assert [len(of_rank["stopped"][0]) for of_rank in results] == [2, 2]
 
 
 def test_weights_that_are_shared_out_train_alike(results: list[dict[str, Any]], tasks: dict[str, TrainingTask]) -> None:
