@@ -35,7 +35,7 @@ from brgsa.volumes.intensity import Intensity, unit_intensities
 from brgsa_platform.config import DataSection
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, training_batches
 from brgsa_platform.loading.loaders import VolumeReader
-from brgsa_platform.loading.order import epoch_batches
+from brgsa_platform.loading.order import Items, epoch_batches
 from brgsa_platform.store.reader import encoded_volume
 
 FULL = ((256, 256, 128), (224, 224, 112))
@@ -232,7 +232,7 @@ def _rate(way: Callable[[Data, int], Batches], data: Data) -> float:
 
 
 def _batches(data: Data, epoch: int) -> np.ndarray:
-    return epoch_batches(data.index.shard, data.index.scans, BATCH, 0, epoch, 4096)
+    return epoch_batches(data.index.shard, Items.volumes(data.index.scans), BATCH, 0, epoch, 4096)
 
 
 @contextmanager
@@ -267,7 +267,8 @@ def loaded(data: Data, loader: Literal["ray", "torch"], seconds: float) -> Loade
 
     @ray.remote(num_cpus=1)
     def worker() -> LoaderRate:
-        batches = training_batches(source, batch_size=BATCH, epochs=range(ENDLESS), seed=0)
+        items = Items.volumes(data.index.scans)
+        batches = training_batches(source, items, batch_size=BATCH, epochs=range(ENDLESS), seed=0)
         sizes = (sum(len(torch.from_numpy(block)) for block in batch.blocks) for batch in batches)
         for _ in range(2 * WORKERS):
             next(sizes)
