@@ -43,6 +43,8 @@ _ASSERTION = re.compile(
     r"known|chronic|new|small|tiny|trace)\b|an?\s|\d+(?:[.,]\d+)?\s*(?:mm|cm)\b)(?!.*\b(?:or|nor)\b)",
     re.IGNORECASE,
 )
+# Up to here goes a list: "no mass, small nodule, or effusion" denies all three.
+_LIST_END = re.compile(rf"{_HARD.pattern}|\b{_DENIAL.pattern}", re.IGNORECASE)
 _LISTED = re.compile(
     rf"(?:.*\b(?:demonstrates?|shows?|reveals?)\s+)?{_DENIAL.pattern}|(?:interval )?(?:resolution|disappearance) of\b",
     re.IGNORECASE,
@@ -96,7 +98,7 @@ def clauses(sentence: str) -> Iterator[str]:
             or (_THERE.match(ahead) and _DENIAL.match(left))
             or _EXCEPT.match(left)
             or _both_assert(left, ahead, rest)
-            or (_LISTED.match(left) and _ASSERTION.match(ahead))
+            or (_LISTED.match(left) and _ASSERTION.match(_LIST_END.split(rest)[0]))
             or (_DENIAL.match(before) and _DENIAL.match(left) and _PRESENT.match(ahead))
         ):
             yield left

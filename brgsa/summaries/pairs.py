@@ -117,7 +117,7 @@ def _sided_verdict(value: str) -> str:
         sides = [part for part in parts if _SIDE.search(part)]
     if not sides:
         return _verdict(value)
-    verdicts = {_verdict(_SIDED.sub("", part)) for part in sides}
+    verdicts = {_verdict(_SIDED.sub("", part)) or _verdict(part.split()[-1]) for part in sides}
     return verdicts.pop() if len(verdicts) == 1 else "present" if verdicts & {"", "present"} else "uncertain"
 
 

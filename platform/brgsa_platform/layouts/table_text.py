@@ -171,11 +171,16 @@ def _holds_rows(row: Sequence[str], at: int, separator: str) -> bool:
 
     So it is where a quotation mark that opens in one row is closed only by the next one, some rows below.
     """
-    others = [i for i, cell in enumerate(row) if i != at and cell]
-    if all(_form(row[i]) in ("", "0") for i in others):
-        return False  # numbers alone tell nothing
-    lines = (line.split(separator) for line in row[at].split("\n")[1:])
-    return any(len(cells) == len(row) and all(_form(cells[i]) == _form(row[i]) for i in others) for cells in lines)
+    lines = [line.split(separator) for line in row[at].split("\n")[1:]]
+    # The last one may go on behind the cell, as a row of its own.
+    return any(_alike(cells, row, at, len(row)) for cells in lines) or _alike(lines[-1], row, at, at + 1)
+
+
+def _alike(cells: Sequence[str], row: Sequence[str], at: int, count: int) -> bool:
+    """Whether these are so many cells, and each but that at `at` is formed as the row's; numbers alone tell nothing."""
+    others = [i for i, cell in enumerate(row[:count]) if i != at and cell]
+    telling = any(_form(row[i]) not in ("", "0") for i in others)
+    return telling and len(cells) == count and all(_form(cells[i]) == _form(row[i]) for i in others)
 
 
 def _form(cell: str) -> str:

@@ -99,6 +99,7 @@ REFUSED: dict[str, tuple[str, bytes, str, Any]] = {
         "unreadable-table",
         1,
     ),
+    "half a row within a quotation": ("t.csv", b'id,note,Emphysema\na1,"x,1\na2,y",0\n', "unreadable-table", 1),
     "HTML under Excel's name": ("t.xls", b"<table><tr><td>volume_id</td></tr></table>", "unreadable-table", None),
     "no header": ("t.csv", b"a.nii.gz,1\nb.nii.gz,0\n", "no-header", None),
     "commas or semicolons": ("t.csv", b"volume_id;a,report\nx;1,y\n", "unreadable-table", None),
