@@ -40,10 +40,15 @@ _DENIAL = re.compile(r"(?:no|without|there\s+(?:is|are|was|were)\s+no)\b", re.IG
 # "No effusion, mild atelectasis": what begins so is no further item of the denied list.
 _ASSERTION = re.compile(
     r"(?:(?:stable|unchanged|mild|minimal|moderate|severe|marked|extensive|multiple|several|scattered|few|persistent|residual|"
-    r"known|chronic|new)\b|an?\s|\d+(?:[.,]\d+)?\s*(?:mm|cm)\b)(?!.*\b(?:or|nor)\b)",
+    r"known|chronic|new|small|tiny|trace)\b|an?\s|\d+(?:[.,]\d+)?\s*(?:mm|cm)\b)(?!.*\b(?:or|nor)\b)",
     re.IGNORECASE,
 )
-_LISTED = re.compile(rf"{_DENIAL.pattern}|(?:interval )?(?:resolution|disappearance) of\b", re.IGNORECASE)
+# Up to here goes a list: "no mass, small nodule, or effusion" denies all three.
+_LIST_END = re.compile(rf"{_HARD.pattern}|\b{_DENIAL.pattern}", re.IGNORECASE)
+_LISTED = re.compile(
+    rf"(?:.*\b(?:demonstrates?|shows?|reveals?)\s+)?{_DENIAL.pattern}|(?:interval )?(?:resolution|disappearance) of\b",
+    re.IGNORECASE,
+)
 # "No effusion, no nodule, emphysema present": each denied item has its own "no".
 _PRESENT = re.compile(r"(?!.*\b(?:or|nor)\b).*\bpresent$", re.IGNORECASE)
 _THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
@@ -90,9 +95,10 @@ def clauses(sentence: str) -> Iterator[str]:
         if (
             _HARD.search(joint[0])
             or _DENIAL.match(ahead)
+            or (_THERE.match(ahead) and _DENIAL.match(left))
             or _EXCEPT.match(left)
             or _both_assert(left, ahead, rest)
-            or (_LISTED.match(left) and _ASSERTION.match(ahead))
+            or (_LISTED.match(left) and _ASSERTION.match(_LIST_END.split(rest)[0]))
             or (_DENIAL.match(before) and _DENIAL.match(left) and _PRESENT.match(ahead))
         ):
             yield left

@@ -14,6 +14,7 @@ _PAIR = re.compile(r"^(?P<key>[^:;|=?\t]{2,80}?)(?P<sep>\s*[:=]+>?\s*|\s+[-â€“â€
 _TRAILERS = ("absent", "present", "negative", "positive", "none", "nil")
 _TRAILING = re.compile(rf"^(?P<key>\S.{{2,60}}?)(?P<sep>\s+)(?P<value>{'|'.join(_TRAILERS)})$", re.IGNORECASE)
 _SIDED = re.compile(r"^\(?(?:right|left|bilateral|bilaterally|r|l)\)?\s*[:=-]?\s*(?=\S)", re.IGNORECASE)
+_SIDE = re.compile(r"\b(?:right|left)\b", re.IGNORECASE)
 _DENYING = re.compile(r"\b(?:no|not|without|negative|absence|free)\b", re.IGNORECASE)
 _LONGEST_KEY = 8  # words
 
@@ -110,10 +111,13 @@ def _of_finding(key: str, value: str, text: str, context: str) -> list[Statement
 
 def _sided_verdict(value: str) -> str:
     """The verdict of a value, also of one that gives it per side: "right: none, left: small" is present."""
-    sides = [part for part in re.split(r"[,;]\s*|\s+(?=(?:left|right)\s*[:=-])", value) if _SIDED.match(part)]
+    parts = re.split(r"[,;]\s*|\s+(?=(?:left|right)\s*[:=-])", value)
+    sides = [part for part in parts if _SIDED.match(part)]
+    if sum(_SIDE.search(part) is not None for part in parts) > 1:  # "none on the right, moderate on the left"
+        sides = [part for part in parts if _SIDE.search(part)]
     if not sides:
         return _verdict(value)
-    verdicts = {_verdict(_SIDED.sub("", part)) for part in sides}
+    verdicts = {_verdict(_SIDED.sub("", part)) or _verdict(part.split()[-1]) for part in sides}
     return verdicts.pop() if len(verdicts) == 1 else "present" if verdicts & {"", "present"} else "uncertain"
 
 

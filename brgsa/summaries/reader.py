@@ -104,6 +104,11 @@ _NEW = re.compile(
 )
 _RESOLVED = re.compile(r"\b(?:resolved|cleared)(?: \w+)? $")
 _EARLIER = re.compile(r"\b(?:previous(?:ly)?|prior|earlier|former)\b")
+# "No effusion except for a trace" does not deny it.
+_BUT_ONE = re.compile(
+    r"^[^,;]*\b(?:except|other than|apart from|aside from|save for) (?:for )?(?:an? |the |some )?"
+    r"(?:trace|tiny|small|minimal|minute|few|single|solitary|known|subtle|slight)\b"
+)
 _NOT_ASSESSED = re.compile(
     r"\b(?:(?:can|could) ?not be (?:\w+ly )?(?:evaluated|assessed)|(?:evaluated as )?suboptimal)\b"
 )
@@ -299,6 +304,8 @@ def _status(one: _Named, clause: str, aspects: set[str]) -> Status:
         return Status.UNCERTAIN
     # negspacy looks before and after a mention; "heart size is not increased" denies within it.
     if "negated" in aspects or DENIAL.search(clause[one.start : one.end]):
+        if _BUT_ONE.search(clause[one.end :]):
+            return Status.UNCERTAIN
         return Status.HISTORY if _EARLIER.search(clause) else Status.ABSENT
     if "hedged" in aspects or _NOT_ASSESSED.search(clause):
         return Status.UNCERTAIN

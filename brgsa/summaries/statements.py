@@ -63,7 +63,7 @@ def _of_section(section: str) -> Iterator[Statement]:
 def _cells(line: str, columns: list[str]) -> list[str] | None:
     """The cells of a table's row; None where the line is none. Pairs in a row ("Effusion: no | Nodule: yes") are no table."""
     cells = [tidy(cell) for cell in line.strip("| ").split("|")]
-    is_row = line.count("|") >= 2 or ("|" in line and bool(columns))
+    is_row = line.count("|") >= 2 or ("|" in line and bool(columns)) or is_verdict_pair(": ".join(cells))
     return cells if is_row and not any(is_verdict_pair(cell) for cell in cells) else None
 
 

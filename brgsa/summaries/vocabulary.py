@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-DENIAL = re.compile(r"\b(?:no|not|without)\b")
+DENIAL = re.compile(r"\b(?:no|not|without|free of|clear of)\b")
 BEGINNING = 3
 _WORD = re.compile(r"\w+")
 SEPARATOR = r"[\s\-/,]+"

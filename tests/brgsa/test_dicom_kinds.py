@@ -425,3 +425,27 @@ def test_every_doubt_has_a_sentence(tmp_path: Path) -> None:
     flags = read_volume(tmp_path).flags
     assert "rescale:varies 2 rescales" in flags
     assert len(quality_warnings(flags)) == 1
+
+
+# --- values and times that fit no reader ------------------------------------------------------------------------------
+
+
+def test_values_in_the_upper_bits_are_refused(tmp_path: Path) -> None:
+    save_dicom(tmp_path, chest(), BitsStored=12, HighBit=15, PixelRepresentation=0)
+    with refused("bits-shifted", field="HighBit", value="15 of 12 bits"):
+        read_volume(tmp_path)
+
+
+def test_a_map_of_electron_density_is_left_out(tmp_path: Path) -> None:
+    save_dicom(tmp_path, chest(), ImageType=["DERIVED", "PRIMARY", "AXIAL", "DE_RHO"])
+    assert left_out(tmp_path) == {"not-hu": 20}
+
+
+def test_a_scan_over_midnight_without_a_day_is_one(tmp_path: Path) -> None:
+    """It is no pause of a day between two scans."""
+
+    def time(k: int, header: Dataset) -> None:
+        header.AcquisitionTime = f"2359{50 + k}" if k < 10 else f"0000{k - 10:02d}"
+
+    save_dicom(tmp_path, chest(), change=time)
+    np.testing.assert_array_equal(read_volume(tmp_path).array, chest())

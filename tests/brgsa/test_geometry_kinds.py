@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import pytest
-from formats import FORMATS, RAS_FROM_LPS, save_as
+from formats import FORMATS, RAS_FROM_LPS, save_as, save_metaimage, save_nrrd
 from refusals import refused
 
 from brgsa.volumes import flag_name, quality_warnings, read_volume
@@ -24,6 +24,37 @@ def askew(tilt: float, axis: int = 1) -> npt.NDArray[np.float64]:
     directions = np.eye(3)
     directions[axis, 2], directions[2, 2] = np.sin(np.radians(tilt)), np.cos(np.radians(tilt))
     return directions
+
+
+# --- what headers leave to their format -------------------------------------------------------------------------------
+
+
+def test_a_nifti_s_qfac_of_zero_is_one(tmp_path: Path) -> None:
+    """As nifti1.h says."""
+    image = nibabel.Nifti1Image(chest(), None)
+    image.set_qform(np.diag([-5.0, -5.0, 6.0, 1.0]), 1)
+    nibabel.save(image, path := tmp_path / "a.nii")
+    raw = bytearray(path.read_bytes())
+    assert raw[76:80] == np.float32(1).tobytes()
+    raw[76:80] = bytes(4)
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(read_volume(path).array, chest())
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("nrrd", ".nhdr"), ("metaimage", ".mhd")])
+def test_the_missing_file_of_a_header_is_named(kind: str, suffix: str, tmp_path: Path) -> None:
+    named = {"nrrd": {"data file": "gone.raw", "encoding": "raw"}, "metaimage": {}}[kind]
+    write = {"nrrd": save_nrrd, "metaimage": save_metaimage}[kind]
+    path = write(tmp_path / f"gone{suffix}", chest(), SPACING, np.eye(3), named)
+    (tmp_path / "gone.raw").unlink(missing_ok=True)
+    with refused("file-missing", path=str(path), value="gone.raw"):
+        read_volume(path)
+
+
+def test_a_nrrd_s_encoding_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = save_nrrd(tmp_path / "a.nrrd", chest(), SPACING, np.eye(3), {"encoding": "bzip2"})
+    with refused("encoding-unknown", field="encoding", value="bzip2"):
+        read_volume(path)
 
 
 # --- gantry tilt ------------------------------------------------------------------------------------------------------

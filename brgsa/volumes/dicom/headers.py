@@ -62,7 +62,7 @@ TAGS = [
         "AccessionNumber",
     ),
     *("InstanceNumber", "AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "NumberOfFrames"),
-    *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "RealWorldValueMappingSequence"),
@@ -183,6 +183,7 @@ def _header(path: Path, frame: int | None, tags: _Tags, whole: bool) -> SliceHea
     values = "PixelValueTransformationSequence"
     slope, intercept = tags.numbers("RescaleSlope", 1, values), tags.numbers("RescaleIntercept", 1, values)
     number = tags.numbers("InstanceNumber", 1)
+    tags.check_bits()
     return SliceHeader(
         file=path,
         frame=frame,
@@ -262,6 +263,12 @@ class _Tags:
             wrapped = int(number[0]) % 2**bits
             ends.append(wrapped - 2**bits if signed and wrapped >= 2 ** (bits - 1) else wrapped)
         return min(ends), max(ends)
+
+    def check_bits(self) -> None:
+        """A fault where stored values do not fill the lowest bits, as DICOM asks: no reader here shifts them."""
+        high, stored = self.numbers("HighBit", 1), self.numbers("BitsStored", 1)
+        if high and stored and high[0] != stored[0] - 1:
+            self.faults["HighBit"] = f"{high[0]:.0f} of {stored[0]:.0f} bits"
 
     def units(self) -> str:
         """Units of the header's RealWorldValueMapping, as "[hnsf'U]" or "mg/cm3"."""

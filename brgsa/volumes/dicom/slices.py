@@ -31,7 +31,7 @@ MAPS = _words(
         "MAT_(?:SPECIFIC|FRACTIONAL|VALUE_BASED|REMOVED|MODIFIED)",
         "PBV",
     ),
-    *("IODINE", "PERFUSION"),
+    *("IODINE", "PERFUSION", "RHO"),
 )
 REFORMATTED = _words("MPR", "REFORMATTED", "RESAMPLED")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ FEWEST_SLICES = 8
 SAME_POSITION = 1e-3  # mm
 LARGEST_GAP = 1.5  # times the median step
 UNEVEN, UNEVEN_SHARE = 0.11, 0.1  # mm, and share of the median step, whichever is more: positions are rounded to 0.1 mm
+DAY = 86400.0  # seconds
 PAUSE = 3.0  # times the median step in time
 ORDERED = 0.9  # correlation of time and position, from which slices count as taken in their order
 ASIDE = 1.0  # mm that a slice may lie off the straight line of the others
@@ -89,6 +91,7 @@ def _acquisitions(headers: Sequence[SliceHeader]) -> list[Stack]:
 
 def _phases(headers: Sequence[SliceHeader]) -> list[Stack]:
     """Slices that only the time of their acquisition tells apart: a sweep over the patient each."""
+    headers = _past_midnight(headers)
     whole = _stack(headers)
     if not _located(headers):
         return [whole]
@@ -163,6 +166,9 @@ def _incomplete(headers: Sequence[SliceHeader]) -> Refusal | None:
         reason = f"it has only {count} slices; give a series of at least {FEWEST_SLICES}."
         return Refusal("too-few-slices", reason, count)
     faults = {name: text for h in headers for name, text in h.faults}
+    if bits := faults.get("HighBit"):
+        reason = f"its stored values do not lie in the lowest bits (HighBit {bits}); export the series again."
+        return Refusal("bits-shifted", reason, bits, "HighBit")
     for name, values in (
         ("PixelSpacing", [h.spacing for h in headers]),
         ("ImageOrientationPatient", [h.orientation for h in headers]),
@@ -233,6 +239,14 @@ def _doubts(ordered: Sequence[SliceHeader]) -> tuple[Doubt, ...]:
 
 
 # --- order in time ----------------------------------------------------------------------------------------------------
+
+
+def _past_midnight(headers: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
+    """The slices with times that go on past midnight, where they give no day and lie at both ends of one."""
+    times = [h.time for h in headers if h.time is not None]
+    if not times or max(times) >= DAY or max(times) - min(times) < DAY / 2:
+        return headers
+    return [replace(h, time=h.time + DAY) if h.time is not None and h.time < DAY / 2 else h for h in headers]
 
 
 def _sweeps(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:

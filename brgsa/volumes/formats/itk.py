@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brgsa.volumes.errors import VolumeError, cut_short
+from brgsa.volumes.formats.detached import data_files
 from brgsa.volumes.formats.shape import check_spacing, impossible_spacing, not_an_image, not_numbers, three_dimensional
 from brgsa.volumes.stored import Doubt, Stored, contradiction
 from brgsa.volumes.volume import axis_order
@@ -50,6 +51,7 @@ _NRRD_NUMBERS = {
     "float": "f4",
     "double": "f8",
 }
+_NRRD_ENCODINGS = ("raw", "txt", "text", "ascii", "hex", "gz", "gzip")
 _HEADER = 65536  # bytes within which a text header ends
 
 
@@ -65,6 +67,7 @@ def read_itk(path: Path) -> Stored:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     text = _Header(path)
     text.check()
+    _check_data_files(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -95,6 +98,19 @@ def read_itk(path: Path) -> Stored:
     )
 
 
+def _check_data_files(path: Path) -> None:
+    """Refuse a header whose voxels lie in a file that is not there."""
+    for file in data_files(path):
+        if "%" not in file.name and not file.is_file():
+            raise VolumeError(
+                path,
+                f"its voxels should lie in {file.name!r}, which is not there; copy that file too.",
+                code="file-missing",
+                field="data file",
+                value=file.name,
+            )
+
+
 class _Header:
     """The text in front of a NRRD or MetaImage.
 
@@ -114,7 +130,7 @@ class _Header:
         self.factor = UNITS.get(self.unit.lower(), 0.0)
 
     def check(self) -> None:
-        """Refuse a unit that is no length, a negative spacing (ITK takes its absolute value)."""
+        """Refuse a unit that is no length, an encoding that ITK lacks, a negative spacing (ITK takes its absolute value)."""
         if not self.factor:
             raise VolumeError(
                 self._path,
@@ -123,6 +139,15 @@ class _Header:
                 field="units",
                 value=self.unit,
             )
+        encoding = self._fields.get("encoding", "raw").lower() if self._nrrd else "raw"
+        if encoding not in _NRRD_ENCODINGS:
+            raise VolumeError(
+                self._path,
+                f"its voxels are encoded as {encoding!r}, which is not read here: save it with gzip, or uncompressed.",
+                code="encoding-unknown",
+                field="encoding",
+                value=encoding,
+            )
         spacing = self._fields.get("spacings" if self._nrrd else "elementspacing", "").split()
         if any(number.startswith("-") for number in spacing):
             raise impossible_spacing(self._path, spacing)
@@ -130,6 +155,7 @@ class _Header:
     def damaged(self, error: RuntimeError) -> VolumeError:
         """The refusal of a header that ITK cannot make sense of, as where a NRRD gives its spacing twice."""
         said = str(error).strip().splitlines()[-1].removeprefix("[nrrd] ").strip()
+        said = re.sub(r"ITK ERROR: \w+\(0x[0-9a-f]+\): (?:\w+: )?", "", said)
         return VolumeError(
             self._path,
             f"its header cannot be understood ({said}); correct it, or export the scan again.",

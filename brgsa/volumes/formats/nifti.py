@@ -44,6 +44,8 @@ def read_nifti(path: Path) -> Stored:
     header_file, image_file = _pair(path)
     raw = _bytes(path, header_file)
     header, kind = _header(path, raw)
+    if kind != "analyze" and header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1  # so nifti1.h reads a qfac of 0
     shape = three_dimensional(path, tuple(int(n) for n in header.get_data_shape()))
     unit, factor = UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0)) if kind != "analyze" else ("mm", 1.0)
     pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64) * factor

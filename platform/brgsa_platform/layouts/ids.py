@@ -15,6 +15,8 @@ _BLANK = "".join(chr(c) for c in range(0x3001) if chr(c).isspace()) + "\u200b\uf
 _DECIMALS = re.compile(r"(?<=[0-9])(?:\.0+)+$")
 _LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _NOT_IN_KEY = re.compile(r"[\s_\-./]+")
+# What programs and people write where there is nothing.
+_NOTHING = frozenset({"na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "none", "unknown", "-", "--", "?"})
 
 
 class IdKind(StrEnum):
@@ -85,6 +87,17 @@ def canonical_id(text: str) -> str:
     return whole[1] if whole else text
 
 
+def is_nothing(text: str) -> bool:
+    """Whether a cell is empty, or holds one of the words that stand for nothing: NA, nan, null."""
+    word = text.strip(_BLANK).casefold()
+    return not word or word in _NOTHING
+
+
+def owner_id(text: str) -> str:
+    """A scan's or a patient's id in its one form; empty for `NA` and the like, which would make one scan of many."""
+    return "" if is_nothing(text) else canonical_id(text)
+
+
 def loose_id(text: str) -> str:
     """An id without case, leading zeros and decimals of a number: two ids that agree in it may be one id written twice."""
     return _LEADING_ZEROS.sub("", _DECIMALS.sub("", canonical_id(text).casefold())).strip()
@@ -105,6 +118,8 @@ def without_suffix(name: str) -> str:
 
 def id_in(kind: IdKind, text: str) -> str:
     """A cell as an id of a kind; empty where it holds none."""
+    if is_nothing(text):
+        return ""  # before the path in `n/a` is looked at
     if kind is IdKind.VOLUME:
         return canonical_id(without_suffix(text.strip()))
     if kind is IdKind.FILE:

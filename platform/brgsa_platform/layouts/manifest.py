@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from brgsa.errors import UserError
 from brgsa.volumes.formats.detached import data_files
 from brgsa_platform.layouts.account import Listing, TableAccount, passed_over
-from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id, without_suffix
+from brgsa_platform.layouts.ids import IdKind, canonical_id, is_nothing, loose_id, owner_id, without_suffix
 from brgsa_platform.layouts.item import SPLITS, Archive, Item, Listed, split_of
 from brgsa_platform.layouts.label_columns import LabelColumns, label_columns
 from brgsa_platform.layouts.table_files import Table, read_table
@@ -39,11 +39,44 @@ def manifest(archive: Archive) -> Listing:
         table.require("report")
     labels = label_columns(table)
     roots = [os.path.abspath(archive.root.parent), *archive.roots]
+    _check_all_or_none(table, "patient_id", "split")
     volumes = [
         _listed(archive, table, row, number, roots, labels)
         for row, number in zip(table.rows, table.numbers, strict=True)
     ]
+    _check_once(table, volumes)
     return Listing(volumes, [_account(table, {**reports, **labels.taken}, _alike(volumes))])
+
+
+def _check_all_or_none(table: Table, *names: str) -> None:
+    """Refuse a column that only some rows fill: a patient without an id, or with an invented split, may stand in two splits."""
+    for name in names:
+        empty = [
+            number for row, number in zip(table.rows, table.numbers, strict=True) if is_nothing(table.cell(row, name))
+        ]
+        if empty and len(empty) < len(table.rows):
+            raise UserError(
+                f"The manifest {table.path} has no {name} in {len(empty)} of its {len(table.rows)} rows (the first is row "
+                f"{empty[0]}): give one to every row, or leave the column out.",
+                code="missing-value",
+                field=name,
+                value=empty[0],
+            )
+
+
+def _check_once(table: Table, volumes: Sequence[Listed]) -> None:
+    """Refuse one file, or one series, under two ids."""
+    first: dict[tuple[str, str | None], Listed] = {}
+    for volume in volumes:
+        other = first.setdefault((volume.item.path, volume.item.series), volume)
+        if other.item.volume_id != volume.item.volume_id:
+            raise UserError(
+                f"The manifest {table.path} names one volume twice, in {other.origin} and {volume.origin}, under two ids: keep "
+                "one of the rows.",
+                code="repeated-volume",
+                field="volume",
+                value=volume.origin,
+            )
 
 
 def _alike(volumes: Sequence[Listed]) -> int:
@@ -77,10 +110,11 @@ def _listed(
     volume = table.cell(row, "volume")
     path = _path(table.path, volume, number, roots)
     file = canonical_id(_stem(table.path, volume))
-    volume_id, scan, patient = (canonical_id(table.cell(row, name)) for name in OPTIONAL[:3])
+    volume_id, scan, patient = (owner_id(table.cell(row, name)) for name in OPTIONAL[:3])
     volume_id = volume_id or file
     owner = patient or scan or volume_id
-    split = table.cell(row, "split").lower() or split_of(loose_id(owner), 0.1, archive.validation_fraction)
+    given = table.cell(row, "split")
+    split = ("" if is_nothing(given) else given.lower()) or split_of(loose_id(owner), 0.1, archive.validation_fraction)
     if split not in SPLITS:
         raise UserError(
             f"The manifest {table.path} has an unknown split in row {number}: use one of {', '.join(SPLITS)}.",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.ids import COLUMN_OF, ID_COLUMNS, IdKind, column_key, id_in, loose_id
+from brgsa_platform.layouts.ids import COLUMN_OF, ID_COLUMNS, SUFFIXES, IdKind, column_key, id_in, loose_id
 from brgsa_platform.layouts.item import Listed
 from brgsa_platform.layouts.table_files import Table
 
@@ -131,8 +131,13 @@ def id_columns(table: Table) -> list[int]:
 def _kind(table: Table, at: int, volumes: Volumes) -> IdKind | None:
     """The kind of ids in a column; None where it fits none."""
     own = ID_COLUMNS[column_key(table.columns[at])]
+    if own is IdKind.SERIES and all(row[at].isdigit() for row in table.rows if row[at]):
+        return None  # SeriesNumbers, which every study counts anew
     called = [kind for kind in _CALLED_ALIKE.get(own, (own,)) if volumes.knows(kind)] if own else []
-    fits = {kind: _found(table, at, kind, volumes) for kind in called or volumes.kinds()}
+    # The number 2024/17 of an examination is no path to the file 17.
+    paths = own in (None, *_CALLED_ALIKE) or any(row[at].lower().endswith(SUFFIXES) for row in table.rows)
+    others = [kind for kind in volumes.kinds() if paths or kind is not IdKind.FILE]
+    fits = {kind: _found(table, at, kind, volumes) for kind in called or others}
     fits = {kind: found for kind, found in fits.items() if found}
     if own in fits and all(len(found) <= len(fits[own]) for found in fits.values()):
         return own

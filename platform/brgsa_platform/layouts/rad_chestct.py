@@ -11,7 +11,7 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts.account import Listing, TableAccount
-from brgsa_platform.layouts.ids import IdKind, canonical_id, file_name
+from brgsa_platform.layouts.ids import IdKind, file_name, owner_id
 from brgsa_platform.layouts.item import Archive, Item, Listed
 from brgsa_platform.layouts.label_columns import Labels, is_rad_chestct_s_own
 from brgsa_platform.layouts.matching import Volumes
@@ -63,7 +63,7 @@ def rad_chestct(archive: Archive) -> Listing:
 def _listed(archive: Archive, path: Path, row: Mapping[str, str | None]) -> Listed:
     """A volume with its row of the metadata, which may be empty."""
     volume = file_name(path.name)
-    scan, patient = canonical_id(row.get(SCAN) or ""), canonical_id(row.get(PATIENT) or "")
+    scan, patient = owner_id(row.get(SCAN) or ""), owner_id(row.get(PATIENT) or "")
     source = path.relative_to(archive.root).as_posix()
     item = Item(
         volume_id=volume,

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from difflib import get_close_matches
@@ -165,6 +166,8 @@ def _cells(path: Path, raw: bytes) -> Cells:
     if raw.startswith(b"\xd0\xcf\x11\xe0"):
         raise UnreadableText("it is of an old Excel; save it as .xlsx or CSV")
     text = decoded(raw)
+    if text.lstrip("\ufeff \t\r\n").startswith("<"):
+        raise UnreadableText("it is HTML or XML, which some programs name like Excel; save it as .xlsx or CSV")
     if text.lstrip("\ufeff \t\r\n").startswith(("{", "[")) or path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
         return _json(text.removeprefix("\ufeff"))
     return parsed(text)
@@ -177,11 +180,13 @@ def _parquet(raw: bytes) -> Cells:
     try:
         # pyarrow and not pandas, which makes a column of numbers with a gap one of floats, and an index no column at all.
         table = pq.read_table(io.BytesIO(raw))
-        columns = [[cell_text(value) for value in column.to_pylist()] for column in table.columns]
+        columns = [column.to_pylist() for column in table.columns]
+        records = list(map(list, zip(*columns, strict=True)))
     except (OSError, pa.ArrowException) as error:
         raise UnreadableText("its Parquet is cut short or damaged") from error
     names = [name.strip() for name in table.column_names]
-    return cells_of([names, *map(list, zip(*columns, strict=True))])
+    _check_plain(dict(zip(names, record, strict=True)) for record in records)
+    return cells_of([names, *([cell_text(value) for value in record] for record in records)])
 
 
 def _excel(raw: bytes) -> Cells:
@@ -199,6 +204,11 @@ def _excel(raw: bytes) -> Cells:
         raise UnreadableText(f"{len(sheets)} of its sheets hold something; keep one")
     if not sheets:
         return Cells([], [], [])
+    if merged := sheets[0].merged_cells.ranges:
+        raise UnreadableText(
+            f"{len(merged)} of its cells are merged, and only the first of each keeps the value; unmerge them, fill in what "
+            "they stood for, and begin with the row of the columns' names"
+        )
     values = sheets[0].values
     shown = list(zip(values, formulas[sheets[0].title].values, strict=True))
     for number, (row, formula) in enumerate(shown):
@@ -223,9 +233,7 @@ def _json(text: str) -> Cells:
             records = [records]  # lines of JSON, of which there is one
     if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
         raise UnreadableText("it holds neither records nor an object of texts")
-    for number, row in enumerate(records, start=1):
-        if any(isinstance(row[name], list | dict) for name in row if column_key(name) in _KNOWN):
-            raise UnreadableText(f"row {number} holds a list or an object; write plain values", number)
+    _check_plain(records)
     names = list(dict.fromkeys(name for row in records for name in row))
     header = [name.strip() for name in names]
     return (
@@ -233,6 +241,13 @@ def _json(text: str) -> Cells:
         if names
         else Cells([], [], [])
     )
+
+
+def _check_plain(records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse lists and objects in columns that are known, whose text would be Python's."""
+    for number, row in enumerate(records, start=1):
+        if any(isinstance(row[name], list | dict) for name in row if column_key(name) in _KNOWN):
+            raise UnreadableText(f"row {number} holds a list or an object; write plain values", number)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -152,11 +152,40 @@ def _rows(text: str, separator: str) -> Cells:
             read += 1
 
     try:
-        return cells_of(records())
+        made = cells_of(records())
     except csv.Error as error:
         raise UnreadableText(
             f"a quotation mark of row {read} is not closed, or stands inside a cell that is not quoted", read
         ) from error
+    for row, number in zip(made.rows, made.numbers, strict=True):
+        if any("\n" in cell and _holds_rows(row, at, separator) for at, cell in enumerate(row)):
+            raise UnreadableText(
+                f"a cell of row {number} holds the rows after it: a quotation mark there is not closed; close it",
+                number,
+            )
+    return made
+
+
+def _holds_rows(row: Sequence[str], at: int, separator: str) -> bool:
+    """Whether a line in a cell looks like a row of the table: as many cells, and all others formed as those of its own row.
+
+    So it is where a quotation mark that opens in one row is closed only by the next one, some rows below.
+    """
+    lines = [line.split(separator) for line in row[at].split("\n")[1:]]
+    # The last one may go on behind the cell, as a row of its own.
+    return any(_alike(cells, row, at, len(row)) for cells in lines) or _alike(lines[-1], row, at, at + 1)
+
+
+def _alike(cells: Sequence[str], row: Sequence[str], at: int, count: int) -> bool:
+    """Whether these are so many cells, and each but that at `at` is formed as the row's; numbers alone tell nothing."""
+    others = [i for i, cell in enumerate(row[:count]) if i != at and cell]
+    telling = any(_form(row[i]) not in ("", "0") for i in others)
+    return telling and len(cells) == count and all(_form(cells[i]) == _form(row[i]) for i in others)
+
+
+def _form(cell: str) -> str:
+    """A cell with its digits and letters made one each: `a0.a` of `scan12.nii`; empty where it holds no digit."""
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", cell.strip())) if re.search(r"\d", cell) else ""
 
 
 def cells_of(records: Iterable[Sequence[str]]) -> Cells:

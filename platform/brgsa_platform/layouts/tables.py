@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts.account import TableAccount, account
-from brgsa_platform.layouts.ids import COLUMN_OF, IdKind, id_in
+from brgsa_platform.layouts.ids import COLUMN_OF, IdKind, id_in, is_nothing
 from brgsa_platform.layouts.label_columns import LABELS, LabelColumns, Labels, label_columns
 from brgsa_platform.layouts.matching import Match, Volumes, id_columns, match
 from brgsa_platform.layouts.table_files import Table
 
 REPORT_COLUMNS = ("report", "report_text")
 FINDINGS, IMPRESSIONS = "Findings_EN", "Impressions_EN"
+_SCIENTIFIC = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+?[0-9]{1,2}")  # how Excel shows long numbers
 NOT_GIVEN = "Not given."  # CT-RATE's word for an empty section
 
 Value = TypeVar("Value")
@@ -172,12 +174,13 @@ def report_columns(table: Table) -> dict[str, str]:
 
 
 def report_in(table: Table, row: list[str]) -> str:
-    """A row's report; empty where it has none."""
+    """A row's report; empty where it has none, or only a word for nothing such as `nan`."""
     plain = [at for at in map(table.column, REPORT_COLUMNS) if at is not None]
     if plain:
-        return row[plain[0]]
+        text = row[plain[0]]
+        return "" if is_nothing(text) and text.casefold() != "none" else text  # "None" may be all that a report says
     parts = (("Findings", table.cell(row, FINDINGS)), ("Impression", table.cell(row, IMPRESSIONS)))
-    return " ".join(f"{title}: {part}" for title, part in parts if part and part != NOT_GIVEN)
+    return " ".join(f"{title}: {part}" for title, part in parts if part != NOT_GIVEN and not is_nothing(part))
 
 
 def accounts_of(joined: Iterable[Joined[Value]]) -> list[TableAccount]:
@@ -223,7 +226,13 @@ def nothing_matched(role: str, joined: Sequence[Joined[Value]], volumes: Volumes
         return
     near = sum(one.account.near for one in joined)
     hint = f" ({near} rows differ from an id only by leading zeros, case or a decimal)" if near else ""
+    short = sum(
+        bool(_SCIENTIFIC.fullmatch(row[at])) for one in joined for at in id_columns(one.table) for row in one.table.rows
+    )
+    if short:
+        hint = f" ({short} are written like 1.23E+12, without their last digits: export that column as text)"
     other = next((one.other for one in joined if one.other), None)
+    hint = "" if other else hint
     mend = f"if they are ids of the kind {other}, name the column {COLUMN_OF[other]!r}" if other else "mend its ids"
     path = joined[0].table.path
     raise UserError(

@@ -178,3 +178,41 @@ def test_a_patient_stands_in_one_split_however_spelled(other: str, tmp_path: Pat
     for number in range(40):
         first, second = items(("a.nii.gz", f"P{number}7", ""), ("b.nii.gz", other.replace("7", f"{number}7"), ""))
         assert first.split == second.split
+
+
+# --- ids that say nothing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nothing", ["NA", "nan", "NULL", "n/a", "Unknown", "-"])
+def test_a_word_for_nothing_is_no_id(nothing: str, tmp_path: Path) -> None:
+    source = manifest(tmp_path, ("a.nii", nothing, "P1"), ("b.nii", nothing, "P2"))
+    assert [i.scan_id for i in read_archive(source, "manifest", 0.1).items] == ["a", "b"]
+    with refused("unmatched-labels"):
+        read(source, labels(tmp_path, "scan_id", [nothing]))
+
+
+@pytest.mark.parametrize("column", ["patient_id", "split"])
+@pytest.mark.parametrize("empty", ["", "NA"])
+def test_a_column_that_only_some_rows_fill_is_refused(column: str, empty: str, tmp_path: Path) -> None:
+    rows = [("a.nii", "Clear.", "test"), ("b.nii", "Clear.", empty)]
+    with refused("missing-value", field=column, value=2):
+        read_archive(write_table(tmp_path / "m", ("volume", "report", column), rows), "manifest", 0.1)
+
+
+@pytest.mark.parametrize("again", ["a.nii", "./a.nii", "x/../a.nii"])
+def test_one_file_under_two_ids_is_refused(again: str, tmp_path: Path) -> None:
+    rows = [("a.nii", "Clear.", "A"), (again, "A nodule.", "B")]
+    with refused("repeated-volume", field="volume", value="row 2"):
+        read_archive(write_table(tmp_path / "m", ("volume", "report", "volume_id"), rows), "manifest", 0.1)
+
+
+def test_a_series_number_is_no_id(tmp_path: Path) -> None:
+    source = write_table(tmp_path / "m", ("volume", "report"), [(f"{i}.nii", "Clear.") for i in (1, 2, 3)])
+    with refused("unmatched-labels"):
+        read(source, labels(tmp_path, "Series", ["1", "2"]))
+
+
+def test_a_number_with_a_slash_is_no_path(tmp_path: Path) -> None:
+    source = write_table(tmp_path / "m", ("volume", "report"), [("17.nii", "Clear."), ("18.nii", "Clear.")])
+    with refused("unmatched-labels"):
+        read(source, labels(tmp_path, "accession", ["2024/17", "2024/19"]))

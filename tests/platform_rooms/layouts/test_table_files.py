@@ -93,6 +93,14 @@ REFUSED: dict[str, tuple[str, bytes, str, Any]] = {
     "one name twice": ("t.csv", b"volume_id,Emphysema,Emphysema\na,1,0\n", "duplicate-column", None),
     "an open quotation mark": ("t.csv", b'volume_id,report\na,"Clear\nb,x\n', "unreadable-table", 1),
     "a quotation mark within": ("t.csv", b'volume_id,report\na,"Clear" x\n', "unreadable-table", 1),
+    "rows within a quotation": (
+        "t.csv",
+        b'volume,report\na1.nii,"Clear.\na2.nii,x\na3.nii,y."\n',
+        "unreadable-table",
+        1,
+    ),
+    "half a row within a quotation": ("t.csv", b'id,note,Emphysema\na1,"x,1\na2,y",0\n', "unreadable-table", 1),
+    "HTML under Excel's name": ("t.xls", b"<table><tr><td>volume_id</td></tr></table>", "unreadable-table", None),
     "no header": ("t.csv", b"a.nii.gz,1\nb.nii.gz,0\n", "no-header", None),
     "commas or semicolons": ("t.csv", b"volume_id;a,report\nx;1,y\n", "unreadable-table", None),
     "Turkish or western": (
@@ -132,6 +140,32 @@ def test_what_could_mean_two_things_is_refused(case: str, tmp_path: Path) -> Non
     if row is not None:
         assert refusal.value.value == row
     assert "Clear" not in str(refusal.value)
+
+
+def test_lists_with_commas_in_a_report_are_no_rows(tmp_path: Path) -> None:
+    report = "1, nodule\n2. Nodule, 3 mm\nLungs, clear"
+    file = tmp_path / "t.csv"
+    file.write_text(f'id,report\n1,"{report}"\nscan2,"{report}"\n')
+    assert [row[1] for row in read_table(file).rows] == [report, report]
+
+
+def test_a_list_in_a_column_that_is_known_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"volume_id": ["a"], "report": [["Clear.", "No effusion."]]}), file)
+    with refused("unreadable-table", value=1):
+        read_table(file)
+
+
+def test_merged_cells_are_refused(tmp_path: Path) -> None:
+    """Their value stands in the first alone: the second volume of a patient would be nobody's."""
+    file = tmp_path / "t.xlsx"
+    book = openpyxl.Workbook()
+    for row in (["volume", "patient_id"], ["a.nii", "P"], ["b.nii", None]):
+        book.active.append(row)
+    book.active.merge_cells("B2:B3")
+    book.save(file)
+    with refused("unreadable-table", field=str(file)):
+        read_table(file)
 
 
 def test_excel_s_own_traps(tmp_path: Path) -> None:

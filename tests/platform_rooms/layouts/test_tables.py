@@ -119,6 +119,21 @@ def test_a_reconstruction_has_its_scan_s_report_where_the_table_names_scans(mani
     assert texts(tmp_path / "m.csv", two) == {"a": "One.", "b": "Two.", "c": ""}
 
 
+@pytest.mark.parametrize("nothing", ["nan", "NULL", "N/A"])
+def test_a_word_for_nothing_is_no_report(nothing: str, tmp_path: Path) -> None:
+    save(tmp_path / "m.csv", volume=["a.nii"], report=["Clear lungs."])
+    given = save(tmp_path / "r.csv", volume_id=["a"], report=[nothing])
+    assert texts(tmp_path / "m.csv", given) == {"a": "Clear lungs."}
+
+
+def test_ids_that_excel_shortened_are_named(tmp_path: Path) -> None:
+    save(tmp_path / "m.csv", volume=["1234567890123.nii"], report=["Clear lungs."])
+    given = save(tmp_path / "r.csv", volume_id=["1.23457E+12"], report=["A nodule."])
+    with refused("unmatched-reports") as refusal:
+        texts(tmp_path / "m.csv", given)
+    assert "as text" in str(refusal.value)
+
+
 def test_labels_join_on_scans(manifest: Path, tmp_path: Path) -> None:
     reports = save(tmp_path / "r.csv", scan_id=["s1"], report=["One."])
     labels = save(tmp_path / "l.csv", scan_id=["s1", "s2"], **{"Lung nodule": ["1", ""]})
