@@ -138,7 +138,7 @@ def test_killed_between_a_checkpoint_and_its_report(pairs: Path, tmp_path: Path,
     reported: list[dict[str, Any]] = []
     result = train(pairs, settings, out=out, options=TrainOptions(on_epoch=reported.append, quiet=True))
     assert [metrics["epoch"] for metrics in reported] == list(range(1, epochs + 1))
-    assert [{**metrics, "score": metrics["val/auroc"]} for metrics in reported] == result.history
+    assert [{**metrics, "score": -metrics["val/loss"]} for metrics in reported] == result.history
     assert (
         json.loads((run_checkpoints.folder_of(out, epochs) / "training.json").read_text())["history"] == result.history
     )
