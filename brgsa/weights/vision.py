@@ -19,11 +19,12 @@ from brgsa.vision import Grid, ResNet3D, ViT3D, resize_positions
 from brgsa.weights.fitting import Fitted, another_architecture, check_shape, put
 from brgsa.weights.reading import Weights
 
+MONAI_TABLE = "patch_embedding.position_embeddings"
 # MONAI's name → ours, by the part of a name that it replaces.
 MONAI = (
     ("patch_embedding.patch_embeddings.1.", "patch_embed.proj."),
     ("patch_embedding.patch_embeddings.", "patch_embed.proj."),
-    ("patch_embedding.position_embeddings", "pos_embed"),
+    (MONAI_TABLE, "pos_embed"),
     ("patch_embedding.cls_token", "cls_token"),
     (".mlp.linear1.", ".mlp.fc1."),
     (".mlp.linear2.", ".mlp.fc2."),
@@ -57,7 +58,8 @@ def _start_vit(tower: ViT3D, config: VisionConfig, weights: Weights, grid: Grid 
     theirs = {_our_name(name): value for name, value in inside.items()}
     theirs["patch_embed.proj.weight"] = _patches(config, inside, theirs, report)
     if "pos_embed" in theirs:
-        theirs["pos_embed"] = _positions(tower, theirs["pos_embed"], "cls_token" in theirs, grid, report)
+        has_class = "cls_token" in theirs and MONAI_TABLE not in inside  # MONAI adds its class token after the table
+        theirs["pos_embed"] = _positions(tower, theirs["pos_embed"], has_class, grid, report)
     _check_depth(weights, theirs, config.depth)
     for block in range(config.depth):
         name = f"blocks.{block}.attn.qkv.bias"
