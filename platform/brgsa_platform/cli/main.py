@@ -33,6 +33,7 @@ for verb in (
     model.evaluate,
     model.predict,
     weights.import_checkpoint,
+    weights.export,
     ui.ui,
     demo.demo,
     jobs.submit,

@@ -31,3 +31,16 @@ def import_checkpoint(
     report = import_reference(file, out, tokenizer, volume=volume)
     typer.echo(str(report))
     typer.echo(f"{out}: next, brgsa evaluate {out} --data STORE, or brgsa predict {out} SCAN")
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+) -> None:
+    """Write both towers as programs (torch.export) that need torch alone, with an example of use."""
+    from brgsa_platform.serving.export import export as run
+
+    done = run(checkpoint, out)
+    typer.echo(
+        f"{done.out}: vision.pt2 and text.pt2 give the model's embeddings to {done.difference:.1g}; example.py shows their use."
+    )
