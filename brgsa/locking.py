@@ -28,9 +28,12 @@ class Lock(NamedTuple):
         """
         tower, colon, free = text.partition(":")
         if tower not in TOWERS:
-            raise ValueError(f"{text!r} names no tower{nearest(tower, TOWERS)}: use vision, text, or vision:2 for all but 2 blocks")
+            near = nearest(tower, TOWERS)
+            raise ValueError(f"{text!r} names no tower{near}: use vision, text, or vision:2 for all but 2 blocks")
         if colon and (not free.isdecimal() or int(free) < 1):
-            raise ValueError(f"{text!r} leaves no number of blocks free: use {tower}, or {tower}:2 for all but 2 blocks")
+            raise ValueError(
+                f"{text!r} leaves no number of blocks free: use {tower}, or {tower}:2 for all but 2 blocks"
+            )
         return cls(tower, int(free) if colon else 0)
 
     def check(self, blocks: int) -> None:
@@ -59,7 +62,9 @@ def lock(model: BrgSA, locks: Sequence[Lock]) -> None:
         try:
             one.check(len(blocks))
         except ValueError as error:
-            raise UserError(f"optim.lock: {error}.", code="no-such-block", field="optim.lock", value=str(one)) from error
+            raise UserError(
+                f"optim.lock: {error}.", code="no-such-block", field="optim.lock", value=str(one)
+            ) from error
         # What follows the blocks, a final norm, learns with the last of them.
         after = [] if not one.free else [*blocks[-one.free :], *_final(tower)]
         learning = {id(weight) for module in after for weight in module.parameters()}

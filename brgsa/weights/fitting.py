@@ -39,7 +39,8 @@ class Fitted:
 
     def __str__(self) -> str:
         parts = [f"{self.used} tensors of {self.path} are used"]
-        parts += [f"{what}: {_some(names)}" for what, names in (("fitted", self.fitted), ("missing", self.missing), ("unused", self.unused)) if names]  # fmt: skip
+        lists = {"fitted": self.fitted, "missing": self.missing, "unused": self.unused}
+        parts += [f"{what}: {_some(names)}" for what, names in lists.items() if names]
         return "; ".join(parts) + "."
 
 

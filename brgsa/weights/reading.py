@@ -23,7 +23,9 @@ from brgsa.errors import UserError
 
 # What a file of weights may name of Python's own library: kinds of data, nothing that acts.
 DATA_MODULES = frozenset({"collections", "datetime", "enum", "argparse", "pathlib", "types", "typing"})
-DATA_BUILTINS = frozenset({"bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "slice", "str", "tuple"})  # fmt: skip
+DATA_BUILTINS = frozenset(
+    "bool bytes complex dict float frozenset int list object set slice str tuple".split()  # noqa: SIM905 (a list of names)
+)
 # Where a folder keeps its weights: ours and Hugging Face's.
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 # Where a training's file keeps them.
@@ -102,7 +104,9 @@ def _pickled(file: Path) -> tuple[Any, list[str]]:
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
             tree = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _with_code(file, str(error).splitlines()[-1]) if "GLOBAL" in str(error) else _damaged(file, error) from error
+        raise (
+            _with_code(file, str(error).splitlines()[-1]) if "GLOBAL" in str(error) else _damaged(file, error)
+        ) from error
     except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _damaged(file, error) from error
     return tree, names

@@ -1,8 +1,8 @@
 """The public reference's checkpoint (github.com/laihaoran/BrgSA) as a model of ours.
 
-Its names are `gloria.img_encoder.model.*` (a ViT), `gloria.img_encoder.global_embedder`, `gloria.text_encoder.model.*` (a BERT),
-`gloria.text_encoder.emb_global` and `gloria.dictionarylearning.dictionary`. Sizes follow from the tensors' shapes; heads have 64
-columns, as in every ViT-B and BERT-base, for no shape tells them.
+Its names are `gloria.img_encoder.model.*` (a ViT), `gloria.img_encoder.global_embedder`, `gloria.text_encoder.model.*` (a
+BERT), `gloria.text_encoder.emb_global` and `gloria.dictionarylearning.dictionary`. Sizes follow from the tensors' shapes; heads
+have 64 columns, as in every ViT-B and BERT-base, for no shape tells them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,17 @@ NAMES = (
     ("text_encoder.emb_global.", "project_text."),
     ("dictionarylearning.dictionary.weight", "bank.vectors"),
 )
-WANTED = (f"{VIT}patch_embed.proj.weight", f"{VIT}pos_embed", f"{VIT}blocks.0.mlp.fc1.weight", "img_encoder.global_embedder.weight", f"{BERT}embeddings.word_embeddings.weight", f"{BERT}embeddings.position_embeddings.weight", f"{BERT}embeddings.token_type_embeddings.weight", f"{BERT}encoder.layer.0.intermediate.dense.weight", "dictionarylearning.dictionary.weight")  # fmt: skip
+WANTED = (  # the tensors whose shapes give the sizes
+    f"{VIT}patch_embed.proj.weight",
+    f"{VIT}pos_embed",
+    f"{VIT}blocks.0.mlp.fc1.weight",
+    "img_encoder.global_embedder.weight",
+    f"{BERT}embeddings.word_embeddings.weight",
+    f"{BERT}embeddings.position_embeddings.weight",
+    f"{BERT}embeddings.token_type_embeddings.weight",
+    f"{BERT}encoder.layer.0.intermediate.dense.weight",
+    "dictionarylearning.dictionary.weight",
+)
 
 
 def reference_model(
@@ -62,8 +72,8 @@ def reference_model(
     vocabulary = shapes[f"{BERT}embeddings.word_embeddings.weight"][0]
     if len(tokenizer) != vocabulary:
         raise UserError(
-            f"The tokenizer has {len(tokenizer)} pieces and the BERT of {weights.path} has {vocabulary}: give the tokenizer that "
-            "it was trained with.",
+            f"The tokenizer has {len(tokenizer)} pieces and the BERT of {weights.path} has {vocabulary}: give the tokenizer "
+            "that it was trained with.",
             code="vocabulary-differs",
             field="--tokenizer",
             value=len(tokenizer),
@@ -95,7 +105,7 @@ def _config(
         volume = (grid[0] * patch[0], grid[1] * patch[1], grid[2] * patch[2])
     if volume is None or _patches(volume, patch) != table[1] - 1:
         raise UserError(
-            f"The position table of {path} has {table[1] - 1} patches of {patch} voxels: give the --volume that it was made for.",
+            f"The position table of {path} has {table[1] - 1} patches of {patch} voxels: give the --volume that it is for.",
             code="unknown-grid",
             field="--volume",
             value=table[1] - 1,
@@ -122,9 +132,7 @@ def _config(
     )
 
 
-def _bert(
-    shapes: Mapping[str, tuple[int, ...]], tokenizer: PreTrainedTokenizerBase, config: TextConfig
-) -> TextTower:
+def _bert(shapes: Mapping[str, tuple[int, ...]], tokenizer: PreTrainedTokenizerBase, config: TextConfig) -> TextTower:
     from transformers import BertConfig, BertModel
 
     vocabulary, width = shapes[f"{BERT}embeddings.word_embeddings.weight"]

@@ -1,8 +1,8 @@
 """Vision towers that start from an encoder which others trained.
 
-A ViT takes the names of timm (M3AE and other masked autoencoders, the reference, ours) or of MONAI; a ResNet those of MONAI, which
-are MedicalNet's. Position tables are resized to the tower's grid, input channels are summed or shared out. A transformer's
-number of heads is nowhere in its weights: `model.vision.heads` must be the encoder's.
+A ViT takes the names of timm (M3AE and other masked autoencoders, the reference, ours) or of MONAI; a ResNet those of MONAI,
+which are MedicalNet's. Position tables are resized to the tower's grid, input channels are summed or shared out. A
+transformer's number of heads is nowhere in its weights: `model.vision.heads` must be the encoder's.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def start_vision(tower: nn.Module, config: VisionConfig, weights: Weights, grid:
 
     Args:
         config: the tower's.
-        grid: patches along x, y and z of the file's position table; by default the tower's own if their number is the same, else
-            a cube.
+        grid: patches along x, y and z of the file's position table; by default the tower's own if their number is the same,
+            else a cube.
 
     Raises:
         UserError: the file is not of this kind of tower, or of another size (see `fitting.put`), or its grid is unknown.
@@ -50,7 +50,8 @@ def start_vision(tower: nn.Module, config: VisionConfig, weights: Weights, grid:
 
 
 def _start_vit(tower: ViT3D, config: VisionConfig, weights: Weights, grid: Grid | None) -> Fitted:
-    prefix = _prefix(weights.tensors, r"blocks\.0\.norm1\.weight", ("patch_embed.proj.weight", "patch_embedding.patch_embeddings.weight", PERCEPTRON))  # fmt: skip
+    patches = ("patch_embed.proj.weight", "patch_embedding.patch_embeddings.weight", PERCEPTRON)
+    prefix = _prefix(weights.tensors, r"blocks\.0\.norm1\.weight", patches)
     if prefix is None:
         raise another_architecture(weights.path, "vision transformer (timm's or MONAI's names)")
     inside = {name.removeprefix(prefix): value for name, value in weights.tensors.items() if name.startswith(prefix)}
@@ -67,7 +68,9 @@ def _start_vit(tower: ViT3D, config: VisionConfig, weights: Weights, grid: Grid 
             theirs[name] = torch.zeros(3 * config.width)  # MONAI's attention has none by default
             report.fitted += [f"{name} is zero"]
             report.used -= 1
-    return put(tower, theirs, report, may_lack=lambda name: name in ("cls_token", "pos_embed", "norm.weight", "norm.bias"))
+    return put(
+        tower, theirs, report, may_lack=lambda name: name in ("cls_token", "pos_embed", "norm.weight", "norm.bias")
+    )
 
 
 def _start_convolutional(tower: nn.Module, weights: Weights) -> Fitted:
@@ -88,7 +91,9 @@ def _start_convolutional(tower: nn.Module, weights: Weights) -> Fitted:
     if deeper:
         raise _too_deep(weights, deeper[0])
     # A shortcut of MedicalNet's type A has no weights. A counter of batches is no weight.
-    return put(tower, theirs, report, may_lack=lambda name: "downsample" in name or name.endswith("num_batches_tracked"))
+    return put(
+        tower, theirs, report, may_lack=lambda name: "downsample" in name or name.endswith("num_batches_tracked")
+    )
 
 
 def _prefix(names: Iterable[str], first: str, beside: tuple[str, ...]) -> str | None:

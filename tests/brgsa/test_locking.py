@@ -46,7 +46,7 @@ def test_an_unlocked_model_has_no_locked_modules(build: Build) -> None:
 
 @pytest.mark.parametrize("text", ["sight", "vision:0", "vision:-1", "text:two", "vision:", ""])
 def test_a_lock_that_says_nothing_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="names no tower|leaves no number"):
+    with pytest.raises(ValueError, match=r"names no tower|leaves no number"):
         Lock.parse(text)
 
 

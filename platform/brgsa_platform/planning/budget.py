@@ -82,7 +82,9 @@ def _towers(config: RunConfig, precision: str) -> tuple[TowerCost, TowerCost]:
         try:
             lock.check(blocks)
         except ValueError as error:
-            raise UserError(f"optim.lock: {error}.", code="no-such-block", field="optim.lock", value=str(lock)) from error
+            raise UserError(
+                f"optim.lock: {error}.", code="no-such-block", field="optim.lock", value=str(lock)
+            ) from error
         towers[lock.tower] = towers[lock.tower].but_for(lock.free)
     return towers["vision"], towers["text"]
 

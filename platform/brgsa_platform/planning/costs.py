@@ -48,7 +48,7 @@ class TowerCost:
     learning: float = 1.0
 
     def but_for(self, free: int) -> TowerCost:
-        """The costs of the tower when all but its last `free` blocks are locked: these alone keep anything for a backward pass."""
+        """The costs when all but the last `free` blocks are locked: these alone keep anything for a backward pass."""
         share = free / self.blocks if free else 0.0
         in_blocks = self.blocks * (self.block_bytes or self.kept_bytes / max(self.blocks, 1))
         return replace(

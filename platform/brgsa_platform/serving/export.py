@@ -74,7 +74,9 @@ def export(checkpoint: Path | str, out: Path) -> Exported:
             what the model gives ("export-differs").
     """
     if out.exists():
-        raise UserError(f"{out} is there already: choose another --out.", code="folder-not-empty", field="--out", value=str(out))
+        raise UserError(
+            f"{out} is there already: choose another --out.", code="folder-not-empty", field="--out", value=str(out)
+        )
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     model = loaded.model
     geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
@@ -127,7 +129,8 @@ def _programs(model: BrgSA, size: tuple[int, ...], prompts: list[str], folder: P
             largest = max(largest, *(float((ours - theirs).abs().max()) for ours, theirs in pairs))
         if not largest <= TOLERANCE:
             raise UserError(
-                f"The exported {name} program differs from the model by {largest:.2g}: nothing was written; use the checkpoint.",
+                f"The exported {name} program differs from the model by {largest:.2g}: nothing was written, use the checkpoint "
+                "itself.",
                 code="export-differs",
                 field=name,
                 value=largest,

@@ -2,7 +2,8 @@
 
     python example.py volume.npy "There is pleural effusion." "There is cardiomegaly."
 
-The volume is in HU, axes x (to the patient's left), y (to the back), z (to the head), with the size and spacing (mm) in about.json.
+The volume is in HU, axes x (to the patient's left), y (to the back), z (to the head), of the size and spacing (mm) in
+about.json.
 """
 
 from __future__ import annotations

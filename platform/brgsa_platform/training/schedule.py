@@ -13,8 +13,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, R
 from brgsa.errors import UserError
 from brgsa_platform.config import OptimSection
 
-
-PARTS = {"vision": "vision", "text": "text", "project_volume": "projections", "project_text": "projections", "bank": "bank"}
+PARTS = {
+    "vision": "vision",
+    "text": "text",
+    "project_volume": "projections",
+    "project_text": "projections",
+    "bank": "bank",
+}
 TABLES = ("cls_token", "pos_embed")  # beside every embedding's
 
 

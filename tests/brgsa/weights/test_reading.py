@@ -56,7 +56,11 @@ def test_a_lightning_file_gives_its_tensors_and_names_the_rest(tmp_path: Path) -
     assert read.tensors.keys() == TENSORS.keys()
     assert all(torch.equal(read.tensors[name], TENSORS[name]) for name in TENSORS)
     module = Settings.__module__
-    assert set(read.skipped) == {"hyper_parameters", "epoch", *(f"{module}.{name}" for name in ("Settings", "Own", "Kind"))}
+    assert set(read.skipped) == {
+        "hyper_parameters",
+        "epoch",
+        *(f"{module}.{name}" for name in ("Settings", "Own", "Kind")),
+    }
 
 
 def test_the_classes_of_a_file_are_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

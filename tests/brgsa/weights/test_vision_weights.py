@@ -219,7 +219,9 @@ def test_a_real_bert_of_hugging_face_starts_a_tower(build: Callable[..., BrgSA])
     expected = pretrained_tower(TextConfig(name=str(folder))).eval()
     settings: BertConfig = AutoModel.from_pretrained(str(folder), local_files_only=True).config
     settings.max_position_embeddings = 128
-    tower = TextTower(BertModel(settings, add_pooling_layer=False), expected.tokenizer, TextConfig(name=str(folder))).eval()
+    tower = TextTower(
+        BertModel(settings, add_pooling_layer=False), expected.tokenizer, TextConfig(name=str(folder))
+    ).eval()
     told = start_text(tower, read_weights(folder))
     tokens = tower.tokenize(["There is pleural effusion.", "The heart is enlarged."])
     with torch.no_grad():

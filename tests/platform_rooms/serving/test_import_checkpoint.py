@@ -69,9 +69,7 @@ def test_the_scores_are_the_references(
     """Also of volumes of another size, for which the position table is resized."""
     hu = torch.randint(-1500, 1500, (3, *volume), generator=torch.Generator().manual_seed(1)).float()
     model = checkpoint.load(run).model
-    ours = zeroshot.scores(
-        model.encode_volumes((hu / 1000).clamp(-1, 1)[:, None]), model.encode_texts(PROMPTS), "mean"
-    )
+    ours = zeroshot.scores(model.encode_volumes((hu / 1000).clamp(-1, 1)[:, None]), model.encode_texts(PROMPTS), "mean")
     theirs = _expected(state, hu, tokenizer)
     assert theirs.std() > 0.01  # scores that differ, so that equal ones say something
     assert (ours - theirs).abs().max() < 1e-5
@@ -89,13 +87,17 @@ def test_predict_works_on_the_run(run: Path, state: dict[str, Tensor], tokenizer
 
 
 def test_the_command_says_what_was_left_out(file: Path, tokenizer: Path, tmp_path: Path, capsys: Any) -> None:
-    main(["import-checkpoint", str(file), "--format", "brgsa-reference", "--out", str(tmp_path / "run"), "--tokenizer", str(tokenizer)])  # fmt: skip
+    named = {"--format": "brgsa-reference", "--out": str(tmp_path / "run"), "--tokenizer": str(tokenizer)}
+    main(["import-checkpoint", str(file), *(word for option in named.items() for word in option)])
     told = json.loads((tmp_path / "run" / "run.json").read_text())["imported"]
     assert "brgsa predict" in capsys.readouterr().out
     assert {name for name in told["unused"] if "pooler" in name}
-    assert {"hyper_parameters", "epoch", "absentconf.dictconfig.DictConfig", "img_encoder.local_embedder.weight"} <= set(
-        told["unused"]
-    )
+    assert {
+        "hyper_parameters",
+        "epoch",
+        "absentconf.dictconfig.DictConfig",
+        "img_encoder.local_embedder.weight",
+    } <= set(told["unused"])
     assert told["missing"] == []
     assert told["used"] == len(checkpoint.load(tmp_path / "run").model.state_dict())
     with refused("folder-not-empty", field="--out"):

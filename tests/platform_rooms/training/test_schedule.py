@@ -179,7 +179,9 @@ def model_of(*settings: str) -> tuple[BrgSA, OptimSection]:
 
 def test_norms_biases_and_tables_do_not_decay() -> None:
     model, config = model_of("optim.weight_decay=0.1")
-    decaying = {id(w) for group in optimizer_of(config, model).param_groups if group["weight_decay"] for w in group["params"]}
+    decaying = {
+        id(w) for group in optimizer_of(config, model).param_groups if group["weight_decay"] for w in group["params"]
+    }
     names = {name for name, weight in model.named_parameters() if id(weight) in decaying}
     assert {"bank.vectors", "project_text.weight", "vision.patch_embed.proj.weight"} < names
     for name, _ in model.named_parameters():
