@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTH, DEPTH, HEADS, MLP = 128, 2, 2, 160
-GRID, PATCH = (2, 2, 2), (8, 8, 4)
+GRID, PATCH = (2, 2, 2), (4, 4, 2)
 TEXT_WIDTH, TEXT_DEPTH, TEXT_HEADS, TEXT_MLP, POSITIONS = 64, 5, 1, 96, 100
 EMBEDDING, BANK = 40, 7
 MEAN, STD = 0.4978, 0.2449

@@ -19,11 +19,12 @@ from brgsa.labels import CT_RATE
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry
 from brgsa_platform.cli.main import main
+from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.serving.import_checkpoint import import_reference
 from brgsa_platform.serving.predict import predict
 
-VOLUME = (16, 16, 8)
-GEOMETRY = Geometry((4.0, 4.0, 8.0), VOLUME)
+VOLUME = (8, 8, 4)
+GEOMETRY = Geometry((4.0, 4.0, 8.0), (20, 20, 10))  # of the store `pairs`; all of a volume is seen
 PROMPTS = ["There is pleural effusion.", "There is cardiomegaly."]
 
 
@@ -62,7 +63,7 @@ def _expected(state: dict[str, Tensor], hu: Tensor, tokenizer: Path) -> Tensor:
     return reference.scores(state, hu, [_read(tokenizer)(text)["input_ids"] for text in plain])
 
 
-@pytest.mark.parametrize("volume", [VOLUME, (24, 16, 12)])
+@pytest.mark.parametrize("volume", [VOLUME, (12, 8, 6)])
 def test_the_scores_are_the_references(
     run: Path, state: dict[str, Tensor], tokenizer: Path, volume: tuple[int, int, int]
 ) -> None:
@@ -76,7 +77,7 @@ def test_the_scores_are_the_references(
 
 
 def test_predict_works_on_the_run(run: Path, state: dict[str, Tensor], tokenizer: Path, tmp_path: Path) -> None:
-    hu = np.random.default_rng(0).integers(-1000, 600, VOLUME).astype(np.int16)
+    hu = np.random.default_rng(0).integers(-1000, 600, GEOMETRY.shape).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 8.0, 1.0])), tmp_path / "scan.nii.gz")
     prediction = predict(run, tmp_path / "scan.nii.gz", PROMPTS)
     theirs = _expected(state, torch.from_numpy(hu).float()[None], tokenizer)[0]
@@ -84,6 +85,13 @@ def test_predict_works_on_the_run(run: Path, state: dict[str, Tensor], tokenizer
         dict(zip(PROMPTS, theirs.tolist(), strict=True)), abs=1e-5
     )
     assert len(predict(run, tmp_path / "scan.nii.gz").rows) == len(CT_RATE)
+
+
+@pytest.mark.ray
+def test_evaluate_works_on_the_run(run: Path, pairs: Path, tmp_path: Path) -> None:
+    result = evaluate(run, pairs, "validation", EvaluateOptions(resamples=10), out=tmp_path)
+    assert result.about["checkpoint"].endswith(run.name)
+    assert (tmp_path / "evaluation-validation.json").is_file()
 
 
 def test_the_command_says_what_was_left_out(file: Path, tokenizer: Path, tmp_path: Path, capsys: Any) -> None:
