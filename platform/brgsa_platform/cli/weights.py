@@ -22,7 +22,9 @@ def import_checkpoint(
     format: Annotated[Format, typer.Option(help="Whose checkpoint it is.")] = Format.REFERENCE,
     volume: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="Voxels x y z that its position table is made for; default: as many patches along each axis."),
+        typer.Option(
+            help="Voxels x y z that its position table is made for; default: as many patches along each axis."
+        ),
     ] = None,
 ) -> None:
     """Take in the paper's published checkpoint: tensors only, none of the file's code runs."""

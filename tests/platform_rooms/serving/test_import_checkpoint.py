@@ -19,9 +19,12 @@ from brgsa.labels import CT_RATE
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry
 from brgsa_platform.cli.main import main
+from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
+from brgsa_platform.planning.budget import budget_of
 from brgsa_platform.serving.import_checkpoint import import_reference
 from brgsa_platform.serving.predict import predict
+from brgsa_platform.training.state import TrainingState
 
 VOLUME = (8, 8, 4)
 GEOMETRY = Geometry((4.0, 4.0, 8.0), (20, 20, 10))  # of the store `pairs`; all of a volume is seen
@@ -92,6 +95,28 @@ def test_evaluate_works_on_the_run(run: Path, pairs: Path, tmp_path: Path) -> No
     result = evaluate(run, pairs, "validation", EvaluateOptions(resamples=10), out=tmp_path)
     assert result.about["checkpoint"].endswith(run.name)
     assert (tmp_path / "evaluation-validation.json").is_file()
+
+
+def test_a_training_goes_on_from_the_run(run: Path, tmp_path: Path) -> None:
+    """With the run's folder as text model and as weights; the text model's folder has none of its own."""
+    vision = checkpoint.load(run).model.config.vision
+    sizes = f"width: {vision.width}, depth: {vision.depth}, heads: {vision.heads}, mlp: {vision.mlp}"
+    config = load_config(
+        "paper-smoke",
+        overrides=[
+            f"model.vision={{volume: [16, 8, 8], patch: {list(vision.patch)}, {sizes}, weights: {run}}}",
+            f"model.text={{name: {run / 'text'}, weights: {run}, layers_summed: 4}}",
+            "train.workers=0",
+        ],
+    )
+    state = TrainingState.new(config, tmp_path, 10, torch.device("cpu"))
+    told = state.start_towers()
+    theirs, ours = checkpoint.load(run).model.state_dict(), state.model.state_dict()
+    towers = {name for name in theirs if name.startswith(("vision.", "text."))}
+    assert {name for name in towers if not torch.equal(ours[name].flatten()[:64], theirs[name].flatten()[:64])} == set()
+    assert ours["vision.pos_embed"].shape[1] == 1 + 4 * 2 * 4
+    assert told["vision"].missing == told["text"].missing == []
+    assert budget_of(config).parameters > 0  # the dry run reads the text model's size from the folder
 
 
 def test_the_command_says_what_was_left_out(file: Path, tokenizer: Path, tmp_path: Path, capsys: Any) -> None:
