@@ -33,6 +33,7 @@ class VisionConfig:
 
     Attributes:
         name: "vit3d" (the paper's), MONAI's "resnet10", "resnet18", "resnet34", or "cnn3d" (small, for coarse grids).
+        weights: a file or folder of weights that a training starts from (see `brgsa.weights.vision`); empty: random ones.
         volume: voxels (x, y, z) that the tower is made for.
         windows: HU windows (low, high), each an input channel scaled to [-1, 1]; by default there is one channel,
             HU / 1000, as in the paper.
@@ -55,6 +56,7 @@ class VisionConfig:
     """
 
     name: str = "vit3d"
+    weights: str | None = None
     volume: tuple[int, int, int] = (224, 224, 112)
     windows: tuple[tuple[float, float], ...] = ()
     mean: float = 0.4978
@@ -114,6 +116,7 @@ class TextConfig:
     Attributes:
         name: "small" (a BERT from scratch, whose WordPiece vocabulary is trained on the corpus), or a folder or hub name
             of any BERT-like Hugging Face model.
+        weights: a file or folder of weights that a training starts from instead (see `brgsa.weights.text`).
         max_tokens: longer texts are cut.
         layers_summed: number of the last hidden layers that are summed.
         pool: what the sum over a text's tokens is divided by: "positions", always `max_tokens`, as if every text were padded
@@ -124,6 +127,7 @@ class TextConfig:
     """
 
     name: str = "small"
+    weights: str | None = None
     max_tokens: int = 97
     layers_summed: int = 4
     pool: Literal["positions", "words"] = "positions"

@@ -146,6 +146,8 @@ def text_tower(config: TextConfig, tokenizer: PreTrainedTokenizerBase | None = N
         if tokenizer is None:
             raise ValueError("the small text tower needs a tokenizer: see train_tokenizer")
         return small_tower(config, tokenizer)
+    if config.weights is not None and Path(config.name).is_dir():
+        return saved_tower(config, Path(config.name))  # the folder need not hold weights of its own
     return pretrained_tower(config)
 
 

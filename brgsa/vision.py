@@ -101,7 +101,7 @@ class ViT3D(nn.Module):
         tokens = self.patch_embed(x) + positions[:, 1:]
         if self.training and self.patch_dropout:
             tokens = drop_patches(tokens, self.patch_dropout)
-        tokens = torch.cat([(self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([(self.cls_token + positions[:, :1]).expand(tokens.shape[0], -1, -1), tokens], dim=1)
         for block in self.blocks:
             if self.checkpoint_activations and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)

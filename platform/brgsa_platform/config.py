@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from brgsa.config import LossConfig, ModelConfig
 from brgsa.errors import UserError, nearest
+from brgsa.locking import Lock
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -84,11 +85,23 @@ class DataSection(Section):
         return (value, 0.0, 0.0) if isinstance(value, int | float) else value
 
 
+class RatesSection(Section):
+    """Learning rates of the model's parts, as shares of `optim.lr`."""
+
+    vision: float = Field(1.0, gt=0)
+    text: float = Field(1.0, gt=0)
+    projections: float = Field(1.0, gt=0)
+    bank: float = Field(1.0, gt=0)
+
+
 class OptimSection(Section):
     """Optimiser and schedule; the defaults are the reference's.
 
     Attributes:
         lr: the learning rate, after the warm-up.
+        weight_decay: of matrices and kernels; norms, biases and tables (positions, words) have none.
+        lock: towers that do not learn: "vision", "text"; "vision:2" is all of it but its last 2 blocks.
+        rates: learning rates of the parts, as shares of `lr`.
         schedule: "plateau" halves the rate after `patience` epochs without a better validation loss; "cosine" lowers it
             to 0 over the epochs; "constant" keeps it.
         warmup_steps: the steps over which the rate rises linearly from 0.
@@ -103,6 +116,21 @@ class OptimSection(Section):
     patience: int = Field(5, ge=0)
     warmup_steps: int = Field(0, ge=0)
     clip: float = Field(0.25, gt=0)
+    lock: tuple[str, ...] = ()
+    rates: RatesSection = RatesSection()
+
+    @field_validator("lock")
+    @classmethod
+    def _towers_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        towers = [Lock.parse(text).tower for text in value]
+        if len(set(towers)) < len(towers):
+            raise ValueError(f"{', '.join(value)} locks a tower twice: name each once")
+        return value
+
+    @property
+    def locks(self) -> list[Lock]:
+        """`lock`, read."""
+        return [Lock.parse(text) for text in self.lock]
 
 
 class TrainSection(Section):
@@ -198,6 +226,20 @@ class RunConfig(Section):
                 f"data.rotate needs a crop that is square in plane and model.vision.volume is {x}×{y} there: set "
                 "data.rotate=0 or make it square"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_exist(self) -> RunConfig:
+        vision, text = self.model.vision, self.model.text
+        known = {"vision": vision.depth if vision.name == "vit3d" else 0}
+        if text.name == "small":
+            known["text"] = text.depth
+        for lock in self.optim.locks:
+            if lock.tower in known:
+                try:
+                    lock.check(known[lock.tower])
+                except ValueError as error:
+                    raise ValueError(f"optim.lock: {error}") from error
         return self
 
     @model_validator(mode="after")

@@ -337,3 +337,25 @@ def test_merging_is_layering(low: dict[str, Any], mid: dict[str, Any], high: dic
     assert json.dumps(low) == before  # neither is changed
     assert merge(merged, high) == merged  # what lies on top is there
     assert merged.keys() == low.keys() | high.keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        (["optim.lock=[sight]"], "optim.lock"),
+        (["optim.lock=['vision:0']"], "optim.lock"),
+        (["optim.lock=[text, 'text:1']"], "optim.lock"),
+        (["optim.lock=['vision:3']"], ""),  # of two blocks
+        (["optim.lock=['text:3']"], ""),
+        (["model.vision={name: cnn3d}", "optim.lock=['vision:1']"], ""),
+        (["optim.rates.text=0"], "optim.rates.text"),
+    ],
+)
+def test_a_lock_or_rate_of_what_is_not_there(overrides: list[str], field: str) -> None:
+    with refused("impossible-value", field=field):
+        load_config("paper-smoke", overrides=overrides)
+
+
+def test_a_rate_of_an_unknown_part() -> None:
+    with refused("unknown-key", field="optim.rates.head"):
+        load_config(overrides=["optim.rates.head=0.1"])

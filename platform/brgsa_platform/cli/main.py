@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import demo, doctor, jobs, model, runs, search, store, ui
+from brgsa_platform.cli import demo, doctor, jobs, model, runs, search, store, ui, weights
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ for verb in (
     search.tune,
     model.evaluate,
     model.predict,
+    weights.import_checkpoint,
+    weights.export,
     ui.ui,
     demo.demo,
     jobs.submit,

@@ -50,16 +50,16 @@ def budget_of(config: RunConfig, *, on_gpu: bool = True) -> Budget:
     """The budget of a configuration's step; `train.precision` "auto" counts as bfloat16 on a GPU.
 
     Raises:
-        UserError: see `costs.text_cost`.
+        UserError: see `costs.text_cost`; or a tower has no such blocks as `optim.lock` names ("no-such-block").
     """
     train, model = config.train, config.model
     precision = "32" if not on_gpu else "bf16" if train.precision == "auto" else train.precision
-    vision, text = vision_cost(model.vision, precision), text_cost(model.text, precision)
+    vision, text = _towers(config, precision)
     bank = model.bank.size * model.embedding if model.bank.enabled else 0
     others = bank + (model.embedding + 1) * 2 * model.embedding  # projections, about
     parameters = vision.parameters + text.parameters + others
-    flops = 3 * train.batch_size * (vision.flops + text.flops)
-    again = vision.flops * (bool(train.micro_batch) + train.checkpoint_activations)
+    flops = train.batch_size * sum(tower.flops * (1 + 2 * tower.learning) for tower in (vision, text))
+    again = vision.flops * (bool(train.micro_batch) + train.checkpoint_activations * vision.learning)
     again += text.flops * bool(train.micro_batch)
     return Budget(
         precision,
@@ -74,17 +74,32 @@ def budget_of(config: RunConfig, *, on_gpu: bool = True) -> Budget:
     )
 
 
+def _towers(config: RunConfig, precision: str) -> tuple[TowerCost, TowerCost]:
+    """Costs of the vision and the text tower, as far as they learn."""
+    towers = {"vision": vision_cost(config.model.vision, precision), "text": text_cost(config.model.text, precision)}
+    for lock in config.optim.locks:
+        blocks = towers[lock.tower].blocks
+        try:
+            lock.check(blocks)
+        except ValueError as error:
+            raise UserError(
+                f"optim.lock: {error}.", code="no-such-block", field="optim.lock", value=str(lock)
+            ) from error
+        towers[lock.tower] = towers[lock.tower].but_for(lock.free)
+    return towers["vision"], towers["text"]
+
+
 def _weights(config: RunConfig, parameters: int, vision: TowerCost, text: TowerCost) -> dict[str, float]:
     """Weights and what is kept for each of them."""
-    copy = 4 * parameters / GIB
-    parts = {"weights": copy, "gradients": copy, "optimizer": 2 * copy}
+    learning = 4 * (parameters - vision.locked - text.locked) / GIB
+    parts = {"weights": 4 * parameters / GIB, "gradients": learning, "optimizer": 2 * learning}
     if config.train.parallel == "fsdp":
         in_blocks = vision.blocks * vision.largest_block + text.blocks * text.largest_block
         # All that is outside blocks stays gathered for a pass, of the blocks one at a time; each has a gradient of its size.
         gathered = 2 * 4 * (parameters - in_blocks + max(vision.largest_block, text.largest_block)) / GIB
         parts = {name: gib / config.train.workers for name, gib in parts.items()} | {"gathered_weights": gathered}
     elif config.train.workers > 1 and not config.train.micro_batch:
-        parts["ddp_buckets"] = copy
+        parts["ddp_buckets"] = learning
     return parts | {"weights_in_16_bits": (vision.kept_once + text.kept_once) / GIB}
 
 
@@ -102,8 +117,8 @@ def _activations(config: RunConfig, vision: TowerCost, text: TowerCost) -> dict[
     of_texts = train.local_batch * text.kept_bytes
     if train.checkpoint_activations:
         rest = vision.kept_bytes - vision.blocks * vision.block_bytes
-        kept = volumes * (rest + vision.blocks * vision.block_input)
-        again = fused * volumes * vision.block_bytes
+        kept = volumes * (max(0.0, rest) + vision.learning * vision.blocks * vision.block_input)
+        again = fused * volumes * vision.block_bytes * (vision.learning > 0)
     else:
         kept, again = fused * volumes * vision.kept_bytes, 0.0
     # In micro batches the texts' turn comes when the volumes' memory is free again. Else their backward pass comes first, and

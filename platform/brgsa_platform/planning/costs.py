@@ -7,7 +7,7 @@ on a CPU keeps the same tensors as on a GPU, but for the kernels that torch.comp
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class TowerCost:
         kept_once: kept once, whatever the batch: weights in 16 bits.
         blocks: number of a transformer's blocks; 0 in another tower.
         block_bytes, block_input: what a vision transformer's block keeps and what goes into it, in bytes for each sample.
+        locked: number of weights that do not learn.
+        learning: share of the arithmetic that has a backward pass.
     """
 
     parameters: int
@@ -42,6 +44,20 @@ class TowerCost:
     blocks: int = 0
     block_bytes: float = 0.0
     block_input: float = 0.0
+    locked: int = 0
+    learning: float = 1.0
+
+    def but_for(self, free: int) -> TowerCost:
+        """The costs when all but the last `free` blocks are locked: these alone keep anything for a backward pass."""
+        share = free / self.blocks if free else 0.0
+        in_blocks = self.blocks * (self.block_bytes or self.kept_bytes / max(self.blocks, 1))
+        return replace(
+            self,
+            kept_bytes=share * in_blocks,
+            kept_once=share * self.kept_once,
+            locked=self.parameters - free * self.largest_block,
+            learning=share,
+        )
 
 
 @functools.cache

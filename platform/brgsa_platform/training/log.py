@@ -28,7 +28,7 @@ class TrainingLog:
         if time.monotonic() - self._last_point < SECONDS_BETWEEN_POINTS:
             return
         self._last_point = time.monotonic()
-        progress, rate = state.progress, state.optimizer.param_groups[0]["lr"]
+        progress, rate = state.progress, state.schedule.rate
         self._run.log_metrics({"step/loss": loss, "step/lr": rate}, step=progress.step)
         last = progress.history[-1] if progress.history else {}
         point = {"step": progress.step, "loss": loss, "auroc": last.get("val/auroc"), "pid": os.getpid()}
@@ -37,6 +37,11 @@ class TrainingLog:
     def epoch(self, metrics: dict[str, float], step: int) -> None:
         """Log an epoch's metrics at once: a search may end the process as soon as it is told of them."""
         self._run.log_metrics(metrics, step=step, at_once=True)
+
+    def note(self, tag: str, sentence: str) -> None:
+        """Say something in this process's log, and as a tag of the run."""
+        logging.getLogger(__name__).info(sentence)
+        self._run.set_tags({tag: sentence})
 
     def warn(self, tag: str, sentence: str) -> None:
         """Say what goes otherwise than configured: in this process's log, and as a tag of the run."""

@@ -45,6 +45,7 @@ from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, Unre
 from brgsa_platform.training.validation import Measured, Validation
 from brgsa_platform.training.workers import WorkerContext
 
+WEIGHTS = "weights.json"  # in the run's folder: what was taken of the weights that the towers started from
 NOT_FINITE = "not-finite.json"  # in the run's folder: the step whose loss was no number
 
 
@@ -141,14 +142,19 @@ class Trainer:
         self.model = self.state.model
         is_compiled = train.compile and compile_tower(self.model.vision)
         self.resumed_from = run_checkpoints.latest(out)
+        started = {} if self.resumed_from else self.state.start_towers()
         if self.resumed_from is not None:
             self.state.load(self.resumed_from)
         self.log: TrainingLog | None = None
         self.checkpoints = CheckpointWriter(out, task.run, train, workers)
         if workers.rank == 0:
+            if started:
+                write_json(out / WEIGHTS, {tower: told.to_dict() for tower, told in started.items()})
             run_checkpoints.mend(out, train.keep)
         if workers.rank == 0 and task.run_id:
             self.log = TrainingLog(out, task.run_id, task.tracking_uri)
+            for tower, told in started.items():
+                self.log.note(f"brgsa.weights.{tower}", str(told))
             if train.compile and not is_compiled:
                 self.log.warn(
                     "brgsa.compiled", "train.compile needs a C compiler on each training node: trained without it"

@@ -7,18 +7,51 @@ import warnings
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from brgsa.errors import UserError
 from brgsa_platform.config import OptimSection
 
+PARTS = {
+    "vision": "vision",
+    "text": "text",
+    "project_volume": "projections",
+    "project_text": "projections",
+    "bank": "bank",
+}
+TABLES = ("cls_token", "pos_embed")  # beside every embedding's
 
-def optimizer_of(config: OptimSection, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The configured optimiser over all of a model's weights; on a GPU fused into one kernel, which never waits."""
+
+def optimizer_of(config: OptimSection, model: nn.Module) -> torch.optim.Optimizer:
+    """The configured optimiser over the weights that learn; on a GPU fused into one kernel, which never waits.
+
+    A group is a part of the model with or without weight decay; its `share` of the rate is the part's.
+    """
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    weights = list(model.parameters())
-    fused = all(weight.is_cuda for weight in weights)
-    return kind(weights, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused or None)
+    groups = _groups(config, model)
+    fused = all(weight.is_cuda for group in groups for weight in group["params"])
+    return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused or None)
+
+
+def _groups(config: OptimSection, model: nn.Module) -> list[dict[str, Any]]:
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            part = PARTS.get(name.partition(".")[0], "")
+            decays = weight.ndim > 1 and id(weight) not in embeddings and not name.endswith(TABLES)
+            groups.setdefault((part, decays), []).append(weight)
+    shares = {(part, decays): getattr(config.rates, part) if part else 1.0 for part, decays in groups}
+    return [
+        {
+            "params": weights,
+            "lr": config.lr * shares[key],
+            "share": shares[key],
+            "weight_decay": config.weight_decay if key[1] else 0.0,
+        }
+        for key, weights in groups.items()
+    ]
 
 
 class Schedule:
@@ -30,11 +63,18 @@ class Schedule:
     """
 
     def __init__(self, config: OptimSection, optimizer: torch.optim.Optimizer, total_steps: int) -> None:
+        self._optimizer = optimizer
         self._by_step = _by_step(config, optimizer, total_steps)
         self._plateau: ReduceLROnPlateau | None = None
         if config.schedule == "plateau":
             # eps=0: a halving counts however small the rate is.
             self._plateau = ReduceLROnPlateau(optimizer, factor=0.5, patience=config.patience, eps=0)
+
+    @property
+    def rate(self) -> float:
+        """The rate to use next, before a part's share of it."""
+        group = self._optimizer.param_groups[0]
+        return float(group["lr"] / group["share"])
 
     def after_step(self) -> None:
         """Set the rate of the next step."""

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from brgsa import checkpoint
+from brgsa.locking import lock
 from brgsa.model import BrgSA
 from brgsa.precision import gradient_scaler, restore_scaler
 from brgsa.vision import ViT3D
+from brgsa.weights.fitting import Fitted
+from brgsa.weights.start import start_towers
 from brgsa_platform.config import OptimSection, RunConfig
-from brgsa_platform.training import sharding
+from brgsa_platform.training import run_checkpoints, sharding
 from brgsa_platform.training.run_folder import TOKENIZER
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 
@@ -67,6 +70,7 @@ class TrainingState:
             total_steps: steps of the whole run.
         """
         model = _model(config, run_folder / TOKENIZER).to(device)
+        lock(model, config.optim.locks)
         optimizer = optimizer_of(config.optim, model)
         return cls(
             model,
@@ -75,6 +79,15 @@ class TrainingState:
             gradient_scaler(device, config.train.precision),
             Progress(),
         )
+
+    def start_towers(self) -> dict[str, Fitted]:
+        """Give the towers of a new model the weights that the configuration names; tells what became of each file.
+
+        Raises:
+            UserError: a file cannot be read or does not fit (see `brgsa.weights.start`), or is a run without a checkpoint.
+        """
+        config = self.model.config
+        return start_towers(self.model, _weights(config.vision.weights), _weights(config.text.weights))
 
     def shard(self, config: OptimSection, total_steps: int) -> None:
         """Share weights and optimiser out among the workers, which all hold the same; all workers call it."""
@@ -113,6 +126,14 @@ class TrainingState:
         self.schedule.restore(training.pop("schedule"))
         restore_scaler(self.scaler, training.pop("scaler"))
         self.progress = Progress(**training)
+
+
+def _weights(path: str | None) -> Path | None:
+    """A file of weights, or a folder with one; of a run its best checkpoint."""
+    if path is None:
+        return None
+    is_run = (Path(path) / run_checkpoints.FOLDER).is_dir()
+    return run_checkpoints.resolve(path) if is_run else Path(path)
 
 
 def _model(config: RunConfig, tokenizer: Path) -> BrgSA:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from brgsa.locking import locked_modules
 from brgsa.losses import Losses, brgsa_loss
 from brgsa.micro_batches import backward_in_micro_batches
 from brgsa.model import Embeddings
@@ -54,6 +55,7 @@ class TrainingStep:
     def __init__(self, config: RunConfig, state: TrainingState, workers: WorkerContext) -> None:
         self.config, self.state, self.workers = config, state, workers
         self.model = state.model
+        self._locked = locked_modules(self.model)
         self._parallel: nn.Module = self.model
         self._input = InputBuffer(workers.device)
         if workers.world == 1 or config.train.parallel == "fsdp":
@@ -76,6 +78,8 @@ class TrainingStep:
         state, train = self.state, self.config.train
         seed_step(train.seed, number, self.workers.rank)
         self.model.train()
+        for module in self._locked:
+            module.eval()
         state.optimizer.zero_grad(set_to_none=True)
         floats = self._input.fill(batch.volumes, self._intensity(len(batch.scans)))
         backward = self._backward_in_micro_batches if train.micro_batch else self._backward

@@ -131,3 +131,30 @@ def test_a_text_model_that_is_not_there(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone")
     with refused("no-text-model", field="text.name", value=gone):
         text_cost(TextConfig(name=gone), "32")
+
+
+def test_a_locked_tower_has_no_gradients_and_keeps_nothing() -> None:
+    """The text tower of 109.5 million weights: 4 bytes each of gradients, 8 of the optimiser."""
+    free, locked = budget_of(paper()), budget_of(paper("optim.lock=[text]"))
+    text = text_cost(paper().model.text, "bf16")
+    gib = 4 * text.parameters / 2**30
+    assert locked.memory["weights"] == free.memory["weights"]
+    assert free.memory["gradients"] - locked.memory["gradients"] == pytest.approx(gib)
+    assert free.memory["optimizer"] - locked.memory["optimizer"] == pytest.approx(2 * gib)
+    assert locked.memory["text_activations"] == 0.0
+    assert free.step_flops - locked.step_flops == pytest.approx(64 * 2 * text.flops)
+
+
+def test_locked_blocks_count_as_they_are() -> None:
+    free, half, whole = (budget_of(paper(*more)) for more in ([], ["optim.lock=['vision:6']"], ["optim.lock=[vision]"]))
+    block = vision_cost(paper().model.vision, "bf16").largest_block
+    learns = half.memory["gradients"] - whole.memory["gradients"]
+    assert learns == pytest.approx(6 * 4 * block / 2**30)
+    assert half.memory["activations"] == pytest.approx(free.memory["activations"] / 2, rel=0.05)
+    assert whole.memory["activations"] == 0.0
+
+
+def test_a_lock_of_more_blocks_than_the_text_model_has() -> None:
+    """bert-base-uncased, whose depth the configuration does not say."""
+    with refused("no-such-block", field="optim.lock", value="text:13"):
+        budget_of(paper("optim.lock=['text:13']"))

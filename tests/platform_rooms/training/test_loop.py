@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from refusals import refused
+from safetensors.torch import load_file
 
 from brgsa.model import Embeddings
 from brgsa.text import split_sentences
@@ -172,6 +173,35 @@ def test_compiled_where_there_is_a_compiler(
     tags = next(record.tags for record in query.find() if record.run_id == begun.task.run_id)
     assert ("brgsa.compiled" in tags) != found
     assert begun.model.vision.checkpoint_activations
+
+
+def test_towers_start_from_another_run_and_a_resumed_run_does_not_ask_for_it(pairs: Path, tmp_path: Path) -> None:
+    """The weights of the other run's best checkpoint, told in the run's folder and as a tag; locked, they stay."""
+    other, out = tmp_path / "other", tmp_path / "run"
+    first = train(pairs, config("train.workers=0"), out=other, options=TrainOptions(quiet=True))
+    begin = [f"model.vision.weights={other}", f"model.text.weights={first.checkpoint}", "optim.lock=[vision]"]
+    settings = config("train.workers=0", "train.seed=5", *begin)
+    result = train(pairs, settings, out=out, options=TrainOptions(quiet=True))
+    theirs, ours = (load_file(run.checkpoint / "model.safetensors") for run in (first, result))
+    same = {name for name in ours if torch.equal(ours[name], theirs[name])}
+    assert {name for name in ours if name.startswith("vision.")} <= same
+    assert not any(name.startswith(("bank", "project", "text.bert.encoder.layer.0.output.dense")) for name in same)
+    told = json.loads((out / "weights.json").read_text())
+    assert told["vision"]["missing"] == told["text"]["missing"] == []
+    tags = next(record.tags for record in query.find() if record.run_id == result.run_id)
+    assert {"brgsa.weights.vision", "brgsa.weights.text"} <= tags.keys()
+    shutil.rmtree(other)
+    again = config("train.workers=0", "train.seed=5", "train.epochs=2", *begin)
+    assert len(train(pairs, again, out=out, options=TrainOptions(quiet=True)).history) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_weights_that_do_not_fit_stop_a_training(pairs: Path, tmp_path: Path, workers: int) -> None:
+    torch.save({"model": {"blocks.0.norm1.weight": torch.ones(3)}}, tmp_path / "vit.pt")
+    settings = config(f"train.workers={workers}", f"model.vision.weights={tmp_path / 'vit.pt'}")
+    with refused("weights-of-another-architecture", field=str(tmp_path / "vit.pt")):
+        train(pairs, settings, out=tmp_path / "run", options=TrainOptions(quiet=True))
+    assert run_checkpoints.latest(tmp_path / "run") is None
 
 
 def trainer(pairs: Path, out: Path, *more: str) -> Trainer:

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
-from brgsa_platform.config import OptimSection
+from brgsa.locking import lock
+from brgsa.model import BrgSA
+from brgsa.text import train_tokenizer
+from brgsa_platform.config import OptimSection, load_config
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 
 STEPS = 5  # an epoch
@@ -163,6 +166,54 @@ def test_the_optimiser_is_the_configured_one(name: Any, kind: type[torch.optim.O
     model = torch.nn.Linear(2, 3)
     optimizer = optimizer_of(config, model)
     assert type(optimizer) is kind
-    group = optimizer.param_groups[0]
-    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.3, (0.5, 0.9), 0.01)
-    assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
+    matrix, bias = optimizer.param_groups
+    assert (matrix["lr"], matrix["betas"], matrix["weight_decay"]) == (0.3, (0.5, 0.9), 0.01)
+    assert (bias["lr"], bias["betas"], bias["weight_decay"]) == (0.3, (0.5, 0.9), 0.0)
+    assert (matrix["params"], bias["params"]) == ([model.weight], [model.bias])
+
+
+def model_of(*settings: str) -> tuple[BrgSA, OptimSection]:
+    config = load_config("paper-smoke", overrides=["model.vision.positions=learned", *settings])
+    return BrgSA(config.model, tokenizer=train_tokenizer(["There is fluid."] * 3, 50)), config.optim
+
+
+def test_norms_biases_and_tables_do_not_decay() -> None:
+    model, config = model_of("optim.weight_decay=0.1")
+    decaying = {
+        id(w) for group in optimizer_of(config, model).param_groups if group["weight_decay"] for w in group["params"]
+    }
+    names = {name for name, weight in model.named_parameters() if id(weight) in decaying}
+    assert {"bank.vectors", "project_text.weight", "vision.patch_embed.proj.weight"} < names
+    for name, _ in model.named_parameters():
+        still = "norm" in name.lower() or name.endswith("bias") or "embeddings." in name
+        assert (name in names) != (still or name in ("vision.pos_embed", "vision.cls_token")), name
+
+
+def test_each_part_has_its_rate_through_warm_up_and_plateau() -> None:
+    model, config = model_of("optim={lr: 0.4, warmup_steps: 4, patience: 0, rates: {text: 0.1, bank: 5}}")
+    optimizer = optimizer_of(config, model)
+    schedule = Schedule(config, optimizer, 100)
+
+    def rates() -> dict[str, float]:
+        of = {id(w): group["lr"] for group in optimizer.param_groups for w in group["params"]}
+        return {name.partition(".")[0]: of[id(weight)] for name, weight in model.named_parameters()}
+
+    for step in range(1, 7):
+        base = 0.4 * min(1, step / 4)
+        assert schedule.rate == pytest.approx(base)
+        assert rates() == pytest.approx(
+            {"vision": base, "text": base / 10, "project_volume": base, "project_text": base, "bank": 5 * base}
+        )
+        schedule.after_step()
+    for _ in range(2):
+        schedule.after_epoch(1.0)
+    assert rates()["text"] == pytest.approx(0.02)
+    assert schedule.rate == pytest.approx(0.2)
+
+
+def test_locked_weights_are_not_the_optimisers() -> None:
+    model, config = model_of("optim.lock=[text, 'vision:1']")
+    lock(model, config.locks)
+    held = {id(w) for group in optimizer_of(config, model).param_groups for w in group["params"]}
+    assert held == {id(weight) for weight in model.parameters() if weight.requires_grad}
+    assert len(held) < len(list(model.parameters()))

@@ -33,6 +33,7 @@ from brgsa_platform.training.workers import ALONE, WorkerContext
 CPU = torch.device("cpu")
 BATCH, WORLD = 8, 4
 LR = "optim.lr=5e-4"
+LOCKED = ["optim={lock: [text, 'vision:1'], lr: 5e-4, rates: {bank: 0.5}}", "train.micro_batch=2", "train.seed=0"]
 TEXTS = ["There is fluid.", "A mass is seen. There is fluid.", "No nodule.", "There is a nodule and a mass."] * 2
 # Everything that draws random numbers in a step is on: noise, patches that are left out, BERT's dropout.
 SETTINGS = [
@@ -151,7 +152,10 @@ def shared_out(run_folder: Path, workers: WorkerContext) -> dict[str, Any]:
     """What FSDP makes of the weights, and whether a worker holds a part of them and encodes alone where they are gathered."""
     for parallel in ("ddp", "fsdp"):
         state = trained(parallel, run_folder, workers, LR)
-    trained("fsdp", run_folder, workers, LR, "train.micro_batch=2")
+    for parallel in ("ddp", "fsdp"):
+        trained(parallel, run_folder, workers, *LOCKED)
+    trained("ddp", run_folder, workers, *LOCKED[::2], "train.precision=32", "data.noise=30")  # no micro batches
+    state = trained("fsdp", run_folder, workers, LR, "train.micro_batch=2")
     held = sum(weight.to_local().numel() for weight in state.model.parameters() if isinstance(weight, DTensor))
     with gathered(state.model):
         if workers.rank == 0:  # the other worker has no such batch
@@ -232,6 +236,40 @@ def test_fsdp_makes_the_weights_of_ddp(of_workers: list[dict[tuple[int, str], An
     assert {value["exp_avg"].shape for value in state.optimizer.state.values()} == {
         w.shape for w in state.model.parameters() if w.requires_grad
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["fsdp-2-3", "ddp-2-4"])
+def test_locked_weights_stay_and_the_others_learn_alike(
+    of_workers: list[dict[tuple[int, str], Any]], run_folder: Path, other: str
+) -> None:
+    """With DDP and FSDP, in micro batches and without, over a checkpoint."""
+    last = "epoch-0000-step-00000001"
+    begun = new_state(config(*LOCKED), run_folder).model
+    learns = {name for name, weight in begun.named_parameters() if weight.requires_grad}
+    expected = load_file(run_folder / "ddp-2-3" / last / "model.safetensors")
+    found = load_file(run_folder / other / last / "model.safetensors")
+    assert any(name.startswith("vision.blocks.1") for name in learns)
+    for name, before in begun.state_dict().items():
+        assert torch.equal(found[name], before) == (name not in learns), name
+        if not name.endswith("qkv.bias"):  # of which a third is a key's
+            torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_locked_tower_computes_the_same_in_training_as_in_evaluation(run_folder: Path) -> None:
+    """Its dropout is off, and batch norm's statistics stay."""
+    settings = config(
+        "model.vision={name: cnn3d, norm: batch, width: 4, patch_dropout: 0}", "optim.lock=[vision, text]"
+    )
+    state = new_state(settings, run_folder)
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    TrainingStep(settings, state, ALONE)(part_of(state, 0, 1), 7)
+    assert state.model.training
+    for name, value in state.model.state_dict().items():
+        if name.startswith(("vision.", "text.")):
+            assert torch.equal(value, before[name]), name
+    once, again = (state.model.text(part_of(state, 0, 1).tokens) for _ in range(2))
+    assert torch.equal(once, again)
 
 
 @pytest.mark.slow

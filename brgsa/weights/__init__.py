@@ -1,0 +1,1 @@
+"""Weights that others trained: read as tensors alone, and given our names."""
