@@ -26,6 +26,7 @@ from brgsa.model import BrgSA
 from brgsa.text import saved_tower
 
 FORMAT = 1
+SCALE = "scale."  # of the names of a learned temperature and bias
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,15 @@ def phantom_warning(run: Mapping[str, Any]) -> str:
     return "The checkpoint was trained on synthetic CT (brgsa phantom): on other scans its scores mean nothing."
 
 
+def supervised(run: Mapping[str, Any]) -> list[str]:
+    """The abnormalities on whose labels a checkpoint was trained, so that its scores for them are not zero-shot.
+
+    Args:
+        run: contents of its run.json.
+    """
+    return list(run.get("supervised", []))
+
+
 def read_model_config(path: Path) -> ModelConfig:
     """The ModelConfig of a checkpoint folder.
 
@@ -138,6 +148,8 @@ def read_model_config(path: Path) -> ModelConfig:
 def load_weights(model: BrgSA, path: Path) -> None:
     """Load `model.safetensors` of a checkpoint folder into a model of the same configuration.
 
+    A learned temperature or bias that the file lacks keeps its value; one that the model has no use for is left out.
+
     Raises:
         UserError: the file is damaged, or holds weights of another configuration; the first that differs is named.
     """
@@ -150,6 +162,11 @@ def load_weights(model: BrgSA, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise _damaged(file, error) from error
     expected = model.state_dict()
+    for name in sorted(expected.keys() ^ weights.keys()):
+        if name.startswith(SCALE):
+            weights.pop(name, None)
+            if name in expected:
+                weights[name] = expected[name]
     for name in sorted(expected.keys() | weights.keys()):
         have = tuple(weights[name].shape) if name in weights else "nothing"
         want = tuple(expected[name].shape) if name in expected else "nothing"

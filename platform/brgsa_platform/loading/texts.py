@@ -39,9 +39,9 @@ class Texts:
         self.current = [self._drawn(text, counts, order) for text in self.written]
         self.codes = codes_of(self.current)
 
-    def tokens(self, tower: TextTower, rows: Ints) -> Tokens:
-        """The current texts of b rows, tokenised by a text tower, on the CPU."""
-        return tower.tokenize([self.current[row] for row in rows])
+    def tokens(self, tower: TextTower, rows: Ints, prompts: Sequence[str] = ()) -> Tokens:
+        """The current texts of b rows, and after them prompts, tokenised by a text tower, on the CPU."""
+        return tower.tokenize([*(self.current[row] for row in rows), *prompts])
 
     def _drawn(self, text: str, counts: np.random.Generator, order: np.random.Generator) -> str:
         sentences = split_sentences(text)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,17 +30,20 @@ WARNINGS = {
     "orientation:tilted": "The scan lies askew of the patient's axes, and is not straightened.",
 }
 SHARE = "higher than"  # head of the percentiles' column
+SUPERVISED = " (supervised)"  # mark of a prompt
 
 
 class RankedPrompt(NamedTuple):
     """A prompt, its score, and the share (0 to 1) of the validation scans that score lower for it, where that is known.
 
-    Raw cosines say little: what can be read is how a scan stands among others.
+    Raw cosines say little: what can be read is how a scan stands among others. A prompt is supervised where it names an
+    abnormality on whose labels the model was trained; its score is then not zero-shot.
     """
 
     prompt: str
     score: float
     percentile: float | None
+    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,20 @@ class Prediction:
         ranked = any(row.percentile is not None for row in self.rows)
         heads = ["prompt", "score", *([SHARE] if ranked else [])]
         cells = [
-            [row.prompt, f"{row.score:.3f}", "" if row.percentile is None else f"{row.percentile:.0%}"][: len(heads)]
+            [
+                row.prompt + SUPERVISED * row.supervised,
+                f"{row.score:.3f}",
+                "" if row.percentile is None else f"{row.percentile:.0%}",
+            ][: len(heads)]
             for row in self.rows
         ]
         console.print_table(console.table(heads, cells, title=self.scan.name, right=(1, 2), unbroken=(1, 2)))
         if ranked:
             console.print_line(f"{SHARE}: share of the training's validation scans with a lower score for that prompt.")
+        if any(row.supervised for row in self.rows):
+            console.print_line(
+                f"{SUPERVISED.strip()}: the model was trained on labels of that abnormality: not zero-shot."
+            )
         for warning in self.warnings:
             console.print_line(f"Caution: {warning}")
         if self.picture is not None:
@@ -124,7 +135,7 @@ def predict(
     # Training keeps its validation scores of the default pairing only.
     reference = loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
     rows = [
-        RankedPrompt(text, score, _percentile(reference, text, score))
+        RankedPrompt(text, score, _percentile(reference, text, score), _is_supervised(loaded.run, text))
         for text, score in zip(texts, scores, strict=True)
     ]
     if picture is not None:
@@ -153,6 +164,10 @@ def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -
                 value=text,
             )
     return texts
+
+
+def _is_supervised(run: Mapping[str, Any], text: str) -> bool:
+    return any(name.lower() in text.lower() for name in checkpoint_files.supervised(run))
 
 
 def _ranked(rows: Sequence[RankedPrompt]) -> list[RankedPrompt]:

@@ -40,6 +40,7 @@ from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_
 from brgsa_platform.training.log import TrainingLog
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
+from brgsa_platform.training.supervision import SupervisedLabels
 from brgsa_platform.training.validation import Measured, Validation
 from brgsa_platform.training.workers import WorkerContext
 
@@ -56,6 +57,7 @@ class TrainingTask:
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to; no run where the id is empty.
         cache: the store's volumes, where a search has decoded them for all of its trials.
+        supervised: the labels of the training's rows, where it learns from labels.
     """
 
     config: RunConfig
@@ -65,6 +67,7 @@ class TrainingTask:
     tracking_uri: str
     run_id: str
     cache: VolumeCache | None = None
+    supervised: SupervisedLabels | None = None
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class Trainer:
         data = self.config.data
         self.rows = split_index(store, "train", data.style)
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
-        self.validation = Validation.of(store, data.style, self.rows)
+        self.validation = Validation.of(store, data.style, self.rows, task.supervised)
         self.steps = steps_per_epoch(self.rows.scans, train.batch_size)
         self.state = TrainingState.new(self.config, out, self.steps * train.epochs, workers.device)
         self.model = self.state.model
@@ -204,9 +207,12 @@ class Trainer:
     def _step_input(self, rows: Ints, volumes: Sequence[Tensor]) -> StepInput:
         """What a step learns from: the volumes of these rows, and what belongs to them."""
         device = self.workers.device
-        tokens = Tokens(*(send(part, device) for part in self.texts.tokens(self.model.text, rows)))
+        supervised = self.task.supervised
+        prompts = () if supervised is None else supervised.prompts
+        tokens = Tokens(*(send(part, device) for part in self.texts.tokens(self.model.text, rows, prompts)))
         scans, codes = (torch.from_numpy(of_rows[rows]) for of_rows in (self.rows.scans, self.texts.codes))
-        return StepInput(volumes, tokens, send(scans, device), send(codes, device))
+        labels = None if supervised is None else send(torch.from_numpy(supervised.labels[rows]), device)
+        return StepInput(volumes, tokens, send(scans, device), send(codes, device), labels)
 
     def _count(self, steps: list[ReadStep]) -> None:
         """Count steps that are done, and log the last one."""
@@ -238,6 +244,8 @@ class Trainer:
         """Validate, save, log and report the epoch."""
         progress = self.state.progress
         metrics = {f"train/{name}": total / self.steps for name, total in progress.sums.items()}
+        if self.model.scale is not None:
+            metrics |= {f"train/{name}": value for name, value in self.model.scale.learned().items()}
         metrics["train/volumes_per_s"] = self.steps * self.config.train.batch_size / progress.seconds
         validated = self._validate()
         metrics |= validated.metrics
@@ -256,7 +264,9 @@ class Trainer:
         train = self.config.train
         with sharding.gathered(self.model):
             volumes = self._encode(self.validation.rows, train.precision).embeddings
-            measured = self.validation.measure(self.model, volumes, self.config.loss, train.batch_size)
+            scale, loss = self.model.scale, self.config.loss
+            loss = loss if scale is None else scale.fixed(loss)
+            measured = self.validation.measure(self.model, volumes, loss, train.batch_size)
         # Rank 0's metrics count. Rounded differently on two workers, a loss would make their learning rates diverge.
         return self.workers.gather(measured)[0]
 

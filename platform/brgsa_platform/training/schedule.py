@@ -14,11 +14,28 @@ from brgsa_platform.config import OptimSection
 
 
 def optimizer_of(config: OptimSection, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The configured optimiser over all of a model's weights; on a GPU fused into one kernel, which never waits."""
+    """The configured optimiser over all of a model's weights; on a GPU fused into one kernel, which never waits.
+
+    A learned temperature and bias are a group of their own, without weight decay.
+    """
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    weights = list(model.parameters())
+    scale = scale_parameters(model)
+    weights = tower_parameters(model)
+    groups: list[dict[str, Any]] = [{"params": weights}, *([{"params": scale, "weight_decay": 0.0}] if scale else [])]
     fused = all(weight.is_cuda for weight in weights)
-    return kind(weights, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused or None)
+    return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused or None)
+
+
+def scale_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """A model's learned temperature and bias, where it has them."""
+    scale = getattr(model, "scale", None)
+    return [] if scale is None else list(scale.parameters())
+
+
+def tower_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """All other weights."""
+    scale = {id(parameter) for parameter in scale_parameters(model)}
+    return [weight for weight in model.parameters() if id(weight) not in scale]
 
 
 class Schedule:

@@ -17,13 +17,15 @@ from brgsa_platform.loading.batches import SplitIndex, rare_labels, split_index
 from brgsa_platform.loading.texts import codes_of, written_texts
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.encoding import encode_texts, select_rows
+from brgsa_platform.training.supervision import SupervisedLabels
 
 
 class Measured(NamedTuple):
     """What validation gives.
 
     Attributes:
-        metrics: `val/loss`, and where they can be measured `val/auroc`, `val/auroc_common`, `val/auroc_rare`.
+        metrics: `val/loss`, and where they can be measured `val/auroc`, `val/auroc_common`, `val/auroc_rare`; of a training
+            with labels also `val/auroc_unsupervised`, over the abnormalities on which it is not supervised.
         reference_scores: prompt → the sorted scores of the split's volumes, by which a new volume's score is ranked.
     """
 
@@ -39,15 +41,19 @@ class Validation:
         labels: the P label names of the store.
         rare: bool (P,), the labels that are rare in the training split.
         texts: the N texts as written.
+        supervised: names of the abnormalities on which the training is supervised.
     """
 
     rows: SplitIndex
     labels: tuple[str, ...]
     rare: npt.NDArray[np.bool_]
     texts: list[str]
+    supervised: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, store: Store, style: str, training_rows: SplitIndex) -> Validation | None:
+    def of(
+        cls, store: Store, style: str, training_rows: SplitIndex, supervised: SupervisedLabels | None = None
+    ) -> Validation | None:
         """The validation split of a store with its texts of a style; None where the store has none.
 
         The training loss then chooses the best epoch.
@@ -58,7 +64,8 @@ class Validation:
             if error.code != "empty-split":
                 raise
             return None
-        return cls(rows, tuple(store.labels), rare_labels(training_rows), written_texts(store, style, rows))
+        texts, names = written_texts(store, style, rows), () if supervised is None else supervised.names
+        return cls(rows, tuple(store.labels), rare_labels(training_rows), texts, names)
 
     def measure(self, model: BrgSA, volumes: Embeddings, loss: LossConfig, batch_size: int) -> Measured:
         """Measure a model by its embeddings of the split's volumes, float32 (N, D) on the CPU in the order of the rows.
@@ -87,10 +94,16 @@ class Validation:
             "val/auroc_common": [auroc for i, auroc in aurocs.items() if not self.rare[i]],
             "val/auroc_rare": [auroc for i, auroc in aurocs.items() if self.rare[i]],
         }
+        if self.supervised:
+            unseen = [auroc for i, auroc in aurocs.items() if self.labels[i] not in self.supervised]
+            groups["val/auroc_unsupervised"] = unseen
         return {name: float(np.mean(values)) for name, values in groups.items() if values}
 
     def _loss(self, volumes: Embeddings, texts: Embeddings, config: LossConfig, batch_size: int) -> float:
-        """The training loss in batches of the training's size, in the order of the rows; those without a text are left out."""
+        """The training loss but for the labels' term, in batches of the training's size, in the order of the rows.
+
+        Volumes without a text are left out.
+        """
         written = [row for row, text in enumerate(self.texts) if text.strip()] or list(range(len(self.texts)))
         scans, codes = torch.from_numpy(self.rows.scans), torch.from_numpy(codes_of(self.texts))
         totals, weights = [], []
