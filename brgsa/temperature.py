@@ -39,11 +39,13 @@ class LearnedScale(nn.Module):
         if self.bias is not None:
             self.bias.clamp_(*self.bias_bounds)
 
+    @torch.no_grad()
     def learned(self) -> dict[str, float]:
         """ "temperature" and "bias", those that are learned, as they now are; waits for the device."""
         found = {} if self.log_temperature is None else {"temperature": float(self.log_temperature.exp())}
         return found if self.bias is None else {**found, "bias": float(self.bias)}
 
+    @torch.no_grad()
     def fixed(self, config: LossConfig) -> LossConfig:
         """The configuration of the same loss with the values as they now are, none of them learned; waits for the device."""
         temperature, bias = map(float, self.values(config))

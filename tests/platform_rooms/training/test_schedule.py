@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
+from brgsa.config import LossConfig
+from brgsa.temperature import LearnedScale
 from brgsa_platform.config import OptimSection
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 
@@ -166,3 +168,15 @@ def test_the_optimiser_is_the_configured_one(name: Any, kind: type[torch.optim.O
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (0.3, (0.5, 0.9), 0.01)
     assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
+
+
+def test_a_learned_temperature_decays_in_no_way_of_its_own() -> None:
+    model = torch.nn.Linear(2, 2)
+    plain = optimizer_of(OptimSection(name="adamw", weight_decay=0.5), model)
+    assert [len(group["params"]) for group in plain.param_groups] == [2]
+    model.scale = LearnedScale(LossConfig(learn_temperature=True))  # type: ignore[assignment]
+    towers, scale = optimizer_of(OptimSection(name="adamw", weight_decay=0.5), model).param_groups
+    assert towers["weight_decay"] == 0.5
+    assert scale["weight_decay"] == 0
+    assert [id(p) for p in scale["params"]] == [id(p) for p in model.scale.parameters()]
+    assert {id(p) for p in towers["params"]} == {id(model.weight), id(model.bias)}
