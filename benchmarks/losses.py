@@ -1,6 +1,6 @@
 """What each loss brings: the demo's model on one store of the phantom, the same epochs, several training seeds.
 
-    python benchmarks/losses.py [--scans N] [--epochs N] [--seeds S] [--losses NAME …] [--out DIR] [--json]
+    python benchmarks/losses.py [--scans N] [--epochs N] [--width W] [--seeds S] [--losses NAME …] [--out DIR] [--json]
 
 AUROC on the test split, as a mean over the seeds with their standard deviation: of the common abnormalities, of the rare ones,
 and of every second one (`held out`), on which `labels-half` is not supervised. All arms see the same volumes in the same order
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,15 @@ FIGURES = ("common", "rare", "held out")
 Measured = dict[str, dict[str, dict[str, float]]]  # loss → seed → figure
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What every loss gets: scans of the phantom, epochs, and the width of the vision tower (the demo's is 16)."""
+
+    scans: int
+    epochs: int
+    width: int
+
+
 def make(folder: Path, scans: int) -> Path:
     """The store that all of them train on."""
     store = folder / "store"
@@ -71,10 +81,11 @@ def make(folder: Path, scans: int) -> Path:
     return store
 
 
-def configured(loss: str, epochs: int, seed: int) -> RunConfig:
+def configured(loss: str, budget: Budget, seed: int) -> RunConfig:
     """The demo's model with a loss; it trains in this process."""
-    budget = [f"train.epochs={epochs}", f"train.seed={seed}", "train.workers=0"]
-    return load_config("demo", overrides=[*budget, *LOSSES[loss]])
+    settings = [f"model.vision.width={budget.width}", f"train.epochs={budget.epochs}", f"train.seed={seed}"]
+    # One thread: on a busy machine two wait for each other.
+    return load_config("demo", overrides=[*settings, "train.workers=0", "train.threads=1", *LOSSES[loss]])
 
 
 def measure(store: Path, cache: VolumeCache, config: RunConfig, out: Path) -> dict[str, float]:
@@ -126,20 +137,20 @@ def show(measured: Measured) -> None:
         print(f"| {loss} | {len(measured[loss])} | {' | '.join(cells)} | {seconds:.0f} |")
 
 
-def run(folder: Path, scans: int, epochs: int, seeds: int, losses: Sequence[str]) -> Measured:
+def run(folder: Path, budget: Budget, seeds: int, losses: Sequence[str]) -> Measured:
     """Measure each loss with each seed, one after the other, but for what `folder` holds already."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     file = folder / "measured.json"
     measured: Measured = read_json(file) if file.is_file() else {}
     with ray_session():
-        store = make(folder, scans)
+        store = make(folder, budget.scans)
         cache = decode_once(Store.open(store))
         for seed in range(seeds):
             for loss in losses:
                 if str(seed) in measured.get(loss, {}):
                     continue
                 out = folder / "runs" / f"{loss.replace(' ', '-')}-{seed}"
-                found = measure(store, cache, configured(loss, epochs, seed), out)
+                found = measure(store, cache, configured(loss, budget, seed), out)
                 measured.setdefault(loss, {})[str(seed)] = found
                 write_json(file, measured)
                 print(loss, seed, {name: round(value, 3) for name, value in found.items()}, flush=True)
@@ -150,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scans", type=int, default=800)
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--out", type=Path, help="keep store and results here, and go on with what is there")
@@ -158,10 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.out or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        measured = run(folder, options.scans, options.epochs, options.seeds, options.losses)
+        budget = Budget(options.scans, options.epochs, options.width)
+        measured = run(folder, budget, options.seeds, options.losses)
     show(measured)
     if options.json:
-        figures: dict[str, Any] = {"scans": options.scans, "epochs": options.epochs, "measured": measured}
+        figures: dict[str, Any] = {**asdict(budget), "measured": measured}
         ratios = {f"{loss}: {name}": row[2] for loss, of in compared(measured).items() for name, row in of.items()}
         print(json.dumps({"benchmark": "losses", "ratios": ratios, "figures": figures}))
     return 0
