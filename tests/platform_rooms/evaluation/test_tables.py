@@ -102,7 +102,7 @@ def test_csv_holds_what_json_holds(study: tuple[np.ndarray, np.ndarray]) -> None
 def test_what_the_model_was_supervised_on_is_marked_in_every_table(
     study: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = table(study)
+    plain = table(study, about=ABOUT | {"checkpoint": "run/epoch-0001", "threshold_source": "chosen elsewhere"})
     result = tables.mark_supervised(plain, ["Pleural effusion", "Lung cyst", "Emphysema"])
     areas = [row.figures["auroc"].value for row in result.abnormalities]
     assert result.means["unsupervised"]["auroc"].value == pytest.approx((areas[0] + areas[2]) / 2)
