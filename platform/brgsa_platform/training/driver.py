@@ -15,6 +15,7 @@ from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.order import steps_per_epoch
+from brgsa_platform.loading.supervision import SupervisedLabels, check_supervision, supervised_labels
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.runtime.version import git_commit
@@ -25,7 +26,6 @@ from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.resources import check_resources, gpus_per_worker, local_device
 from brgsa_platform.training.run_folder import PROGRESS, claimed, default_out, make_tokenizer, previous_run, write_run
-from brgsa_platform.training.supervision import SupervisedLabels, check_supervision, supervised_labels
 
 if TYPE_CHECKING:
     from brgsa_platform.loading.volume_cache import VolumeCache

@@ -30,6 +30,7 @@ from brgsa_platform.loading.input_buffer import as_tensors
 from brgsa_platform.loading.loaders import Batch, Batches
 from brgsa_platform.loading.order import Ints, steps_per_epoch
 from brgsa_platform.loading.random_streams import Purpose, stream
+from brgsa_platform.loading.supervision import SupervisedLabels
 from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
 from brgsa_platform.runtime import placement_groups
@@ -40,7 +41,6 @@ from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_
 from brgsa_platform.training.log import TrainingLog
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
-from brgsa_platform.training.supervision import SupervisedLabels
 from brgsa_platform.training.validation import Measured, Validation
 from brgsa_platform.training.workers import WorkerContext
 

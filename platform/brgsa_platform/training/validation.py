@@ -14,10 +14,10 @@ from brgsa.config import LossConfig
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
 from brgsa_platform.loading.batches import SplitIndex, rare_labels, split_index
+from brgsa_platform.loading.supervision import SupervisedLabels
 from brgsa_platform.loading.texts import codes_of, written_texts
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.encoding import encode_texts, select_rows
-from brgsa_platform.training.supervision import SupervisedLabels
 
 
 class Measured(NamedTuple):

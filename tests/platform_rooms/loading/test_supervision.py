@@ -1,8 +1,7 @@
-"""Training on labels: which, of whom, what is refused, and that every result says so."""
+"""Labels that a training is supervised by: which, of whom, and what is refused."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import pytest
 from refusals import refused
 
 from brgsa_platform.config import RunConfig, load_config
-from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.loading.batches import split_index
+from brgsa_platform.loading.supervision import RULE_NAMES, _read, supervised_labels
 from brgsa_platform.store.store import Store
-from brgsa_platform.tracking import query
-from brgsa_platform.training.driver import TrainOptions, check_fit, train
-from brgsa_platform.training.supervision import RULE_NAMES, _read, supervised_labels
+from brgsa_platform.training.driver import check_fit
 
 pytestmark = pytest.mark.ray
 
@@ -30,11 +27,6 @@ SETTINGS = [
 
 def config(*more: str) -> RunConfig:
     return load_config("paper-smoke", overrides=[*SETTINGS, "loss.supervised=0.5", *more])
-
-
-def tags_of(run_id: str) -> dict[str, str]:
-    (record,) = query.find(f"attributes.run_id = '{run_id}'")
-    return record.tags
 
 
 def test_the_stores_labels_are_those_of_the_training_rows(pairs: Path) -> None:
@@ -85,25 +77,3 @@ def test_labels_that_are_not_there_are_refused(pairs: Path, monkeypatch: pytest.
         check_fit(store, config())
     check_fit(store, config("loss.supervised=0"))
     check_fit(store, config("loss.labels=rules"))
-
-
-def test_every_result_says_what_was_supervised(pairs: Path, tmp_path: Path) -> None:
-    settings = config("loss={contrast: sigmoid, bias: -2, learn_temperature: true, learn_bias: true}")
-    trained = train(pairs, settings, out=tmp_path / "run", options=TrainOptions(quiet=True))
-    run = json.loads((trained.checkpoint / "run.json").read_text())
-    assert run["supervised"] == [NAME]
-    metrics = trained.history[-1]
-    assert metrics["train/supervised"] > 0
-    assert metrics["train/temperature"] != 0.1
-    assert metrics["train/bias"] != -2
-    assert "val/auroc_unsupervised" not in metrics  # there is no other abnormality
-    assert tags_of(trained.run_id)["brgsa.supervised"] == NAME
-
-    result = evaluate(
-        trained.checkpoint, pairs, "validation", EvaluateOptions(resamples=5), out=tmp_path / "evaluation"
-    )
-    assert [row.supervised for row in result.abnormalities] == [True]
-    tree = json.loads(Path(result.files["json"]).read_text())
-    assert tree["supervised"] == [NAME]
-    assert tree["unsupervised"]["abnormalities"] == 0
-    assert tags_of(result.run_id)["brgsa.supervised"] == NAME
