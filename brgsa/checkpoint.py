@@ -11,6 +11,7 @@ optimizer.pt        optimiser state                       /   can be resumed
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +105,21 @@ def phantom_warning(run: Mapping[str, Any]) -> str:
     return "The checkpoint was trained on synthetic CT (brgsa phantom): on other scans its scores mean nothing."
 
 
-def supervised(run: Mapping[str, Any]) -> list[str]:
-    """The abnormalities on whose labels a checkpoint was trained, so that its scores for them are not zero-shot.
+def is_supervised(run: Mapping[str, Any], text: str) -> bool:
+    """Whether a checkpoint was trained on labels of what a text names, so that its score for the text is not zero-shot.
+
+    So it is, too, where the text is the general name of an abnormality with labels: "Calcification" of "Arterial wall
+    calcification".
 
     Args:
         run: contents of its run.json.
+        text: an abnormality, or a prompt that names one.
     """
-    return list(run.get("supervised", []))
+    return any(_holds(text, name) or _holds(name, text) for name in run.get("supervised", []))
+
+
+def _holds(text: str, words: str) -> bool:
+    return re.search(rf"\b{re.escape(words.lower())}\b", text.lower()) is not None
 
 
 def read_model_config(path: Path) -> ModelConfig:

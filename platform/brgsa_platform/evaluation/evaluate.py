@@ -207,7 +207,7 @@ class _Evaluation:
     @property
     def supervised(self) -> list[str]:
         """The abnormalities under test on whose labels the model was trained."""
-        return [name for name in checkpoint_files.supervised(self.loaded.run) if name in self.names]
+        return [name for name in self.names if checkpoint_files.is_supervised(self.loaded.run, name)]
 
     def about(self) -> dict[str, Any]:
         """All that decides on the figures, as plain JSON values."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ def predict(
     # Training keeps its validation scores of the default pairing only.
     reference = loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
     rows = [
-        RankedPrompt(text, score, _percentile(reference, text, score), _is_supervised(loaded.run, text))
+        RankedPrompt(text, score, _percentile(reference, text, score), checkpoint_files.is_supervised(loaded.run, text))
         for text, score in zip(texts, scores, strict=True)
     ]
     if picture is not None:
@@ -164,10 +164,6 @@ def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -
                 value=text,
             )
     return texts
-
-
-def _is_supervised(run: Mapping[str, Any], text: str) -> bool:
-    return any(name.lower() in text.lower() for name in checkpoint_files.supervised(run))
 
 
 def _ranked(rows: Sequence[RankedPrompt]) -> list[RankedPrompt]:
