@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from brgsa.config import BankConfig, LossConfig, ModelConfig, TextConfig, VisionConfig
 from brgsa.losses import brgsa_loss
-from brgsa.micro_batches import backward_in_micro_batches
+from brgsa.losses.micro_batches import backward_in_micro_batches
 from brgsa.model import BrgSA, Embeddings
 from brgsa.text import TextTower, Tokens, train_tokenizer
 from brgsa.volumes.intensity import Intensity, unit_intensities

@@ -11,6 +11,7 @@ optimizer.pt        optimiser state                       /   can be resumed
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from brgsa.model import BrgSA
 from brgsa.text import saved_tower
 
 FORMAT = 2
+SCALE = "scale."  # of the names of a learned temperature and bias
 # What a model of format 1 was, where format 2 has a field for it.
 SINCE_FORMAT_1: dict[str, dict[str, Any]] = {
     "vision": {
@@ -115,6 +117,23 @@ def phantom_warning(run: Mapping[str, Any]) -> str:
     return "The checkpoint was trained on synthetic CT (brgsa phantom): on other scans its scores mean nothing."
 
 
+def is_supervised(run: Mapping[str, Any], text: str) -> bool:
+    """Whether a checkpoint was trained on labels of what a text names, so that its score for the text is not zero-shot.
+
+    So it is, too, where the text is the general name of an abnormality with labels: "Calcification" of "Arterial wall
+    calcification".
+
+    Args:
+        run: contents of its run.json.
+        text: an abnormality, or a prompt that names one.
+    """
+    return any(_holds(text, name) or _holds(name, text) for name in run.get("supervised", []))
+
+
+def _holds(text: str, words: str) -> bool:
+    return re.search(rf"\b{re.escape(words.lower())}\b", text.lower()) is not None
+
+
 def read_model_config(path: Path) -> ModelConfig:
     """The ModelConfig of a checkpoint folder.
 
@@ -152,6 +171,8 @@ def read_model_config(path: Path) -> ModelConfig:
 def load_weights(model: BrgSA, path: Path) -> None:
     """Load `model.safetensors` of a checkpoint folder into a model of the same configuration.
 
+    A learned temperature or bias that the file lacks keeps its value; one that the model has no use for is left out.
+
     Raises:
         UserError: the file is damaged, or holds weights of another configuration; the first that differs is named.
     """
@@ -164,6 +185,11 @@ def load_weights(model: BrgSA, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise _damaged(file, error) from error
     expected = model.state_dict()
+    for name in sorted(expected.keys() ^ weights.keys()):
+        if name.startswith(SCALE):
+            weights.pop(name, None)
+            if name in expected:
+                weights[name] = expected[name]
     for name in sorted(expected.keys() | weights.keys()):
         have = tuple(weights[name].shape) if name in weights else "nothing"
         want = tuple(expected[name].shape) if name in expected else "nothing"

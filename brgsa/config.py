@@ -212,25 +212,57 @@ def _tuples(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Temperature and weights of the loss (see `brgsa.losses.brgsa_loss`).
+    """The contrast, its temperature, and the weights of the loss (see `brgsa.losses.brgsa_loss`).
 
     Attributes:
-        temperature: of InfoNCE; cosines are divided by it.
-        plain, bridged, reconstruction: weights of InfoNCE(v, t), InfoNCE(v', t') and the bank's reconstruction error.
-        same_text: two scans of a batch with the very same text are each other's "negatives", as in the paper, or the pair
-            is left out ("ignore"), which suits summaries: those of many healthy scans are the same.
+        contrast: of volumes with texts: "info_nce" (the paper's), or "sigmoid" (SigLIP's, which decides on each pair alone).
+        temperature: cosines are divided by it.
+        learn_temperature: learn it from there on, within `temperature_bounds`; the default bounds end at CLIP's 0.01.
+        bias: of the sigmoid loss, added to a cosine over the temperature; about -log(batch size - 1) makes a pair of unrelated
+            embeddings as probable as it is.
+        learn_bias: learn it from there on, within `bias_bounds`.
+        plain, bridged, reconstruction: weights of the contrast of v with t, of v' with t', and of the bank's reconstruction
+            error.
+        same_text: two scans of a batch with the very same text are each other's "negatives", as in the paper, the pair is
+            left out ("ignore"), which suits summaries (those of many healthy scans are the same), or they are "positives".
+        supervised: weight of the labels' term, the binary cross-entropy of prompt scores.
+        labels: whose labels these are: the store's ("store"), or those that the rule reader finds in the reports ("rules").
+        abnormalities: names of the abnormalities that are supervised; none: all that the training split has both with
+            and without.
     """
 
+    contrast: Literal["info_nce", "sigmoid"] = "info_nce"
     temperature: float = 0.1
+    learn_temperature: bool = False
+    temperature_bounds: tuple[float, float] = (0.01, 1.0)
+    bias: float = -10.0
+    learn_bias: bool = False
+    bias_bounds: tuple[float, float] = (-20.0, 0.0)
     plain: float = 1.0
     bridged: float = 1.0
     reconstruction: float = 0.5
-    same_text: Literal["negatives", "ignore"] = "negatives"
+    same_text: Literal["negatives", "ignore", "positives"] = "negatives"
+    supervised: float = 0.0
+    labels: Literal["store", "rules"] = "store"
+    abnormalities: tuple[str, ...] = ()
 
     __pydantic_config__ = _STRICT
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"loss.temperature must be above 0, not {self.temperature}")
-        for name in ("plain", "bridged", "reconstruction"):
+        for name in ("plain", "bridged", "reconstruction", "supervised"):
             _require(getattr(self, name) >= 0, f"loss.{name} must not be negative")
         _require(self.plain + self.bridged > 0, "loss.plain and loss.bridged are both 0: nothing aligns the towers")
+        _require(self.temperature_bounds[0] > 0, f"loss.temperature_bounds {self.temperature_bounds} must be above 0")
+        for name, learned in (("temperature", self.learn_temperature), ("bias", self.learn_bias)):
+            low, high = getattr(self, f"{name}_bounds")
+            value = getattr(self, name)
+            _require(low < high, f"loss.{name}_bounds ({low}, {high}): the lower one comes first")
+            _require(
+                not learned or low <= value <= high,
+                f"loss.{name} {value} is learned and begins outside loss.{name}_bounds ({low}, {high})",
+            )
+        _require(
+            not self.learn_bias or self.contrast == "sigmoid",
+            f"loss.learn_bias needs loss.contrast=sigmoid: {self.contrast} has no bias",
+        )

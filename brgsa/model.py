@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from brgsa.bank import KnowledgeBank
 from brgsa.config import ModelConfig
+from brgsa.temperature import LearnedScale
 from brgsa.text import TextTower, Tokens, text_tower
 from brgsa.vision import vision_tower
 
@@ -51,9 +52,14 @@ class BrgSA(nn.Module):
         text: a text tower that exists already (a saved one); by default the configuration's is made.
         tokenizer: the corpus's tokenizer, which the "small" text tower needs.
 
+    Attributes:
+        scale: the temperature and the bias that a training learns with the towers; scores do not depend on them.
+
     Raises:
         UserError: the text tower cannot be made (see `brgsa.text.text_tower`).
     """
+
+    scale: LearnedScale | None
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class BrgSA(nn.Module):
         self.project_volume = nn.Linear(int(self.vision.width), config.embedding)  # type: ignore[arg-type]
         self.project_text = nn.Linear(self.text.width, config.embedding)
         self.bank = KnowledgeBank(config.bank, config.embedding) if config.bank.enabled else None
+        self.scale = None
 
     @property
     def has_bank(self) -> bool:

@@ -372,3 +372,20 @@ def test_only_a_phantom_s_checkpoint_says_so() -> None:
     assert "synthetic" in checkpoint.phantom_warning({"data": {"phantom": True}})
     for run in ({}, {"data": {}}, {"data": {"phantom": False}}):
         assert checkpoint.phantom_warning(run) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Pleural effusion", True),
+        ("There is no PLEURAL effusion.", True),
+        ("Calcification", True),  # RAD-ChestCT's one stands for CT-RATE's two
+        ("Pericardial effusion", False),
+        ("Bronchial thickening", False),
+        ("There is cardiomegaly.", False),
+    ],
+)
+def test_what_a_checkpoint_was_supervised_on(text: str, expected: bool) -> None:
+    run = {"supervised": ["Pleural effusion", "Arterial wall calcification", "Peribronchial thickening"]}
+    assert checkpoint.is_supervised(run, text) == expected
+    assert not checkpoint.is_supervised({}, text)  # of an earlier version

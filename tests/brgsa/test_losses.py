@@ -14,9 +14,10 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from brgsa.config import BankConfig, LossConfig, ModelConfig, TextConfig, VisionConfig
-from brgsa.losses import brgsa_loss, info_nce, not_negatives
+from brgsa.losses import Supervision, brgsa_loss, info_nce, not_negatives
 from brgsa.model import BrgSA, Embeddings
-from brgsa.text import Tokens, train_tokenizer
+from brgsa.temperature import learned_scale
+from brgsa.text import train_tokenizer
 
 WORDS = ("a nodule", "fluid", "air", "no change", "a mass", "calcium", "a hernia", "a nodule")
 TEXTS = [f"There is {word}." for word in WORDS]
@@ -170,16 +171,34 @@ def test_a_batch_of_one_text_aligns_nothing_and_stays_finite() -> None:
     assert volumes.plain.grad.abs().max() == 0
 
 
-# One batch over two processes. A case is: bank or none, the text of two volumes a negative or ignored.
+PROMPTS = ["There is a mass.", "There is a hernia.", "There is fluid."]
+LABELS = torch.tensor([[0, 0, 1], [0, 1, 1], [math.nan] * 3, [1, 0, math.nan]] * 2)  # more known on one worker than
+LABELS[7] = math.nan  # on the other
+
+# One batch over two processes. A case is: bank or none, and the loss.
 CASES = {
     "bank": (True, LossConfig()),
     "no bank": (False, LossConfig()),
     "same text ignored": (True, LossConfig(temperature=0.05, same_text="ignore")),
+    "several positives, learned": (False, LossConfig(same_text="positives", learn_temperature=True)),
+    "sigmoid, learned, and labels": (
+        True,
+        LossConfig(
+            contrast="sigmoid",
+            bias=-2.0,
+            learn_temperature=True,
+            learn_bias=True,
+            same_text="positives",
+            supervised=0.5,
+        ),
+    ),
+    "labels": (True, LossConfig(supervised=2.0)),
 }
 
 
-def make_model(bank: bool) -> BrgSA:
+def make_model(case: str) -> BrgSA:
     torch.manual_seed(0)
+    bank, loss = CASES[case]
     config = ModelConfig(
         vision=VisionConfig(volume=(8, 8, 4), patch=(4, 4, 2), width=12, depth=1, heads=2, mlp=16),
         text=TextConfig(width=16, depth=1, heads=2, layers_summed=1, max_tokens=16),
@@ -187,17 +206,34 @@ def make_model(bank: bool) -> BrgSA:
         embedding=10,
     )
     model = BrgSA(config, tokenizer=train_tokenizer(TEXTS * 2, 100))
+    model.scale = learned_scale(loss)
     return model.eval()  # no dropout: the two runs must agree
 
 
 def loss_and_gradients(model: torch.nn.Module, rows: slice, config: LossConfig) -> dict[str, torch.Tensor]:
     volumes = torch.randn(8, 1, 8, 8, 4, generator=torch.Generator().manual_seed(3))
     inner: BrgSA = getattr(model, "module", model)
-    tokens = Tokens(*(part[rows] for part in inner.text.tokenize(TEXTS)))
-    losses = brgsa_loss(*model(volumes[rows], tokens), SCANS[rows], config, TEXT_CODES[rows])
+    tokens = inner.text.tokenize(TEXTS[rows] + PROMPTS)
+    seen, read = model(volumes[rows], tokens)
+    texts, prompts = (
+        Embeddings(read.plain[part], None if read.bridged is None else read.bridged[part])
+        for part in (slice(-len(PROMPTS)), slice(-len(PROMPTS), None))
+    )
+    losses = brgsa_loss(
+        seen,
+        texts,
+        SCANS[rows],
+        config,
+        TEXT_CODES[rows],
+        learned=inner.scale,
+        supervision=Supervision(prompts, LABELS[rows]) if config.supervised else None,
+    )
     losses.total.backward()
     gradients = {n: p.grad.clone() for n, p in inner.named_parameters() if p.grad is not None}
-    return {"loss": losses.total.detach(), "plain": losses.plain, "bridged": losses.bridged, **gradients}
+    return {name: getattr(losses, name) for name in ("plain", "bridged", "supervised")} | {
+        "loss": losses.total.detach(),
+        **gradients,
+    }
 
 
 def worker(rank: int, port: int, out: str) -> None:
@@ -205,8 +241,8 @@ def worker(rank: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     mine, results = slice(4 * rank, 4 * rank + 4), {}
-    for name, (bank, config) in CASES.items():
-        model = make_model(bank)
+    for name, (_, config) in CASES.items():
+        model = make_model(name)
         # This worker's rows alone, though there is a group.
         alone = brgsa_loss(*everything(model, mine), SCANS[mine], config, TEXT_CODES[mine], local=True)
         results[name] = loss_and_gradients(DistributedDataParallel(model), mine, config)
@@ -238,14 +274,17 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_workers_equal_one_process(case: str, two_workers: list[dict[str, dict[str, torch.Tensor]]]) -> None:
-    bank, config = CASES[case]
-    whole = loss_and_gradients(make_model(bank), slice(None), config)
+    _, config = CASES[case]
+    whole = loss_and_gradients(make_model(case), slice(None), config)
+    assert ("scale.log_temperature" in whole) == config.learn_temperature
+    assert (whole["supervised"] > 0) == (config.supervised > 0)
     assert max(float(value.abs().max()) for name, value in whole.items() if "weight" in name) > 1e-2
     for rank, results in enumerate(two_workers):
         assert results[case].keys() - {"alone"} == whole.keys()
         for name, value in whole.items():
-            torch.testing.assert_close(results[case][name], value, atol=1e-5, rtol=0, msg=f"{name} on rank {rank}")
+            tolerance = 1e-5 * max(1.0, float(value.abs().max()))  # gradients of tens are rounded more
+            torch.testing.assert_close(results[case][name], value, atol=tolerance, rtol=0, msg=f"{name} on rank {rank}")
         mine = slice(4 * rank, 4 * rank + 4)
-        expected = brgsa_loss(*everything(make_model(bank), mine), SCANS[mine], config, TEXT_CODES[mine])
+        expected = brgsa_loss(*everything(make_model(case), mine), SCANS[mine], config, TEXT_CODES[mine])
         torch.testing.assert_close(results[case]["alone"], expected.total, atol=1e-5, rtol=0)
         assert abs(results[case]["alone"] - whole["loss"]) > 1e-2  # or the gathering made no difference

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from brgsa.config import LossConfig, VisionConfig
 from brgsa.losses import Losses, brgsa_loss
-from brgsa.micro_batches import backward_in_micro_batches
+from brgsa.losses.micro_batches import backward_in_micro_batches
 from brgsa.model import BrgSA, Embeddings
 from brgsa.text import Tokens
 

@@ -59,7 +59,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 5000,
     out: Annotated[Path | None, typer.Option(help="Folder for tables; default the checkpoint's.")] = None,
 ) -> None:
-    """Score a split zero-shot: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
+    """Score a split by prompts: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
     from brgsa_platform.evaluation.evaluate import EvaluateOptions
     from brgsa_platform.evaluation.evaluate import evaluate as run
 

@@ -1,4 +1,4 @@
-"""`brgsa evaluate`: a checkpoint and a store's split in, zero-shot scores, tables and pictures out.
+"""`brgsa evaluate`: a checkpoint and a store's split in, scores of prompts, tables and pictures out.
 
 Each CT is encoded once, in the driver, whatever the number of prompts.
 """
@@ -20,7 +20,7 @@ from brgsa.errors import UserError, nearest
 from brgsa.model import BrgSA, default_device
 from brgsa.volumes import Geometry
 from brgsa_platform.evaluation.outputs import file_names, log_result, writable_folder, write_files
-from brgsa_platform.evaluation.tables import EvaluationResult, Gap, tabulate
+from brgsa_platform.evaluation.tables import EvaluationResult, Gap, mark_supervised, tabulate
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, rare_labels, split_index
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
@@ -131,6 +131,7 @@ def evaluate(
         "brgsa.data": about["data"],
         "brgsa.checkpoint": about["checkpoint"],
         "brgsa.protocol": options.protocol,
+        "brgsa.supervised": ", ".join(about["supervised"]),
     }
     title = name or f"{about['checkpoint']} on {split}"
     with tracking.run("evaluate", name=title, params=about, tags=tags, parent=parent_run) as run:
@@ -148,6 +149,7 @@ def evaluate(
             resamples=options.resamples,
             seed=options.seed,
         )
+        result = mark_supervised(result, evaluation.supervised)
         measured_gap, gap_notes = evaluation.gap(model, tested)
         result = replace(
             result,
@@ -202,6 +204,11 @@ class _Evaluation:
         notes += [*filter(None, [doubt_warning(store), _phantom_note(loaded, store)])]
         return cls(loaded, store, split, options, names, index, fitting, threshold_source, rare, notes)
 
+    @property
+    def supervised(self) -> list[str]:
+        """The abnormalities under test on whose labels the model was trained."""
+        return [name for name in self.names if checkpoint_files.is_supervised(self.loaded.run, name)]
+
     def about(self) -> dict[str, Any]:
         """All that decides on the figures, as plain JSON values."""
         options, index, folder = self.options, self.index, self.loaded.path
@@ -220,6 +227,7 @@ class _Evaluation:
             "cluster": options.drawn,
             "resamples": options.resamples,
             "seed": options.seed,
+            "supervised": self.supervised,
         }
 
     def labels_of(self, index: SplitIndex) -> NDArray[np.float32]:

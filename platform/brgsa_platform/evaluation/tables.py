@@ -9,7 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ Floats = NDArray[np.float64]
 
 METRICS = metrics.RANKING + metrics.AT_THRESHOLD
 GROUPS = ("macro", "common", "rare")
+UNSUPERVISED = "unsupervised"  # a fourth group, where the model was trained on labels of some abnormalities
 FEW = 5  # with fewer positives or negatives, a bootstrap draws the same few volumes again and again
 NARROW = 100  # columns of a terminal below which the figures at the threshold are left to the CSV
 UNMEASURED = Interval(*[math.nan] * 5)
@@ -40,6 +41,7 @@ class Abnormality:
         positives, negatives: volumes whose label is known to be 1 or 0.
         threshold: scores above it count as positive; NaN where none could be chosen.
         figures: metric → its value and interval, NaN where it is not measured.
+        supervised: whether the model was trained on its labels; its figures are then not zero-shot.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Abnormality:
     negatives: int
     threshold: float
     figures: dict[str, Interval]
+    supervised: bool = False
 
     @property
     def measured(self) -> bool:
@@ -71,7 +74,8 @@ class EvaluationResult:
 
     Attributes:
         abnormalities: one row each, in label order.
-        means: "macro" (over all measured abnormalities), "common" and "rare" → metric → interval.
+        means: "macro" (over all measured abnormalities), "common" and "rare" → metric → interval; of a model that was
+            trained on labels also "unsupervised", over the abnormalities that it knows from texts alone.
         bootstrap: the draws, for the interval of a difference to another result (see `gain`).
         notes: sentences on what was left out, or fitted where it should not be.
         about: checkpoint, data fingerprint, split, protocol and the other choices, as plain JSON values.
@@ -93,8 +97,14 @@ class EvaluationResult:
         return [
             i
             for i, row in enumerate(self.abnormalities)
-            if row.measured and (group == "macro" or row.rare == (group == "rare"))
+            if row.measured
+            and (not row.supervised if group == UNSUPERVISED else group == "macro" or row.rare == (group == "rare"))
         ]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that have a mean."""
+        return (*GROUPS, UNSUPERVISED) if any(row.supervised for row in self.abnormalities) else GROUPS
 
     def print(self) -> None:
         """The table, what it rests on, and where to look next, on standard output."""
@@ -137,6 +147,19 @@ def tabulate(
     for group in GROUPS:
         result.means[group] = {metric: _mean(drawn, metric, result.columns(group)) for metric in METRICS}
     return result
+
+
+def mark_supervised(result: EvaluationResult, names: Sequence[str]) -> EvaluationResult:
+    """The result of a model that was trained on labels of some abnormalities: they are marked, and the others have a mean."""
+    rows = [replace(row, supervised=row.name in names) for row in result.abnormalities]
+    marked = [row.name for row in rows if row.supervised]
+    if not marked:
+        return result
+    note = f"The model was trained on their labels, so supervised and not zero-shot: {', '.join(marked)}."
+    result = replace(result, abnormalities=rows, notes=[*result.notes, note])
+    columns = result.columns(UNSUPERVISED)
+    mean = {metric: _mean(result.bootstrap, metric, columns) for metric in METRICS}
+    return replace(result, means={**result.means, UNSUPERVISED: mean})
 
 
 def gain(result: EvaluationResult, over: EvaluationResult, group: str = "common", metric: str = "auroc") -> Interval:
@@ -187,6 +210,7 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
         "abnormalities": {
             row.name: {
                 "group": _group(row),
+                "supervised": row.supervised,
                 "positives": row.positives,
                 "negatives": row.negatives,
                 "threshold": _number(row.threshold),
@@ -194,7 +218,10 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
             }
             for row in result.abnormalities
         },
-        **{group: {"abnormalities": len(result.columns(group)), **_intervals(result.means[group])} for group in GROUPS},
+        **{
+            group: {"abnormalities": len(result.columns(group)), **_intervals(result.means[group])}
+            for group in result.groups
+        },
         "modality_gap": None if result.gap is None else {"before": result.gap.before, "after": result.gap.after},
         "notes": result.notes,
         "mlflow_run_id": result.run_id,
@@ -206,28 +233,32 @@ def to_csv(result: EvaluationResult) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fields = [f"{metric}{part}" for metric in METRICS for part in ("", "_mean", "_sd", "_low", "_high")]
-    writer.writerow(["abnormality", "group", "positives", "negatives", "threshold", *fields])
+    writer.writerow(["abnormality", "group", "supervised", "positives", "negatives", "threshold", *fields])
 
     def cells(figures: Mapping[str, Interval]) -> list[str]:
         return [_cell(number) for metric in METRICS for number in figures[metric]]
 
     for row in result.abnormalities:
-        counts = [row.name, _group(row), row.positives, row.negatives, _cell(row.threshold)]
-        writer.writerow([*counts, *cells(row.figures)])
-    for group in GROUPS:
+        known = [row.name, _group(row), _yes(row.supervised), row.positives, row.negatives, _cell(row.threshold)]
+        writer.writerow([*known, *cells(row.figures)])
+    for group in result.groups:
         title = f"mean of {len(result.columns(group))}"
-        writer.writerow([title, group, "", "", "", *cells(result.means[group])])
+        writer.writerow([title, group, _yes(_holds_supervised(result, group)), "", "", "", *cells(result.means[group])])
     return text.getvalue()
 
 
 def to_columns(result: EvaluationResult) -> dict[str, list[Any]]:
     """Columns of equal length for MLflow's table: the abnormalities, then the means."""
-    rows: list[tuple[str, str, int | None, dict[str, Interval]]] = []
-    rows += [(row.name, _group(row), row.positives, row.figures) for row in result.abnormalities]
-    rows += [(f"mean of {len(result.columns(g))}", g, None, result.means[g]) for g in GROUPS]
+    rows: list[tuple[str, str, int | None, dict[str, Interval], bool]] = []
+    rows += [(row.name, _group(row), row.positives, row.figures, row.supervised) for row in result.abnormalities]
+    rows += [
+        (f"mean of {len(result.columns(g))}", g, None, result.means[g], _holds_supervised(result, g))
+        for g in result.groups
+    ]
     table: dict[str, list[Any]] = {
         "abnormality": [row[0] for row in rows],
         "group": [row[1] for row in rows],
+        "supervised": [_yes(row[4]) for row in rows],
         "positives": [row[2] for row in rows],
     }
     for metric in METRICS:
@@ -240,7 +271,7 @@ def to_columns(result: EvaluationResult) -> dict[str, list[Any]]:
 def to_metrics(result: EvaluationResult) -> dict[str, float]:
     """Flat, finite figures for MLflow: "auroc/macro", "auroc/macro_low", "auroc/Cardiomegaly", "gap/before" and so on."""
     flat: dict[str, float] = {}
-    for group in GROUPS:
+    for group in result.groups:
         for metric, interval in result.means[group].items():
             flat[f"{metric}/{group}"] = interval.value
             flat[f"{metric}/{group}_low"], flat[f"{metric}/{group}_high"] = interval.low, interval.high
@@ -262,13 +293,13 @@ def to_table(result: EvaluationResult, brief: bool = False) -> Table:
 
     rows = [
         console.Row(
-            cells(row.name + (" (rare)" if row.rare else ""), str(row.positives), row.figures),
+            cells(row.name + _marks(row), str(row.positives), row.figures),
             ends_section=row is result.abnormalities[-1],
         )
         for row in result.abnormalities
     ]
-    for group, words in zip(GROUPS, ("all", "common", "rare"), strict=True):
-        name = f"mean of {words} ({len(result.columns(group))})"
+    for group in result.groups:
+        name = f"mean of {'all' if group == 'macro' else group} ({len(result.columns(group))})"
         rows.append(console.Row(cells(name, "", result.means[group]), style="bold"))
     about = result.about
     heads = ["abnormality", "n+", "AUROC (95 %)", "AUPRC (95 %)", *at_threshold]
@@ -300,6 +331,20 @@ def summary(result: EvaluationResult) -> list[str]:
 
 def _group(row: Abnormality) -> str:
     return "rare" if row.rare else "common"
+
+
+def _marks(row: Abnormality) -> str:
+    marks = [mark for mark, holds in (("rare", row.rare), ("supervised", row.supervised)) if holds]
+    return f" ({', '.join(marks)})" if marks else ""
+
+
+def _holds_supervised(result: EvaluationResult, group: str) -> bool:
+    """Whether a mean has figures in it that are not zero-shot."""
+    return any(result.abnormalities[i].supervised for i in result.columns(group))
+
+
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "no"
 
 
 def _number(value: float) -> float | None:

@@ -38,9 +38,9 @@ class Texts:
         self.current = [drawn_text(text, self.data, counts, order) for text in self.written]
         self.codes = codes_of(self.current)
 
-    def tokens(self, tower: TextTower, rows: Ints) -> Tokens:
-        """The current texts of b rows, tokenised by a text tower, on the CPU."""
-        return tower.tokenize([self.current[row] for row in rows])
+    def tokens(self, tower: TextTower, rows: Ints, prompts: Sequence[str] = ()) -> Tokens:
+        """The current texts of b rows, and after them prompts, tokenised by a text tower, on the CPU."""
+        return tower.tokenize([*(self.current[row] for row in rows), *prompts])
 
 
 def drawn_text(text: str, data: DataSection, counts: np.random.Generator, order: np.random.Generator) -> str:

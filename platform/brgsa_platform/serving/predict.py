@@ -26,6 +26,7 @@ from brgsa_platform.runtime import console
 from brgsa_platform.training import run_checkpoints
 
 SHARE = "higher than"  # head of the percentiles' column
+SUPERVISED = " (supervised)"  # mark of a prompt
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class ScanOptions:
 class RankedPrompt(NamedTuple):
     """A prompt, its score, and the share (0 to 1) of the validation scans that score lower for it, where that is known.
 
-    Raw cosines say little: what can be read is how a scan stands among others.
+    Raw cosines say little: what can be read is how a scan stands among others. A prompt is supervised where it names an
+    abnormality on whose labels the model was trained; its score is then not zero-shot.
     """
 
     prompt: str
     score: float
     percentile: float | None
+    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,20 @@ class Prediction:
         ranked = any(row.percentile is not None for row in self.rows)
         heads = ["prompt", "score", *([SHARE] if ranked else [])]
         cells = [
-            [row.prompt, f"{row.score:.3f}", "" if row.percentile is None else f"{row.percentile:.0%}"][: len(heads)]
+            [
+                row.prompt + SUPERVISED * row.supervised,
+                f"{row.score:.3f}",
+                "" if row.percentile is None else f"{row.percentile:.0%}",
+            ][: len(heads)]
             for row in self.rows
         ]
         console.print_table(console.table(heads, cells, title=self.scan.name, right=(1, 2), unbroken=(1, 2)))
         if ranked:
             console.print_line(f"{SHARE}: share of the training's validation scans with a lower score for that prompt.")
+        if any(row.supervised for row in self.rows):
+            console.print_line(
+                f"{SUPERVISED.strip()}: the model was trained on labels of that abnormality: not zero-shot."
+            )
         for warning in self.warnings:
             console.print_line(f"Caution: {warning}")
         if self.picture is not None:
@@ -140,7 +151,7 @@ def predict(
     # Training keeps its validation scores of the default pairing only.
     reference = loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
     rows = [
-        RankedPrompt(text, score, _percentile(reference, text, score))
+        RankedPrompt(text, score, _percentile(reference, text, score), checkpoint_files.is_supervised(loaded.run, text))
         for text, score in zip(texts, scores, strict=True)
     ]
     if picture is not None:

@@ -15,6 +15,7 @@ from brgsa.volumes import transforms
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.items import items_of, training_steps
+from brgsa_platform.loading.supervision import SupervisedLabels, check_supervision, supervised_labels
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.runtime.version import git_commit
@@ -111,9 +112,12 @@ def train(
             parent=options.parent_run,
             run_id=previous_run(out, store, config),
         ) as run:
+            supervised = supervised_labels(store, config)
+            if supervised is not None:
+                run.set_tags({"brgsa.supervised": ", ".join(supervised.names), "brgsa.labels": supervised.source})
             write_run(out, store, config, run.run_id)
             make_tokenizer(out, store, config)
-            task = _task(out, store, config, run.run_id, options)
+            task = _task(out, store, config, run.run_id, options, supervised)
             with contextlib.nullcontext() if options.quiet else _shown(out, store, config):
                 history = _fit(out, config, task, options)
             result = TrainResult(out, run_checkpoints.resolve(out), run.run_id, history)
@@ -124,17 +128,25 @@ def train(
         return result
 
 
-def _task(out: Path, store: Store, config: RunConfig, run_id: str, options: TrainOptions) -> TrainingTask:
+def _task(
+    out: Path,
+    store: Store,
+    config: RunConfig,
+    run_id: str,
+    options: TrainOptions,
+    supervised: SupervisedLabels | None,
+) -> TrainingTask:
     from brgsa_platform.training.loop import TrainingTask
 
     return TrainingTask(
         config=config,
         store=store.path,
         out=str(out),
-        run=checkpoint_record(store, config),
+        run=checkpoint_record(store, config, supervised),
         tracking_uri=connection.tracking_uri(),
         run_id=run_id,
         cache=options.cache,
+        supervised=supervised,
     )
 
 
@@ -197,8 +209,11 @@ def _callbacks_within_a_search() -> list[Any]:
     return [TuneReportCallback()] if _in_tune_session() else []
 
 
-def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
-    """What a checkpoint's run.json says: enough to prepare a scan as the training's were, and to repeat the run."""
+def checkpoint_record(store: Store, config: RunConfig, supervised: SupervisedLabels | None = None) -> dict[str, Any]:
+    """What a checkpoint's run.json says: enough to prepare a scan as the training's were, and to repeat the run.
+
+    `supervised` are the abnormalities that the model is no zero-shot model of.
+    """
     return {
         "config": config.to_dict(),
         "data": {
@@ -209,6 +224,7 @@ def checkpoint_record(store: Store, config: RunConfig) -> dict[str, Any]:
             "phantom": store.phantom,
         },
         "labels": list(store.labels),
+        "supervised": [] if supervised is None else list(supervised.names),
         "commit": git_commit(),
     }
 
@@ -218,7 +234,8 @@ def check_fit(store: Store, config: RunConfig) -> None:
 
     Raises:
         UserError: the crop is larger than the volumes, or these do not divide into patches; the text style is missing; the
-            training split is smaller than a batch; there is no validation split to stop early by; or a transform is unknown.
+            training split is smaller than a batch; there is no validation split to stop early by; a transform is unknown; or
+            there are no labels for the loss (`supervision.check_supervision`).
     """
     vision = config.model.vision
     crop, shape = config.model.vision.volume, store.geometry.shape
@@ -249,6 +266,7 @@ def check_fit(store: Store, config: RunConfig) -> None:
         )
     store.texts(config.data.style)  # refuses a style that has not been computed
     _steps(store, config)  # refuses a split too small for a batch
+    check_supervision(store, config.loss)
     if config.data.transforms:
         transforms.check([spec.model_dump() for spec in config.data.transforms], crop)
 

@@ -32,6 +32,7 @@ from brgsa_platform.loading.items import items_of, training_steps
 from brgsa_platform.loading.loaders import Batch, Batches
 from brgsa_platform.loading.order import Ints
 from brgsa_platform.loading.random_streams import Purpose, stream
+from brgsa_platform.loading.supervision import SupervisedLabels
 from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
 from brgsa_platform.runtime import placement_groups
@@ -59,6 +60,7 @@ class TrainingTask:
         run: what a checkpoint's run.json holds.
         tracking_uri, run_id: the MLflow run that rank 0 appends to; no run where the id is empty.
         cache: the store's volumes, where a search has decoded them for all of its trials.
+        supervised: the labels of the training's rows, where it learns from labels.
     """
 
     config: RunConfig
@@ -68,6 +70,7 @@ class TrainingTask:
     tracking_uri: str
     run_id: str
     cache: VolumeCache | None = None
+    supervised: SupervisedLabels | None = None
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +137,7 @@ class Trainer:
         data = self.config.data
         self.rows = split_index(store, "train", data.style)
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
-        self.validation = Validation.of(store, self.config, self.rows)
+        self.validation = Validation.of(store, self.config, self.rows, task.supervised)
         self.items = items_of(store, self.rows, self.config)
         self.steps = training_steps(self.rows, self.items, self.config)
         self.seen = self.config.model.vision.evaluated(store.geometry.shape)
@@ -218,9 +221,12 @@ class Trainer:
     def _step_input(self, rows: Ints, volumes: Sequence[Tensor]) -> StepInput:
         """What a step learns from: the volumes of these rows, and what belongs to them."""
         device = self.workers.device
-        tokens = Tokens(*(send(part, device) for part in self.texts.tokens(self.model.text, rows)))
+        supervised = self.task.supervised
+        prompts = () if supervised is None else supervised.prompts
+        tokens = Tokens(*(send(part, device) for part in self.texts.tokens(self.model.text, rows, prompts)))
         scans, codes = (torch.from_numpy(of_rows[rows]) for of_rows in (self.rows.scans, self.texts.codes))
-        return StepInput(volumes, tokens, send(scans, device), send(codes, device))
+        labels = None if supervised is None else send(torch.from_numpy(supervised.labels[rows]), device)
+        return StepInput(volumes, tokens, send(scans, device), send(codes, device), labels)
 
     def _count(self, steps: list[ReadStep]) -> None:
         """Count steps that are done, and log the last one."""
@@ -252,6 +258,8 @@ class Trainer:
         """Validate, save, log and report the epoch."""
         progress = self.state.progress
         metrics = {f"train/{name}": total / self.steps for name, total in progress.sums.items()}
+        if self.model.scale is not None:
+            metrics |= {f"train/{name}": value for name, value in self.model.scale.learned().items()}
         metrics["train/volumes_per_s"] = self.steps * self.config.train.batch_size / progress.seconds
         validated = self._validate()
         metrics |= validated.metrics
@@ -269,7 +277,8 @@ class Trainer:
             return Measured({}, {})
         with sharding.gathered(self.model):
             volumes = self._encode(self.validation.rows, self.config.train.precision).embeddings
-            measured = self.validation.measure(self.model, volumes, self.config.loss)
+            scale, loss = self.model.scale, self.config.loss
+            measured = self.validation.measure(self.model, volumes, loss if scale is None else scale.fixed(loss))
         # Rank 0's metrics count. Rounded differently on two workers, a loss would make their learning rates diverge.
         return self.workers.gather(measured)[0]
 

@@ -34,6 +34,18 @@ def optimizer_of(config: OptimSection, model: nn.Module) -> torch.optim.Optimize
     return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused or None)
 
 
+def scale_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """A model's learned temperature and bias, where it has them."""
+    scale = getattr(model, "scale", None)
+    return [] if scale is None else list(scale.parameters())
+
+
+def tower_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """All other weights."""
+    scale = {id(parameter) for parameter in scale_parameters(model)}
+    return [weight for weight in model.parameters() if id(weight) not in scale]
+
+
 def _groups(config: OptimSection, model: nn.Module) -> list[dict[str, Any]]:
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}

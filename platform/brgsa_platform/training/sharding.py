@@ -17,12 +17,13 @@ from brgsa.model import BrgSA
 def shard(model: BrgSA) -> None:
     """Leave this worker its part of each weight; all workers must hold the same weights.
 
-    The blocks of both towers are gathered one by one, all other weights together.
+    The blocks of both towers are gathered one by one, all other weights together. A learned temperature or bias is one
+    number, which each worker keeps.
     """
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
             fully_shard(block)
-    fully_shard(model)
+    fully_shard(model, ignored_params=None if model.scale is None else set(model.scale.parameters()))
     for method in ("embed_volumes", "embed_tokens"):
         register_fsdp_forward_method(model, method)
 

@@ -13,6 +13,7 @@ from brgsa import checkpoint
 from brgsa.locking import lock
 from brgsa.model import BrgSA
 from brgsa.precision import gradient_scaler, restore_scaler
+from brgsa.temperature import learned_scale
 from brgsa.vision import ViT3D
 from brgsa.weights.fitting import Fitted
 from brgsa.weights.start import start_towers
@@ -143,6 +144,7 @@ def _model(config: RunConfig, tokenizer: Path) -> BrgSA:
     if config.model.text.name == "small":
         of_the_corpus = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
     model = BrgSA(config.model, tokenizer=of_the_corpus)
+    model.scale = learned_scale(config.loss)
     if isinstance(model.vision, ViT3D):
         model.vision.checkpoint_activations = config.train.checkpoint_activations
     return model

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from brgsa.locking import locked_modules
-from brgsa.losses import Losses, brgsa_loss
-from brgsa.micro_batches import backward_in_micro_batches
+from brgsa.losses import Losses, Supervision, brgsa_loss
+from brgsa.losses.micro_batches import backward_in_micro_batches
 from brgsa.model import Embeddings
 from brgsa.precision import autocast
 from brgsa.text import Tokens
@@ -27,11 +27,12 @@ from brgsa.volumes.intensity import Intensity
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.input_buffer import InputBuffer
 from brgsa_platform.loading.order import Ints
-from brgsa_platform.training.encoding import as_float32
+from brgsa_platform.training.encoding import as_float32, select_rows
+from brgsa_platform.training.schedule import tower_parameters
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.workers import WorkerContext
 
-MEASURED = ("loss", "plain", "bridged", "reconstruction", "gradient_norm")
+MEASURED = ("loss", "plain", "bridged", "reconstruction", "supervised", "gradient_norm")
 
 
 class StepInput(NamedTuple):
@@ -39,14 +40,16 @@ class StepInput(NamedTuple):
 
     Attributes:
         volumes: int16 HU (n, x, y, z) each, together b.
-        tokens: of the b texts.
+        tokens: of the b texts, and after them of the K prompts of the abnormalities that are supervised.
         scans, codes: int64 (b,), see `brgsa.losses.brgsa_loss`.
+        labels: float (b, K) of those abnormalities, see `brgsa.losses.Supervision`; None without supervision.
     """
 
     volumes: Sequence[Tensor]
     tokens: Tokens
     scans: Tensor
     codes: Tensor
+    labels: Tensor | None = None
 
 
 class TrainingStep:
@@ -73,7 +76,7 @@ class TrainingStep:
             number: of the step in the run, which seeds what the step draws.
 
         Returns:
-            What `MEASURED` names, float32 (5,) on the device; the losses are this worker's, to be averaged.
+            What `MEASURED` names, float32 (6,) on the device; the losses are this worker's, to be averaged.
         """
         state, train = self.state, self.config.train
         seed_step(train.seed, number, self.workers.rank)
@@ -84,12 +87,17 @@ class TrainingStep:
         floats = self._input.fill(batch.volumes, self._intensity(len(batch.scans)))
         backward = self._backward_in_micro_batches if train.micro_batch else self._backward
         losses = backward(floats, batch)
+        if train.parallel == "fsdp" and self.model.scale is not None:
+            self.workers.average_gradients(self.model.scale)  # FSDP leaves it to each worker
         state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip)
+        # Not temperature and bias: their bounds hold them, and a part of them would cost the towers theirs.
+        norm = nn.utils.clip_grad_norm_(tower_parameters(self.model), self.config.optim.clip)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
         state.scaler.step(state.optimizer)
         state.scaler.update()
+        if self.model.scale is not None:
+            self.model.scale.clamp()
         return torch.stack([*losses, norm]).detach()
 
     def _backward(self, floats: Tensor, batch: StepInput) -> Losses:
@@ -122,7 +130,20 @@ class TrainingStep:
             return as_float32(self.model.embed_tokens(tokens))
 
     def _loss(self, batch: StepInput, volumes: Embeddings, texts: Embeddings) -> Losses:
-        return brgsa_loss(volumes, texts, batch.scans, self.config.loss, batch.codes)
+        supervision = None
+        if batch.labels is not None:
+            count = len(batch.scans)
+            supervision = Supervision(select_rows(texts, slice(count, None)), batch.labels)
+            texts = select_rows(texts, slice(count))
+        return brgsa_loss(
+            volumes,
+            texts,
+            batch.scans,
+            self.config.loss,
+            batch.codes,
+            learned=self.model.scale,
+            supervision=supervision,
+        )
 
     def _intensity(self, volumes: int) -> Intensity | None:
         data = self.config.data
@@ -170,7 +191,7 @@ class UnreadLosses:
         self._since = time.monotonic()
 
     def add(self, rows: Ints, measured: Tensor) -> None:
-        """Take what a step measured, float32 (5,)."""
+        """Take what a step measured, float32 (6,)."""
         self._steps.append((rows, measured))
 
     def read(self) -> list[ReadStep]:

@@ -18,6 +18,7 @@ from brgsa_platform.loading.batches import SplitIndex, rare_labels, split_index
 from brgsa_platform.loading.items import items_of
 from brgsa_platform.loading.order import Ints, apart_batches
 from brgsa_platform.loading.random_streams import Purpose, stream
+from brgsa_platform.loading.supervision import SupervisedLabels
 from brgsa_platform.loading.texts import codes_of, drawn_text, written_texts
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.encoding import encode_texts, select_rows
@@ -27,7 +28,8 @@ class Measured(NamedTuple):
     """What validation gives.
 
     Attributes:
-        metrics: `val/loss`, and where they can be measured `val/auroc`, `val/auroc_common`, `val/auroc_rare`.
+        metrics: `val/loss`, and where they can be measured `val/auroc`, `val/auroc_common`, `val/auroc_rare`; of a training
+            with labels also `val/auroc_unsupervised`, over the abnormalities on which it is not supervised.
         reference_scores: prompt → the sorted scores of the split's volumes, by which a new volume's score is ranked.
     """
 
@@ -47,6 +49,7 @@ class Validation:
         rare: bool (P,), the labels that are rare in the training split.
         texts: the N texts, their sentences drawn.
         batches: rows of each batch of the loss.
+        supervised: names of the abnormalities on which the training is supervised.
     """
 
     rows: SplitIndex
@@ -54,9 +57,12 @@ class Validation:
     rare: npt.NDArray[np.bool_]
     texts: list[str]
     batches: list[Ints]
+    supervised: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, store: Store, config: RunConfig, training_rows: SplitIndex) -> Validation | None:
+    def of(
+        cls, store: Store, config: RunConfig, training_rows: SplitIndex, supervised: SupervisedLabels | None = None
+    ) -> Validation | None:
         """The validation split of a store with its texts of the run's style; None where the store has none.
 
         The training loss then chooses the best epoch.
@@ -74,7 +80,8 @@ class Validation:
         understood = np.array([bool(text.strip()) for text in texts])
         if understood.any():  # a volume without a text has no part in the loss
             batches = [rows_of for batch in batches if len(rows_of := batch[understood[batch]])]
-        return cls(rows, tuple(store.labels), rare_labels(training_rows), texts, batches)
+        names = () if supervised is None else supervised.names
+        return cls(rows, tuple(store.labels), rare_labels(training_rows), texts, batches, names)
 
     def measure(self, model: BrgSA, volumes: Embeddings, loss: LossConfig) -> Measured:
         """Measure a model by its embeddings of the split's volumes, float32 (N, D) on the CPU in the order of the rows."""
@@ -99,10 +106,13 @@ class Validation:
             "val/auroc_common": [auroc for i, auroc in aurocs.items() if not self.rare[i]],
             "val/auroc_rare": [auroc for i, auroc in aurocs.items() if self.rare[i]],
         }
+        if self.supervised:
+            unseen = [auroc for i, auroc in aurocs.items() if self.labels[i] not in self.supervised]
+            groups["val/auroc_unsupervised"] = unseen
         return {name: float(np.mean(values)) for name, values in groups.items() if values}
 
     def _loss(self, volumes: Embeddings, texts: Embeddings, config: LossConfig) -> float:
-        """The training loss over the batches."""
+        """The training loss over the batches, but for a term of labels."""
         scans, codes = torch.from_numpy(self.rows.scans), torch.from_numpy(codes_of(self.texts))
         totals, weights = [], []
         for rows in self.batches:

@@ -99,6 +99,40 @@ def test_csv_holds_what_json_holds(study: tuple[np.ndarray, np.ndarray]) -> None
     assert float(rows[4]["auprc"]) == pytest.approx(tree["macro"]["auprc"]["value"], rel=1e-5)
 
 
+def test_what_the_model_was_supervised_on_is_marked_in_every_table(
+    study: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = table(study, about=ABOUT | {"checkpoint": "run/epoch-0001", "threshold_source": "chosen elsewhere"})
+    result = tables.mark_supervised(plain, ["Pleural effusion", "Lung cyst", "Emphysema"])
+    areas = [row.figures["auroc"].value for row in result.abnormalities]
+    assert result.means["unsupervised"]["auroc"].value == pytest.approx((areas[0] + areas[2]) / 2)
+    assert result.means["macro"] == plain.means["macro"]
+
+    tree = tables.to_json(result)
+    assert [tree["abnormalities"][name]["supervised"] for name in NAMES] == [False, True, False, True]
+    assert tree["unsupervised"]["abnormalities"] == 2
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(result))))
+    assert [row["supervised"] for row in rows] == ["no", "yes", "no", "yes", "yes", "yes", "no", "no"]
+    assert rows[-1]["group"] == "unsupervised"
+    columns = tables.to_columns(result)
+    assert columns["supervised"] == [row["supervised"] for row in rows]
+    assert tables.to_metrics(result)["auroc/unsupervised"] == result.means["unsupervised"]["auroc"].value
+    (note,) = set(result.notes) - set(plain.notes)
+    assert "not zero-shot" in note
+    assert "Pleural effusion" in note
+    result.print()
+    shown = capsys.readouterr().out
+    assert "Pleural effusion (supervised)" in shown
+    assert "mean of unsupervised (2)" in shown
+
+
+def test_a_model_without_labels_has_no_such_mean(study: tuple[np.ndarray, np.ndarray]) -> None:
+    plain = table(study)
+    assert tables.mark_supervised(plain, ["Emphysema"]) == plain
+    assert plain.means.keys() == {"macro", "common", "rare"}
+    assert set(tables.to_columns(plain)["supervised"]) == {"no"}
+
+
 def test_gain_is_paired(study: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = study
     result = table(study)

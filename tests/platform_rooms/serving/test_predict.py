@@ -227,3 +227,22 @@ def test_predicting_starts_neither_ray_nor_mlflow() -> None:
     check = "import sys, brgsa_platform.serving.predict; print(sorted({'ray', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_prompt_of_a_supervised_abnormality_is_marked(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = save_model(tmp_path / "epoch-0001", supervised=["Pleural effusion"])
+    prediction = predict(trained, scan, ["There is no PLEURAL effusion.", "There is cardiomegaly."])
+    assert {row.prompt: row.supervised for row in prediction.rows} == {
+        "There is no PLEURAL effusion.": True,
+        "There is cardiomegaly.": False,
+    }
+    assert [row["supervised"] for row in json.loads(prediction.to_json())["prompts"]] == [
+        row.supervised for row in prediction.rows
+    ]
+    prediction.print()
+    shown = capsys.readouterr().out
+    assert "effusion. (supervised)" in shown
+    assert "cardiomegaly. (supervised)" not in shown
+    assert "not zero-shot" in shown

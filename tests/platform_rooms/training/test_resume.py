@@ -33,6 +33,7 @@ SETTINGS = [
     "train.threads=1",
     "train.workers=0",
     "optim.schedule=plateau",
+    "loss={contrast: sigmoid, bias: -1, learn_temperature: true, learn_bias: true, same_text: positives, supervised: 0.5}",
 ]
 EACH_STEP = "train={checkpoint_minutes: 1e-9, log_every: 1}"
 

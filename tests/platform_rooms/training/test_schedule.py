@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
+from brgsa.config import LossConfig
 from brgsa.locking import lock
 from brgsa.model import BrgSA
+from brgsa.temperature import LearnedScale
 from brgsa.text import train_tokenizer
 from brgsa_platform.config import OptimSection, load_config
 from brgsa_platform.training.schedule import Schedule, optimizer_of
@@ -217,3 +219,15 @@ def test_locked_weights_are_not_the_optimisers() -> None:
     held = {id(w) for group in optimizer_of(config, model).param_groups for w in group["params"]}
     assert held == {id(weight) for weight in model.parameters() if weight.requires_grad}
     assert len(held) < len(list(model.parameters()))
+
+
+def test_a_learned_temperature_decays_in_no_way_of_its_own() -> None:
+    model = torch.nn.Linear(2, 2)
+    plain = optimizer_of(OptimSection(name="adamw", weight_decay=0.5), model)
+    assert [len(group["params"]) for group in plain.param_groups] == [2]
+    model.scale = LearnedScale(LossConfig(learn_temperature=True))  # type: ignore[assignment]
+    towers, scale = optimizer_of(OptimSection(name="adamw", weight_decay=0.5), model).param_groups
+    assert towers["weight_decay"] == 0.5
+    assert scale["weight_decay"] == 0
+    assert [id(p) for p in scale["params"]] == [id(p) for p in model.scale.parameters()]
+    assert {id(p) for p in towers["params"]} == {id(model.weight), id(model.bias)}

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from brgsa.losses import brgsa_loss
+from brgsa.losses import Supervision, brgsa_loss
 from brgsa.model import Embeddings
 from brgsa.text import train_tokenizer
 from brgsa.volumes.intensity import Intensity
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.input_buffer import InputBuffer
+from brgsa_platform.training.encoding import select_rows
 from brgsa_platform.training.run_folder import TOKENIZER
 from brgsa_platform.training.sharding import gathered, whole
 from brgsa_platform.training.state import TrainingState
@@ -34,15 +35,21 @@ CPU = torch.device("cpu")
 BATCH, WORLD = 8, 4
 LR = "optim.lr=5e-4"
 LOCKED = ["optim={lock: [text, 'vision:1'], lr: 5e-4, rates: {bank: 0.5}}", "train.micro_batch=2", "train.seed=0"]
+PROMPTS = ["There is a nodule.", "There is a mass."]
+LABELS = torch.tensor([[1.0, 0.0], [float("nan"), 1.0], [0.0, 0.0]]).repeat(3, 1)[:BATCH]
 TEXTS = ["There is fluid.", "A mass is seen. There is fluid.", "No nodule.", "There is a nodule and a mass."] * 2
 # Everything that draws random numbers in a step is on: noise, patches that are left out, BERT's dropout.
 SETTINGS = [
     "model.vision={volume: [16, 16, 8], patch: [4, 4, 4], patch_dropout: 0.5}",
     "data={scale: 0.1, shift: 20, noise: 30}",
-    "loss.same_text=ignore",
     "optim.clip=1e9",
     f"train={{batch_size: {BATCH}, threads: 1, workers: 0}}",
 ]
+LOSSES = {
+    "info_nce": "loss.same_text=ignore",
+    "sigmoid": "loss={contrast: sigmoid, bias: -2, learn_temperature: true, learn_bias: true, same_text: positives, "
+    "supervised: 0.5}",
+}
 WAYS = {
     "whole": [],
     "micro": ["train.micro_batch=1"],
@@ -57,8 +64,8 @@ FSDP = {
 }
 
 
-def config(*more: str) -> RunConfig:
-    return load_config("paper-smoke", overrides=[*SETTINGS, *more])
+def config(*more: str, loss: str = "info_nce") -> RunConfig:
+    return load_config("paper-smoke", overrides=[*SETTINGS, LOSSES[loss], *more])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,12 +93,17 @@ def part_of(state: TrainingState, rank: int, world: int) -> StepInput:
     mine = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     hu = np.random.default_rng(0).integers(-1000, 1000, (BATCH, 16, 16, 8)).astype(np.int16)
     scans, codes = torch.arange(BATCH) // 2, torch.arange(BATCH) % 4
-    return StepInput([torch.from_numpy(hu[mine])], state.model.text.tokenize(TEXTS[mine]), scans[mine], codes[mine])
+    volumes, learns = [torch.from_numpy(hu[mine])], state.model.scale is not None
+    tokens = state.model.text.tokenize(TEXTS[mine] + (PROMPTS if learns else []))
+    return StepInput(volumes, tokens, scans[mine], codes[mine], LABELS[mine] if learns else None)
 
 
-def in_one_process(world: int, run_folder: Path) -> tuple[Tensor, Tensor]:
-    """Losses and gradients of the whole batch at once, each part drawing what its worker draws."""
-    settings = config()
+def in_one_process(world: int, run_folder: Path, loss: str = "info_nce") -> tuple[Tensor, Tensor]:
+    """Losses and gradients of the whole batch at once, each part drawing what its worker draws.
+
+    Each worker drops other units of the prompts: the loss is the mean over theirs.
+    """
+    settings = config(loss=loss)
     state = new_state(settings, run_folder)
     state.model.train()
     parts = [part_of(state, rank, world) for rank in range(world)]
@@ -100,11 +112,21 @@ def in_one_process(world: int, run_folder: Path) -> tuple[Tensor, Tensor]:
         seed_step(settings.train.seed, 7, rank)
         intensity = Intensity.draw(len(part.scans), CPU, scale=0.1, shift=20, noise=30)
         embedded.append(state.model(InputBuffer(CPU).fill(part.volumes, intensity), part.tokens))
-    volumes, texts = (Embeddings.concatenate(modality) for modality in zip(*embedded, strict=True))
+    volumes = Embeddings.concatenate([seen for seen, _ in embedded])
+    texts = Embeddings.concatenate([select_rows(read, slice(BATCH // world)) for _, read in embedded])
     scans, codes = (torch.cat([getattr(part, name) for part in parts]) for name in ("scans", "codes"))
-    losses = brgsa_loss(volumes, texts, scans, settings.loss, codes)
-    losses.total.backward()
-    return torch.stack(losses).detach(), gradients(state)
+    each = []
+    for _, read in embedded:
+        supervision = None
+        if settings.loss.supervised:
+            supervision = Supervision(select_rows(read, slice(BATCH // world, None)), LABELS)
+        losses = brgsa_loss(
+            volumes, texts, scans, settings.loss, codes, learned=state.model.scale, supervision=supervision
+        )
+        each.append(torch.stack(losses))
+    mean = torch.stack(each).mean(0)
+    mean[0].backward()
+    return mean.detach(), gradients(state)
 
 
 def gradients(state: TrainingState) -> Tensor:
@@ -112,15 +134,17 @@ def gradients(state: TrainingState) -> Tensor:
     return torch.cat([whole(gradient).flatten() for gradient in found])
 
 
-def stepped(way: str, run_folder: Path, workers: WorkerContext = ALONE) -> tuple[Tensor, Tensor]:
+def stepped(
+    way: str, run_folder: Path, workers: WorkerContext = ALONE, loss: str = "info_nce"
+) -> tuple[Tensor, Tensor]:
     """Losses and gradients as a step leaves them."""
-    settings = config(*(WAYS | FSDP)[way])
+    settings = config(*(WAYS | FSDP)[way], loss=loss)
     state = new_state(settings, run_folder)
     if settings.train.parallel == "fsdp":
         state.shard(settings.optim, 100)
     measured = TrainingStep(settings, state, workers)(part_of(state, workers.rank, workers.world), 7)
     assert state.model.training
-    return workers.mean(measured)[:4], gradients(state)
+    return workers.mean(measured)[:5], gradients(state)
 
 
 def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
@@ -128,12 +152,14 @@ def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
     assert (found[1] - expected[1]).norm() <= 1e-5 * expected[1].norm()
 
 
-def trained(parallel: str, run_folder: Path, workers: WorkerContext, *more: str) -> TrainingState:
+def trained(
+    parallel: str, run_folder: Path, workers: WorkerContext, *more: str, loss: str = "info_nce"
+) -> TrainingState:
     """The state after two steps, of which the second goes on from a checkpoint of the first."""
-    settings = config(f"train={{parallel: {parallel}, workers: {workers.world}}}", *more)
+    settings = config(f"train={{parallel: {parallel}, workers: {workers.world}}}", *more, loss=loss)
     for step in range(2):
         state = new_state(settings, run_folder)
-        folder = run_folder / f"{parallel}-{workers.world}-{len(more)}" / f"epoch-0000-step-{step:08d}"
+        folder = run_folder / f"{parallel}-{workers.world}-{len(more)}-{loss}" / f"epoch-0000-step-{step:08d}"
         if step:
             state.load(folder.with_name("epoch-0000-step-00000000"))
         if parallel == "fsdp":
@@ -151,6 +177,7 @@ def trained(parallel: str, run_folder: Path, workers: WorkerContext, *more: str)
 def shared_out(run_folder: Path, workers: WorkerContext) -> dict[str, Any]:
     """What FSDP makes of the weights, and whether a worker holds a part of them and encodes alone where they are gathered."""
     for parallel in ("ddp", "fsdp"):
+        trained(parallel, run_folder, workers, LR, loss="sigmoid")
         state = trained(parallel, run_folder, workers, LR)
     for parallel in ("ddp", "fsdp"):
         trained(parallel, run_folder, workers, *LOCKED)
@@ -175,6 +202,8 @@ def worker(rank: int, ports: dict[int, int], run_folder: Path, results: Path) ->
             for way in [*WAYS, *(FSDP if world == 2 else [])]:
                 found[world, way] = stepped(way, run_folder, WorkerContext(rank, world))
             if world == 2:
+                for way in ("whole", "micro", *FSDP):
+                    found[world, f"{way}, sigmoid"] = stepped(way, run_folder, WorkerContext(rank, world), "sigmoid")
                 found[world, "shared out"] = shared_out(run_folder, WorkerContext(rank, world))
             dist.destroy_process_group()
     (results / str(rank)).write_bytes(pickle.dumps(found))
@@ -194,9 +223,10 @@ def of_workers(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     return [pickle.loads((results / str(rank)).read_bytes()) for rank in range(WORLD)]
 
 
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("way", WAYS)
-def test_one_worker_is_the_whole_batch(way: str, run_folder: Path) -> None:
-    assert_equal(stepped(way, run_folder), in_one_process(1, run_folder))
+def test_one_worker_is_the_whole_batch(way: str, loss: str, run_folder: Path) -> None:
+    assert_equal(stepped(way, run_folder, loss=loss), in_one_process(1, run_folder, loss))
 
 
 @pytest.mark.slow
@@ -212,11 +242,34 @@ def test_workers_together_are_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["whole", "micro", *FSDP])
+def test_workers_learn_temperature_and_labels_as_one_process(
+    of_workers: list[dict[tuple[int, str], Any]], way: str, run_folder: Path
+) -> None:
+    expected = in_one_process(2, run_folder, "sigmoid")
+    assert expected[0][4] > 0
+    for of_rank in of_workers[:2]:
+        assert_equal(of_rank[2, f"{way}, sigmoid"], expected)
+
+
+@pytest.mark.slow
+def test_fsdp_learns_the_temperature_of_ddp(of_workers: list[dict[tuple[int, str], Any]], run_folder: Path) -> None:
+    """After two steps with a checkpoint between them."""
+    last = "epoch-0000-step-00000001"
+    of_ddp, of_fsdp = (
+        load_file(run_folder / f"{parallel}-2-1-sigmoid" / last / "model.safetensors") for parallel in ("ddp", "fsdp")
+    )
+    for name, begun in (("scale.log_temperature", np.log(0.1)), ("scale.bias", -2.0)):
+        assert of_fsdp[name].item() == pytest.approx(of_ddp[name].item(), abs=1e-6)
+        assert abs(of_ddp[name].item() - begun) > 5e-4  # two steps of some 5e-4
+
+
+@pytest.mark.slow
 def test_fsdp_makes_the_weights_of_ddp(of_workers: list[dict[tuple[int, str], Any]], run_folder: Path) -> None:
     """After two steps with a checkpoint between them, in checkpoints of one format; in micro batches, too."""
     last = "epoch-0000-step-00000001"
-    expected = load_file(run_folder / "ddp-2-1" / last / "model.safetensors")
-    for other in ("fsdp-2-1", "fsdp-2-2"):
+    expected = load_file(run_folder / "ddp-2-1-info_nce" / last / "model.safetensors")
+    for other in ("fsdp-2-1-info_nce", "fsdp-2-2-info_nce"):
         found = load_file(run_folder / other / last / "model.safetensors")
         assert found.keys() == expected.keys()
         for name, weight in expected.items():
@@ -230,7 +283,7 @@ def test_fsdp_makes_the_weights_of_ddp(of_workers: list[dict[tuple[int, str], An
     # A run of one worker goes on from it.
     state = new_state(config(LR), run_folder)
     untrained = {name: weight.clone() for name, weight in state.model.state_dict().items()}
-    state.load(run_folder / "fsdp-2-1" / last)
+    state.load(run_folder / "fsdp-2-1-info_nce" / last)
     assert state.progress.step == 2
     assert any((untrained[name] - weight).abs().max() > 5e-4 for name, weight in expected.items())
     assert {value["exp_avg"].shape for value in state.optimizer.state.values()} == {
@@ -280,6 +333,16 @@ def test_fsdp_shares_out_and_gathers(of_workers: list[dict[tuple[int, str], Any]
     torch.testing.assert_close(first["encoded"], second["encoded"], atol=0, rtol=0)
 
 
+def test_a_step_beyond_the_bounds_ends_at_them(run_folder: Path) -> None:
+    settings = config("optim.lr=1000", loss="sigmoid")
+    state = new_state(settings, run_folder)
+    TrainingStep(settings, state, ALONE)(part_of(state, 0, 1), 7)
+    assert state.model.scale is not None
+    found, loss = state.model.scale.learned(), settings.loss
+    for name, bounds in (("temperature", loss.temperature_bounds), ("bias", loss.bias_bounds)):
+        assert min(abs(found[name] - bound) for bound in bounds) < 1e-6
+
+
 def test_what_is_drawn_matters(run_folder: Path) -> None:
     """Another step draws other noise and drops other units, so that the tests above compare what is drawn, too."""
     _, once = stepped("whole", run_folder)
@@ -300,12 +363,12 @@ def test_the_gradients_are_clipped_and_measured_before(run_folder: Path) -> None
 def test_losses_are_read_in_the_order_of_the_steps() -> None:
     unread = UnreadLosses(ALONE)
     for step in range(3):
-        unread.add(np.array([step]), torch.tensor([step, 1.0, 2.0, 3.0, float("inf") if step == 2 else 9.0]))
+        unread.add(np.array([step]), torch.tensor([step, 1.0, 2.0, 3.0, 4.0, float("inf") if step == 2 else 9.0]))
     assert len(unread) == 3
     steps = unread.read()
     assert len(unread) == 0
     assert [step.rows.tolist() for step in steps] == [[0], [1], [2]]
-    assert steps[1].losses == {"loss": 1.0, "plain": 1.0, "bridged": 2.0, "reconstruction": 3.0}
+    assert steps[1].losses == {"loss": 1.0, "plain": 1.0, "bridged": 2.0, "reconstruction": 3.0, "supervised": 4.0}
     assert [step.is_finite(scaled=False) for step in steps] == [True, True, False]
     assert steps[2].is_finite(scaled=True)  # the scaler left that step out
     assert all(step.seconds > 0 for step in steps)

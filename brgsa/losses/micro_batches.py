@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from brgsa.losses import Losses
+from brgsa.losses.loss import Losses
 from brgsa.model import Embeddings
 
 Encode = Callable[[], Embeddings]
