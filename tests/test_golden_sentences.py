@@ -31,13 +31,15 @@ SENTENCES = {
     "brgsa train --data empty --preset demo-smoke train.seed=-1": (
         "train.seed in preset demo-smoke + the command line: Input should be greater than or equal to 0."
     ),
-    "brgsa train --data empty --preset mine.yaml": "Unknown key optim.rate in preset mine.yaml; known here: ….",
+    "brgsa train --data empty --preset mine.yaml": (
+        "Unknown key optim.rate in preset mine.yaml (did you mean rates?); known here: …."
+    ),
     "brgsa train --data empty --preset demo-smoke lr": "'lr' is not of the form section.key=value.",
     # an archive, a store
     "brgsa prepare absent.csv --layout manifest --out new": ("The source absent.csv does not exist: correct the path."),
     "brgsa prepare short.csv --layout manifest --out new": "short.csv has no column 'report'; it has: volume.",
     "brgsa prepare twice.csv --layout manifest --out new": (
-        "twice.csv names 1 volume ids more than once (a): make each id unique."
+        "twice.csv names 1 volume ids more than once (the first in row 1 and row 2): make each id unique."
     ),
     "brgsa prepare outside.csv --layout manifest --out new": (
         "The manifest outside.csv leads out of its own folder in row 1: name the folder where its volumes lie with "
@@ -93,8 +95,8 @@ SENTENCES = {
         "--overlay gpus is not in {root}/k8s/overlays (did you mean gpu?); there are: …."
     ),
     "brgsa doctor --ray http://head:8265": (
-        "http://head:8265 is a dashboard: run the doctor on a node of the cluster and give the address there, "
-        "HOST:6379 or auto, or ray://HOST:10001 from elsewhere."
+        "RAY_ADDRESS is http://head:8265, a dashboard: give HOST:6379 or auto on a node of the cluster, ray://HOST:10001 "
+        "from elsewhere, or run the verb there with `brgsa submit`."
     ),
     "brgsa ui --server --host 0.0.0.0": (
         "--host 0.0.0.0 can be reached from other machines: name the hosts that clients may call it by, as in "

@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
         ("modle.embedding=3", "model", "model, loss, data, optim, train"),
         ("model.embeding=3", "embedding", "vision, text, bank, embedding"),
         ("model.bank.sise=3", "size", "enabled, size"),
-        ("model.vision.nmae=x", "name", "name, volume"),
+        ("model.vision.nmae=x", "name", "name, weights, volume"),
         ("loss.temprature=1", "temperature", "contrast, temperature"),
         ("optim.warmup=1", "warmup_steps", "name, lr"),
         ("train.zzzzzz=1", None, "epochs, batch_size"),
