@@ -263,11 +263,10 @@ def loaded(data: Data, loader: Literal["ray", "torch"], seconds: float) -> Loade
     import ray
 
     source = BatchSource(data.index, data.crop, DataSection(flip=AUGMENTATION.flip, loader=loader, cpus=WORKERS))
-    driver = os.getpid()
+    driver, items = os.getpid(), Items.volumes(data.index.scans)
 
     @ray.remote(num_cpus=1)
     def worker() -> LoaderRate:
-        items = Items.volumes(data.index.scans)
         batches = training_batches(source, items, batch_size=BATCH, epochs=range(ENDLESS), seed=0)
         sizes = (sum(len(torch.from_numpy(block)) for block in batch.blocks) for batch in batches)
         for _ in range(2 * WORKERS):

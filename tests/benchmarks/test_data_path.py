@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "data_path.py"
 @pytest.mark.ray
 def test_it_runs_and_reports() -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--small", "--volumes", "8", "--repeats", "2", "--seconds", "0.5", "--json"],
+        [sys.executable, str(SCRIPT), "--small", "--volumes", "8", "--repeats", "1", "--seconds", "0.3", "--json"],
         capture_output=True,
         text=True,
         env={**os.environ, "RAY_ADDRESS": ""},

@@ -11,20 +11,22 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+ARMS = ["whole", "micro-16", "patch-dropout-0.5"]  # the ways that differ; how each step is made has tests of its own
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_training.py"
 
 
 def test_every_arm_trains() -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), "--smoke", "--json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--smoke", "--json", "--arms", ",".join(ARMS)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     arms = json.loads(done.stdout.splitlines()[-1])["figures"]["arms"]
-    assert {"whole", "checkpointing", "micro-16", "micro-8", "patch-dropout-0.5"} <= arms.keys()
+    assert list(arms) == ARMS
     for name, figures in arms.items():
         assert "failed" not in figures, (name, figures)
         assert figures["step_s"] > 0
         assert figures["predicted_gib"] > 0
         assert figures["volumes_arrive_whole"]
     # The same weights learn from the same volumes, whichever way the step is made.
-    for name in ("checkpointing", "micro-16", "micro-8"):
-        assert arms[name]["losses"] == pytest.approx(arms["whole"]["losses"], rel=1e-3)
+    assert arms["micro-16"]["losses"] == pytest.approx(arms["whole"]["losses"], rel=1e-3)
     assert arms["patch-dropout-0.5"]["losses"][0] != pytest.approx(arms["whole"]["losses"][0], rel=1e-3)
