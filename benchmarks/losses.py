@@ -51,7 +51,7 @@ LOSSES: dict[str, list[str]] = {
     "same text positives": ["loss.same_text=positives"],
     "learned temperature": LEARNED,
     "sigmoid": [*SIGMOID, OF_THE_BATCH],
-    "sigmoid, bias -10": SIGMOID,
+    "sigmoid, bias -10": [*SIGMOID, "loss.bias=-10"],  # SigLIP's
     "labels": LABELS,
     "labels by rules": [*LABELS, "loss.labels=rules"],
     "labels-half": [*LABELS, f"loss.abnormalities={json.dumps(NAMES[0::2])}"],

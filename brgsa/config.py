@@ -219,7 +219,7 @@ class LossConfig:
         temperature: cosines are divided by it.
         learn_temperature: learn it from there on, within `temperature_bounds`; the default bounds end at CLIP's 0.01.
         bias: of the sigmoid loss, added to a cosine over the temperature; about -log(batch size - 1) makes a pair of unrelated
-            embeddings as probable as it is.
+            embeddings as probable as it is, and the default is that of 64 (SigLIP's -10 is that of 32,000).
         learn_bias: learn it from there on, within `bias_bounds`.
         plain, bridged, reconstruction: weights of the contrast of v with t, of v' with t', and of the bank's reconstruction
             error.
@@ -235,7 +235,7 @@ class LossConfig:
     temperature: float = 0.1
     learn_temperature: bool = False
     temperature_bounds: tuple[float, float] = (0.01, 1.0)
-    bias: float = -10.0
+    bias: float = -4.1
     learn_bias: bool = False
     bias_bounds: tuple[float, float] = (-20.0, 0.0)
     plain: float = 1.0
