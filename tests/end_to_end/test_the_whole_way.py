@@ -129,7 +129,7 @@ def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult, tmp_pat
     assert sorted(shares, reverse=True) == shares
     assert prediction.warnings == []
     # The same scan elsewhere is none of the phantom's: the checkpoint says what it was trained on.
-    (warning,) = predict(trained.checkpoint, shutil.copy(scan, tmp_path), metadata=tables).warnings
+    (warning,) = predict(trained.checkpoint, shutil.copy(scan, tmp_path), options=ScanOptions(tables)).warnings
     assert "synthetic" in warning
 
 
