@@ -26,7 +26,7 @@ from brgsa.errors import UserError
 from brgsa_platform.jobs.base import ClusterUnreachable, Job, JobNotFound, Log, follow_to_end, next_steps, notify
 from brgsa_platform.jobs.commands import Command, Verbs, check_no_credentials, check_paths, new_name, parse
 from brgsa_platform.jobs.packing import SOURCE_ROOT, JobFiles, collect_files
-from brgsa_platform.runtime.addresses import has_credentials, is_loopback
+from brgsa_platform.runtime.addresses import has_credentials, is_loopback, without_credentials
 from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
@@ -85,14 +85,15 @@ def build_submission(command: Command, folder: Path) -> Submission:
 
 
 def _tracking_environment() -> dict[str, str]:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    shown = without_credentials(uri)
     if uri and not connection.is_server(uri):
         raise UserError(
-            f"MLFLOW_TRACKING_URI is {connection.shown_uri()}, which a job on another machine cannot reach: start a server and "
-            "give its http:// address, or unset it where the cluster's nodes have their own.",
+            f"MLFLOW_TRACKING_URI is {shown}, which a job on another machine cannot reach: start a server and give "
+            "its http:// address, or unset it where the cluster's nodes have their own.",
             code="local-tracking",
             field="MLFLOW_TRACKING_URI",
-            value=connection.shown_uri(),
+            value=shown,
         )
     if has_credentials(uri):
         raise UserError(
@@ -107,7 +108,7 @@ def _tracking_environment() -> dict[str, str]:
 def warnings(address: str) -> list[str]:
     """What the user should know before a job is sent, a sentence each."""
     sentences = []
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         sentences.append(
             "MLFLOW_TRACKING_URI is not set: the job tracks where the cluster's nodes say, or else in a file that is deleted "

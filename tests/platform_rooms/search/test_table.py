@@ -94,7 +94,7 @@ def test_time_left_follows_today_s_speed_and_what_pruning_saves(monkeypatch: pyt
         table.update(TrialLine(2, PARAMS, 3, 10, 0.7, 0.7))
         # 10 s an epoch; trials that ended ran 6 on average: 3 more here and 6 in each of the three to come
         assert table.seconds_left() == pytest.approx(10 * (3 + 3 * 6))
-        assert table.headline().endswith("15 epochs, 4 min left")
+        assert table.headline().endswith("15 epochs, 3 min 30 s left")
         for number in range(2, 6):
             table.update(TrialLine(number, PARAMS, 10, 10, 0.7, 0.7, "complete"))
         assert table.seconds_left() == 0
