@@ -173,7 +173,9 @@ def test_a_second_run_is_refused_and_kill_9_leaves_the_bytes_of_an_undisturbed_o
     ray_session: None, tmp_path: Path
 ) -> None:
     save_scan(tmp_path / "scan.nii.gz", chest(shape=(128, 128, 40)), spacing=(4.0, 4.0, 8.0))
-    rows: list[list[object]] = [[f"v{i:03d}", "scan.nii.gz", REPORT] for i in range(120)]
+    rows: list[list[object]] = [[f"v{i:03d}", f"v{i:03d}.nii.gz", REPORT] for i in range(120)]
+    for _, name, _ in rows:
+        os.link(tmp_path / "scan.nii.gz", tmp_path / str(name))
     rows[50][1] = "gone.nii.gz"
     manifest = save_table(tmp_path / "scans.csv", ("volume_id", "volume", "report"), rows)
     out = tmp_path / "killed"
