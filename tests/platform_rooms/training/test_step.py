@@ -292,7 +292,7 @@ def test_fsdp_makes_the_weights_of_ddp(of_workers: list[dict[tuple[int, str], An
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["fsdp-2-3", "ddp-2-4"])
+@pytest.mark.parametrize("other", ["fsdp-2-3-info_nce", "ddp-2-4-info_nce"])
 def test_locked_weights_stay_and_the_others_learn_alike(
     of_workers: list[dict[tuple[int, str], Any]], run_folder: Path, other: str
 ) -> None:
@@ -300,7 +300,7 @@ def test_locked_weights_stay_and_the_others_learn_alike(
     last = "epoch-0000-step-00000001"
     begun = new_state(config(*LOCKED), run_folder).model
     learns = {name for name, weight in begun.named_parameters() if weight.requires_grad}
-    expected = load_file(run_folder / "ddp-2-3" / last / "model.safetensors")
+    expected = load_file(run_folder / "ddp-2-3-info_nce" / last / "model.safetensors")
     found = load_file(run_folder / other / last / "model.safetensors")
     assert any(name.startswith("vision.blocks.1") for name in learns)
     for name, before in begun.state_dict().items():
