@@ -212,8 +212,7 @@ def sincos_positions(grid: Grid, width: int, coordinates: str = "unit") -> Tenso
     """
     per_axis = width // 6
     frequencies = 10000.0 ** (-torch.arange(per_axis, dtype=torch.float64) / max(per_axis, 1))
-    last = [n - 1 if coordinates == "index" else 1.0 for n in grid]
-    along = [torch.linspace(0, end, n, dtype=torch.float64) for n, end in zip(grid, last, strict=True)]
+    along = [torch.arange(n, dtype=torch.float64) / (1 if coordinates == "index" else max(n - 1, 1)) for n in grid]
     axes = torch.meshgrid(*along, indexing="ij")
     columns = []
     for axis in axes:
