@@ -35,6 +35,33 @@ class Interpolation(StrEnum):
     CUBIC = "cubic"
 
 
+Spacing = Annotated[tuple[float, float, float], typer.Option(help="Voxel size x y z in mm.")]
+Shape = Annotated[tuple[int, int, int], typer.Option(help="Voxels x y z after crop or pad.")]
+Clip = Annotated[tuple[float, float], typer.Option(help="Lowest and highest HU kept.")]
+BetweenVoxels = Annotated[Interpolation, typer.Option(help="How to find the values between voxels.")]
+Antialias = Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")]
+Reports = Annotated[Path | None, typer.Option(help="Reports by volume or scan id: CSV, Excel, Parquet or JSON.")]
+Labels = Annotated[Path | None, typer.Option(help="Labels by volume or scan id: CSV, Excel, Parquet or JSON.")]
+IdKey = Annotated[
+    Path | None,
+    typer.Option(help="dicom: key of the hashes for identifiers; default BRGSA_ID_KEY or ~/.config/brgsa/id-key."),
+]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option(help="manifest: folder or s3:// URL that it may lead to, besides its own folder. May be repeated."),
+]
+ValidationFraction = Annotated[float, typer.Option(help="Share of training patients set aside.")]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse whatever a check doubts: volumes, and tables whose ids differ by spelling."),
+]
+TrustGeometry = Annotated[
+    bool, typer.Option("--trust-geometry", help="Take geometries that contradict themselves or are no chest's.")
+]
+RetryQuarantined = Annotated[bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")]
+Workers = Annotated[int | None, typer.Option(help="Volumes read at a time; default one for each CPU.", min=1)]
+
+
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder for the CT-RATE-shaped tree.")],
     scans: Annotated[int, typer.Option(help="Scans; some have two reconstructions.")] = 200,
@@ -55,45 +82,20 @@ def prepare(
     source: Annotated[Path, typer.Argument(help="An archive's folder, or a manifest: a table of volumes.")],
     layout: Annotated[Layout, typer.Option(help="How the source is laid out.")],
     out: Annotated[str, typer.Option(help="The store to write or to add to: a folder or an s3:// URL.")],
-    spacing: Annotated[tuple[float, float, float], typer.Option(help="Voxel size x y z in mm.")] = (1.5, 1.5, 3.0),
-    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels x y z after crop or pad.")] = (256, 256, 128),
-    clip: Annotated[tuple[float, float], typer.Option(help="Lowest and highest HU kept.")] = (-1000.0, 1000.0),
-    interpolation: Annotated[
-        Interpolation, typer.Option(help="How to find the values between voxels.")
-    ] = Interpolation.LINEAR,
-    antialias: Annotated[bool, typer.Option(help="Smooth before downsampling; for coarse grids.")] = False,
-    reports: Annotated[
-        Path | None, typer.Option(help="Reports by volume or scan id: CSV, Excel, Parquet or JSON.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Labels by volume or scan id: CSV, Excel, Parquet or JSON.")
-    ] = None,
-    id_key: Annotated[
-        Path | None,
-        typer.Option(help="dicom: key of the hashes for identifiers; default BRGSA_ID_KEY or ~/.config/brgsa/id-key."),
-    ] = None,
-    root: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="manifest: folder or s3:// URL that it may lead to, besides its own folder. May be repeated."
-        ),
-    ] = None,
-    validation_fraction: Annotated[float, typer.Option(help="Share of training patients set aside.")] = 0.1,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", help="Refuse whatever a check doubts: volumes, and tables whose ids differ by spelling."
-        ),
-    ] = False,
-    trust_geometry: Annotated[
-        bool, typer.Option("--trust-geometry", help="Take geometries that contradict themselves or are no chest's.")
-    ] = False,
-    retry_quarantined: Annotated[
-        bool, typer.Option("--retry-quarantined", help="Try again what was refused before.")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Volumes read at a time; default one for each CPU.", min=1)
-    ] = None,
+    spacing: Spacing = (1.5, 1.5, 3.0),
+    shape: Shape = (256, 256, 128),
+    clip: Clip = (-1000.0, 1000.0),
+    interpolation: BetweenVoxels = Interpolation.LINEAR,
+    antialias: Antialias = False,
+    reports: Reports = None,
+    labels: Labels = None,
+    id_key: IdKey = None,
+    root: Roots = None,
+    validation_fraction: ValidationFraction = 0.1,
+    strict: Strict = False,
+    trust_geometry: TrustGeometry = False,
+    retry_quarantined: RetryQuarantined = False,
+    workers: Workers = None,
 ) -> None:
     """Read CTs and reports, convert to HU, resample, crop or pad, and write Parquet shards.
 

@@ -1,12 +1,12 @@
 """Archives as they lie on disk: each layout gives one list of volumes."""
 
-from brgsa_platform.layouts.account import TableAccount
 from brgsa_platform.layouts.archive import LAYOUTS, Reading, read_archive, read_layout
 from brgsa_platform.layouts.ct_rate import METADATA_COLUMNS
 from brgsa_platform.layouts.identity import identity_key, pseudonym
 from brgsa_platform.layouts.ids import loose_id
 from brgsa_platform.layouts.item import SPLITS, Item
-from brgsa_platform.layouts.label_columns import LABELS
+from brgsa_platform.layouts.tables.account import TableAccount
+from brgsa_platform.layouts.tables.label_columns import LABELS
 
 __all__ = [
     "LABELS",

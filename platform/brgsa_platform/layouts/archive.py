@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.account import Listing, TableAccount
 from brgsa_platform.layouts.ct_rate import ct_rate
 from brgsa_platform.layouts.dicom import dicom
 from brgsa_platform.layouts.ids import loose_id
 from brgsa_platform.layouts.item import Archive, Item, Listed
-from brgsa_platform.layouts.label_columns import Labels
 from brgsa_platform.layouts.manifest import manifest
-from brgsa_platform.layouts.matching import Volumes
 from brgsa_platform.layouts.rad_chestct import in_own_wording, rad_chestct
-from brgsa_platform.layouts.table_files import LABEL_TABLE, read_table, table_files
-from brgsa_platform.layouts.tables import Joined, join_labels, join_reports, nothing_matched
+from brgsa_platform.layouts.tables.account import Listing, TableAccount
+from brgsa_platform.layouts.tables.files import LABEL_TABLE, read_table, table_files
+from brgsa_platform.layouts.tables.join import Joined, join_labels, join_reports, nothing_matched
+from brgsa_platform.layouts.tables.label_columns import Labels
+from brgsa_platform.layouts.tables.matching import Volumes
 
 LAYOUTS: dict[str, Callable[[Archive], Listing]] = {
     "ct-rate": ct_rate,

@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.account import Listing, TableAccount
 from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id
 from brgsa_platform.layouts.item import Archive, Item, Listed, split_of
-from brgsa_platform.layouts.label_columns import Labels
-from brgsa_platform.layouts.matching import Volumes
-from brgsa_platform.layouts.table_files import LABEL_TABLE, Table, read_table, table_files
-from brgsa_platform.layouts.tables import (
+from brgsa_platform.layouts.tables.account import Listing, TableAccount
+from brgsa_platform.layouts.tables.files import LABEL_TABLE, Table, read_table, table_files
+from brgsa_platform.layouts.tables.join import (
     FINDINGS,
     IMPRESSIONS,
     Joined,
@@ -25,6 +23,8 @@ from brgsa_platform.layouts.tables import (
     merged,
     nothing_matched,
 )
+from brgsa_platform.layouts.tables.label_columns import Labels
+from brgsa_platform.layouts.tables.matching import Volumes
 
 METADATA_COLUMNS = ("RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
 

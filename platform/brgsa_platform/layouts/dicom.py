@@ -13,10 +13,10 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa.volumes import Series, folders_below, list_series
-from brgsa_platform.layouts.account import Listing
 from brgsa_platform.layouts.identity import pseudonym
 from brgsa_platform.layouts.ids import IdKind, canonical_id, loose_id
 from brgsa_platform.layouts.item import Archive, Item, Listed, split_of
+from brgsa_platform.layouts.tables.account import Listing
 from brgsa_platform.runtime.progress import progress
 
 FOLDERS_PER_WORKER = 32  # with fewer, starting the process takes longer than it saves

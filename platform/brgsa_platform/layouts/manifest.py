@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 
 from brgsa.errors import UserError
 from brgsa.volumes.formats.detached import data_files
-from brgsa_platform.layouts.account import Listing, TableAccount, passed_over
 from brgsa_platform.layouts.ids import IdKind, canonical_id, is_nothing, loose_id, owner_id, without_suffix
 from brgsa_platform.layouts.item import SPLITS, Archive, Item, Listed, split_of
-from brgsa_platform.layouts.label_columns import LabelColumns, label_columns
-from brgsa_platform.layouts.table_files import Table, read_table
-from brgsa_platform.layouts.tables import report_columns, report_in
+from brgsa_platform.layouts.tables.account import Listing, TableAccount, passed_over
+from brgsa_platform.layouts.tables.files import Table, read_table
+from brgsa_platform.layouts.tables.join import report_columns, report_in
+from brgsa_platform.layouts.tables.label_columns import LabelColumns, label_columns
 
 WITHOUT_DATA_FILES = (".nii.gz", ".nii", ".npz", ".dcm")  # read by readers that follow no path in a header
 OPTIONAL = ("volume_id", "scan_id", "patient_id", "split", "series")

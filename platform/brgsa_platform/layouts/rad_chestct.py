@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.account import Listing, TableAccount
 from brgsa_platform.layouts.ids import IdKind, file_name, owner_id
 from brgsa_platform.layouts.item import Archive, Item, Listed
-from brgsa_platform.layouts.label_columns import Labels, is_rad_chestct_s_own
-from brgsa_platform.layouts.matching import Volumes
-from brgsa_platform.layouts.table_files import LABEL_TABLE, read_table, table_files
-from brgsa_platform.layouts.tables import (
+from brgsa_platform.layouts.tables.account import Listing, TableAccount
+from brgsa_platform.layouts.tables.files import LABEL_TABLE, read_table, table_files
+from brgsa_platform.layouts.tables.join import (
     Joined,
     accounts_of,
     join_fields,
@@ -25,6 +23,8 @@ from brgsa_platform.layouts.tables import (
     nothing_matched,
     require_labels,
 )
+from brgsa_platform.layouts.tables.label_columns import Labels, is_rad_chestct_s_own
+from brgsa_platform.layouts.tables.matching import Volumes
 
 METADATA_COLUMNS = ("final_spacing", "orig_orientation")
 SCAN, PATIENT = "NoteAcc_DEID", "MRN_DEID"

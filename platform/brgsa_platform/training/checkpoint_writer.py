@@ -8,8 +8,8 @@ from typing import Any
 
 from brgsa_platform.config import TrainSection
 from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.state import TrainingState
-from brgsa_platform.training.workers import WorkerContext
 
 
 class CheckpointWriter:

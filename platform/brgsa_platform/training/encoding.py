@@ -14,7 +14,7 @@ from brgsa.volumes.augment import Volume16
 from brgsa_platform.loading.batches import SplitIndex
 from brgsa_platform.loading.input_buffer import InputBuffer, as_tensors
 from brgsa_platform.loading.loaders import Batch
-from brgsa_platform.training.workers import ALONE, WorkerContext
+from brgsa_platform.training.parallel.workers import ALONE, WorkerContext
 
 TEXT_BATCH = 64
 

@@ -37,14 +37,15 @@ from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
 from brgsa_platform.runtime import placement_groups
 from brgsa_platform.store.store import Store
-from brgsa_platform.training import run_checkpoints, sharding
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
 from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts
 from brgsa_platform.training.log import TrainingLog
+from brgsa_platform.training.parallel import sharding
+from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
 from brgsa_platform.training.validation import Measured, Validation
-from brgsa_platform.training.workers import WorkerContext
 
 WEIGHTS = "weights.json"  # in the run's folder: what was taken of the weights that the towers started from
 NOT_FINITE = "not-finite.json"  # in the run's folder: the step whose loss was no number

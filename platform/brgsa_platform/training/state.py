@@ -18,7 +18,8 @@ from brgsa.vision import ViT3D
 from brgsa.weights.fitting import Fitted
 from brgsa.weights.start import start_towers
 from brgsa_platform.config import OptimSection, RunConfig
-from brgsa_platform.training import run_checkpoints, sharding
+from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.parallel import sharding
 from brgsa_platform.training.run_folder import TOKENIZER
 from brgsa_platform.training.schedule import Schedule, optimizer_of
 

@@ -28,9 +28,9 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.input_buffer import InputBuffer
 from brgsa_platform.loading.order import Ints
 from brgsa_platform.training.encoding import as_float32, select_rows
+from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.schedule import tower_parameters
 from brgsa_platform.training.state import TrainingState
-from brgsa_platform.training.workers import WorkerContext
 
 MEASURED = ("loss", "plain", "bridged", "reconstruction", "supervised", "gradient_norm")
 

@@ -8,8 +8,14 @@ import pytest
 from refusals import refused
 
 from brgsa.labels import RAD_CHESTCT
-from brgsa_platform.layouts.label_columns import LABELS, RAD_CHESTCT_SOURCES, label_columns, label_of, parse_label
-from brgsa_platform.layouts.table_files import Table
+from brgsa_platform.layouts.tables.files import Table
+from brgsa_platform.layouts.tables.label_columns import (
+    LABELS,
+    RAD_CHESTCT_SOURCES,
+    label_columns,
+    label_of,
+    parse_label,
+)
 
 
 def table(columns: list[str], *rows: list[str]) -> Table:

@@ -12,7 +12,7 @@ from refusals import refused
 from brgsa.labels import CT_RATE, RAD_CHESTCT
 from brgsa.volumes import read_volume
 from brgsa_platform.layouts import Item, read_archive, read_layout
-from brgsa_platform.layouts.label_columns import RAD_CHESTCT_SOURCES
+from brgsa_platform.layouts.tables.label_columns import RAD_CHESTCT_SOURCES
 from scans import chest
 
 METADATA = "CT_Scan_Metadata_Complete_35747.csv"

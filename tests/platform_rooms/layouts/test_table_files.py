@@ -13,7 +13,7 @@ import pytest
 from refusals import refused
 from tablewriter import BINARY_FORMATS, ENCODINGS, FORMATS, TEXT_FORMATS, text_table, write_table
 
-from brgsa_platform.layouts.table_files import Table, read_table
+from brgsa_platform.layouts.tables.files import Table, read_table
 
 HEADER = ("volume_id", "report", "Lung nodule")
 ROWS = [("007", "Größe 3 mm – clear, no nodule.", 1), ("x1", "Two\nlines.", 0), ("x2", "", None)]

@@ -23,10 +23,10 @@ from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, check_fit, checkpoint_record, train
 from brgsa_platform.training.encoding import encode_split, encode_texts
 from brgsa_platform.training.loop import Trainer, TrainingTask
+from brgsa_platform.training.parallel.workers import ALONE
 from brgsa_platform.training.run_folder import make_tokenizer, write_run
 from brgsa_platform.training.step import UnreadLosses
 from brgsa_platform.training.validation import Validation
-from brgsa_platform.training.workers import ALONE
 
 pytestmark = pytest.mark.ray
 

@@ -25,11 +25,11 @@ from brgsa.volumes.intensity import Intensity
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.input_buffer import InputBuffer
 from brgsa_platform.training.encoding import select_rows
+from brgsa_platform.training.parallel.sharding import gathered, whole
+from brgsa_platform.training.parallel.workers import ALONE, WorkerContext
 from brgsa_platform.training.run_folder import TOKENIZER
-from brgsa_platform.training.sharding import gathered, whole
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.step import MEASURED, StepInput, TrainingStep, UnreadLosses, seed_step
-from brgsa_platform.training.workers import ALONE, WorkerContext
 
 CPU = torch.device("cpu")
 BATCH, WORLD = 8, 4

@@ -32,10 +32,10 @@ from brgsa_platform.tracking import connection
 from brgsa_platform.training.driver import checkpoint_record
 from brgsa_platform.training.encoding import encode_split
 from brgsa_platform.training.loop import TrainingTask, run_training
+from brgsa_platform.training.parallel.workers import ALONE, WorkerContext
 from brgsa_platform.training.run_folder import TOKENIZER, make_tokenizer, write_run
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.validation import Validation
-from brgsa_platform.training.workers import ALONE, WorkerContext
 
 pytestmark = pytest.mark.ray
 

@@ -22,7 +22,7 @@ from typing import Any
 from brgsa.errors import UserError
 from brgsa.labels import LABEL_SETS
 from brgsa_platform.layouts.ids import ID_COLUMNS, SUFFIXES, column_key
-from brgsa_platform.layouts.table_text import Cells, UnreadableText, cells_of, decoded, parsed
+from brgsa_platform.layouts.tables.text import Cells, UnreadableText, cells_of, decoded, parsed
 
 # Names of files that hold labels: CT-RATE-LT-label.csv, valid_labels.csv, RAD-ChestCT18_ctrateStyle.csv.
 LABEL_TABLE = re.compile(r"label|ctrate_?style", re.IGNORECASE)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.account import TableAccount, account
 from brgsa_platform.layouts.ids import COLUMN_OF, IdKind, id_in, is_nothing
-from brgsa_platform.layouts.label_columns import LABELS, LabelColumns, Labels, label_columns
-from brgsa_platform.layouts.matching import Match, Volumes, id_columns, match
-from brgsa_platform.layouts.table_files import Table
+from brgsa_platform.layouts.tables.account import TableAccount, account
+from brgsa_platform.layouts.tables.files import Table
+from brgsa_platform.layouts.tables.label_columns import LABELS, LabelColumns, Labels, label_columns
+from brgsa_platform.layouts.tables.matching import Match, Volumes, id_columns, match
 
 REPORT_COLUMNS = ("report", "report_text")
 FINDINGS, IMPRESSIONS = "Findings_EN", "Impressions_EN"

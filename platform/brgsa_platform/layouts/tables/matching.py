@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from brgsa.errors import UserError
 from brgsa_platform.layouts.ids import COLUMN_OF, ID_COLUMNS, SUFFIXES, IdKind, column_key, id_in, loose_id
 from brgsa_platform.layouts.item import Listed
-from brgsa_platform.layouts.table_files import Table
+from brgsa_platform.layouts.tables.files import Table
 
 _SCANS = (IdKind.SCAN, IdKind.ACCESSION, IdKind.STUDY)
 # Kinds that people call by one name.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from brgsa.errors import UserError
 from brgsa.labels import LABEL_SETS
 from brgsa_platform.layouts.ids import ID_COLUMNS, column_key
-from brgsa_platform.layouts.table_files import Table
+from brgsa_platform.layouts.tables.files import Table
 
 LABELS = tuple(dict.fromkeys(name for names in LABEL_SETS.values() for name in names))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from brgsa_platform.layouts.ids import ID_COLUMNS, IdKind, column_key
 from brgsa_platform.layouts.item import Listed
-from brgsa_platform.layouts.matching import Match
-from brgsa_platform.layouts.table_files import Table
+from brgsa_platform.layouts.tables.files import Table
+from brgsa_platform.layouts.tables.matching import Match
 
 EXAMPLES = 3  # lost rows whose ids are kept for the store's own log
 _NAMES = 40  # columns that are named, of thousands in RAD-ChestCT's own table
