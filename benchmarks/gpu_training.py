@@ -39,8 +39,8 @@ from brgsa_platform.loading.loaders import Batch
 from brgsa_platform.planning.budget import GIB, budget_of
 from brgsa_platform.store.store import IngestBatch, Meta
 from brgsa_platform.training.loop import Trainer, TrainingTask
+from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.run_folder import write_run
-from brgsa_platform.training.workers import WorkerContext
 
 STEPS, EPOCHS = 8, 2
 LAST_START = 195.0  # seconds
