@@ -72,9 +72,14 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _what_went_wrong(text: str) -> str:
-    """The line of an error's text that says it: the last of a traceback, which Ray's errors are, else the first."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "://" not in line] or [""]
-    return lines[-1] if any(line.startswith("Traceback") for line in lines) else lines[0]
+    """The line of an error's text that says it: the last of a traceback, which Ray's errors are, else the first.
+
+    Of several lines none is taken that only points to a page.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    if any(line.startswith("Traceback") for line in lines):
+        return lines[-1]
+    return next((line for line in lines if "://" not in line), lines[0])
 
 
 def _fail(sentence: str, status: int) -> None:

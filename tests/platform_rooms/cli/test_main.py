@@ -38,6 +38,16 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
             1,
             "brgsa: failed: RuntimeError: the table is locked (",
         ),
+        (
+            RuntimeError("no answer from http://host:5000"),
+            1,
+            "brgsa: failed: RuntimeError: no answer from http://host:5000 (",
+        ),
+        (
+            RuntimeError("Traceback\nOSError: s3://b/a is gone"),
+            1,
+            "brgsa: failed: RuntimeError: OSError: s3://b/a is gone (",
+        ),
         (ValueError(), 1, "brgsa: failed: ValueError:"),
     ],
 )
