@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,19 +43,3 @@ def shared_ray() -> Iterator[SharedRay]:
 def ray_of_its_own(shared_ray: SharedRay) -> None:
     """No Ray runs in this process when the module begins: it starts one, whose workers get the module's environment."""
     shared_ray.stop()
-
-
-@pytest.fixture
-def another_ray() -> Iterator[None]:
-    """A second Ray on the machine: Ray Train's own cleaner of placement groups does not work then."""
-    code = "import ray, sys; ray.init(address='local', num_cpus=1); print('up', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env={**os.environ, "RAY_ADDRESS": ""},
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdin is not None
-        while b"up" not in process.stdout.readline():
-            assert process.poll() is None
-        yield
-        process.stdin.close()

@@ -25,6 +25,7 @@ def benchmark() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_reports_reach_the_agreed_f1(
     shared_data: Path, benchmark: ModuleType, capsys: pytest.CaptureFixture[str]

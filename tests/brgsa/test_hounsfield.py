@@ -146,6 +146,7 @@ def test_only_what_is_doubtful_gives_a_warning() -> None:
 # --- real rows --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_every_row_of_the_real_table_is_understood_in_both_releases(shared_data: Path, tmp_path: Path) -> None:
     with (shared_data / "ct-rate" / "valid_metadata.csv").open(newline="") as file:

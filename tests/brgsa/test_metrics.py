@@ -43,7 +43,7 @@ def test_hand_computed_figures() -> None:
 
 
 @given(st.one_of(TIED, ANY))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_agrees_with_scikit_learn(sample: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = sample
     assert metrics.auroc(labels, scores) == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-9)
@@ -56,7 +56,7 @@ def test_agrees_with_scikit_learn(sample: tuple[np.ndarray, np.ndarray]) -> None
 
 
 @given(st.one_of(TIED, ANY), st.sampled_from([-1.0, -0.25, 0.0, 0.2, 1.0]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_figures_at_a_threshold_agree_with_scikit_learn(
     sample: tuple[np.ndarray, np.ndarray], threshold: float
 ) -> None:
@@ -75,7 +75,7 @@ def test_figures_at_a_threshold_agree_with_scikit_learn(
 
 
 @given(TIED)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_corner_threshold_is_the_best_of_all_candidates(sample: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = sample
     positives, negatives = labels.sum(), (1 - labels).sum()

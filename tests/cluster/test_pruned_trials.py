@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,22 @@ from brgsa_platform.summaries.summarize import summarize
 pytestmark = pytest.mark.ray
 
 TRIALS = 12
+
+
+@pytest.fixture
+def another_ray() -> Iterator[None]:
+    """A second Ray on the machine: Ray Train's own cleaner of placement groups does not work then."""
+    code = "import ray, sys; ray.init(address='local', num_cpus=1); print('up', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "RAY_ADDRESS": ""},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdin is not None
+        while b"up" not in process.stdout.readline():
+            assert process.poll() is None
+        yield
+        process.stdin.close()
 
 
 @pytest.mark.usefixtures("another_ray")
