@@ -27,6 +27,7 @@ DASHES = ("-", "--", ":", "-.")
 
 LUNG, SOFT_TISSUE = (-1000.0, 250.0), (-160.0, 240.0)  # HU shown from black to white
 PLANES = ("axial", "coronal", "sagittal")
+LETTERS = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # left, right, top and bottom of a slice
 
 
 def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC curves") -> Figure:
@@ -150,6 +151,41 @@ def planes_figure(
     return figure
 
 
+def heat_figure(
+    hu: NDArray[np.generic],
+    maps: Sequence[tuple[str, NDArray[np.floating]]],
+    spacing: tuple[float, float, float],
+) -> Figure:
+    """Axial, coronal and sagittal slices through the maximum of each map, over the CT; one row a map.
+
+    Args:
+        hu: HU (x, y, z), oriented as for `planes_figure`.
+        maps: caption and map (x, y, z) from 0 (not drawn) to 1 (opaque red); its maximum may be lower. A map of zeros shows
+            the CT alone.
+        spacing: mm of a voxel along x, y and z.
+    """
+    across, deep, high = (n * mm for n, mm in zip(hu.shape, spacing, strict=True))
+    widths, tallest = [across, across, deep], max(deep, high)
+    figure = new_figure(9.0, 0.4 + 8.6 * tallest / sum(widths) * len(maps))
+    grid = figure.add_gridspec(len(maps), 3, width_ratios=widths, squeeze=False)
+    for row, (caption, heat) in enumerate(maps):
+        highest = np.unravel_index(int(np.argmax(heat)), heat.shape) if heat.any() else [n // 2 for n in heat.shape]
+        at = tuple(int(i) for i in highest)
+        for column, plane in enumerate(PLANES):
+            axes = figure.add_subplot(grid[row, column])
+            _slice(axes, hu, plane, at, spacing, LUNG)
+            picture, aspect = _plane(heat, plane, at, spacing)
+            red = np.zeros((*picture.shape, 4))
+            red[..., 0], red[..., 1] = 1.0, 0.25 * picture
+            red[..., 3] = 0.65 * picture
+            axes.imshow(red, origin="upper", aspect=aspect, interpolation="bilinear")
+            if column == 0:
+                axes.set_ylabel(caption, fontsize=8)
+            if row == 0:
+                axes.set_title(plane, fontsize=9)
+    return figure
+
+
 def fingerprint_figure(
     spacing: Mapping[str, Mapping[str, float]],
     extent: Mapping[str, Mapping[str, float]],
@@ -199,31 +235,34 @@ def _slice(
     spacing: tuple[float, float, float],
     window: tuple[float, float],
 ) -> None:
-    x, y, z = at
-    # Rows run downwards: to posterior in the axial plane, to inferior in the other two, where z is turned round.
-    picture, tall, wide, letters = {
-        "axial": (array[:, :, z].T, spacing[1], spacing[0], "RLAP"),
-        "coronal": (array[:, y, ::-1].T, spacing[2], spacing[0], "RLSI"),
-        "sagittal": (array[x, :, ::-1].T, spacing[2], spacing[1], "APSI"),
-    }[plane]
-    axes.imshow(
-        picture,
-        cmap="gray",
-        vmin=window[0],
-        vmax=window[1],
-        origin="upper",
-        aspect=tall / wide,
-        interpolation="nearest",
-    )
+    picture, aspect = _plane(array, plane, at, spacing)
+    low, high = window
+    axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="upper", aspect=aspect, interpolation="nearest")
     places = (
         (0.03, 0.5, "left", "center"),
         (0.97, 0.5, "right", "center"),
         (0.5, 0.97, "center", "top"),
         (0.5, 0.03, "center", "bottom"),
     )
-    for letter, (across, up, ha, va) in zip(letters, places, strict=True):
+    for letter, (across, up, ha, va) in zip(LETTERS[plane], places, strict=True):
         axes.text(across, up, letter, ha=ha, va=va, transform=axes.transAxes, color=ORANGE, fontsize=9, weight="bold")
     axes.set(xticks=[], yticks=[], facecolor="black")
+
+
+def _plane(
+    array: NDArray[np.generic], plane: str, at: tuple[int, ...], spacing: tuple[float, float, float]
+) -> tuple[NDArray[np.generic], float]:
+    """A slice as rows of a picture, and how much taller than wide a voxel of it is.
+
+    Rows run downwards: to posterior in the axial plane, to inferior in the other two, where z is turned round.
+    """
+    x, y, z = at
+    picture, tall, wide = {
+        "axial": (array[:, :, z].T, spacing[1], spacing[0]),
+        "coronal": (array[:, y, ::-1].T, spacing[2], spacing[0]),
+        "sagittal": (array[x, :, ::-1].T, spacing[2], spacing[1]),
+    }[plane]
+    return picture, tall / wide
 
 
 def new_figure(width: float, height: float) -> Figure:
