@@ -207,7 +207,10 @@ class _Header:
             mark = re.search(rb"^\s*ElementDataFile\s*=[^\n]*\n", raw, re.MULTILINE | re.IGNORECASE)
             raw = raw[mark.end() :] if mark else b""
         else:
-            raw = self._path.with_name(name).read_bytes()
+            files = data_files(self._path)
+            if len(files) != 1 or "%" in files[0].name:
+                return None  # a list or a pattern, left to ITK
+            raw = files[0].read_bytes()
         big = any(fields.get(key, "").lower() == "true" for key in ("binarydatabyteordermsb", "elementbyteordermsb"))
         voxels = np.frombuffer(zlib.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
         return voxels.reshape(shape[::-1])
