@@ -27,6 +27,8 @@ QUALITY_FLAGS = {
     "orientation:assumed": "Neither header nor table gives the orientation of the axes in the patient; the usual one was "
     "taken.",
     "header:decimal-comma": "Its numbers are written with a decimal comma, which DICOM does not know.",
+    "projection:described": "Its description names a projection (MIP, MinIP), though it calls itself an original.",
+    "slices:thick": "Its slices are over three times as thick as they are apart, as those of projections (MIP, MinIP) are.",
     "files:unreadable": "Files beside its slices have no header that can be read, and may be slices of it.",
     "acquisitions:joined": "It is made of several acquisitions that follow each other without a gap.",
     "times:disordered": "The times of its slices do not follow their positions.",

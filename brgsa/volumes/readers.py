@@ -57,9 +57,9 @@ def read_volume(
 
     Raises:
         VolumeError: the file is missing, damaged, not an image or not 3-D; it has fewer than 8 voxels along an axis, a
-            single value, a value that is not a number, an impossible spacing, or no geometry at all; its geometry contradicts
-            itself ("geometry-contradictory"), lacks the spacing ("spacing-assumed") or is not that of a chest ("size-implausible", "shear-implausible"); the DICOM
-            series is not whole, not CT, or one of several and not named.
+            single value, a value that is not a number, an impossible spacing, or no geometry at all; its geometry lacks the
+            spacing ("spacing-assumed"), contradicts itself ("geometry-contradictory") or is not that of a chest
+            ("size-implausible", "shear-implausible"); the DICOM series is not whole, not CT, or one of several and not named.
     """
     path = Path(path)
     stored = _read(path, series, folders)

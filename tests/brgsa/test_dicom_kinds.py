@@ -437,6 +437,21 @@ def test_values_in_the_upper_bits_are_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
+@pytest.mark.parametrize("description", ["Thorax MIP 10/2", "MinIP lung", "LUNG_MINIP", "mip"])
+def test_a_projection_that_calls_itself_original_is_flagged(description: str, tmp_path: Path) -> None:
+    save_dicom(tmp_path, chest(), SeriesDescription=description)
+    (sentence,) = quality_warnings(read_volume(tmp_path).flags)
+    assert "projection" in sentence
+    save_dicom(tmp_path / "whole", chest(), SeriesDescription="Thorax, simple, 1.0 Lung", SliceThickness="12")
+    assert quality_warnings(read_volume(tmp_path / "whole").flags) == []
+
+
+@pytest.mark.parametrize(("thickness", "doubts"), [("18", []), ("18.5", ["slices:thick 18.5 mm every 6 mm"])])
+def test_slices_that_are_rather_slabs_are_flagged(thickness: str, doubts: list[str], tmp_path: Path) -> None:
+    save_dicom(tmp_path, chest(), SliceThickness=thickness)
+    assert list(read_volume(tmp_path).flags) == [*RECORDED, *doubts]
+
+
 def test_a_map_of_electron_density_is_left_out(tmp_path: Path) -> None:
     save_dicom(tmp_path, chest(), ImageType=["DERIVED", "PRIMARY", "AXIAL", "DE_RHO"])
     assert left_out(tmp_path) == {"not-hu": 20}

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brgsa.volumes.dicom.headers import ACQUISITION, TRAITS, SliceHeader
-from brgsa.volumes.dicom.slices import Refusal
+from brgsa.volumes.dicom.slices import Refusal, may_be_projected
 from brgsa.volumes.geometry_check import ALONG, LARGEST_SHEAR
 from brgsa.volumes.stored import Doubt
 
@@ -27,6 +27,9 @@ UNEVEN, UNEVEN_SHARE = 0.11, 0.1  # mm, and share of the median step, whichever 
 DAY = 86400.0  # seconds
 PAUSE = 3.0  # times the median step in time
 ORDERED = 0.9  # correlation of time and position, from which slices count as taken in their order
+THICK = (
+    3.0  # times the step, from which slices are rather slabs of others: scanners overlap them by half, or by two thirds
+)
 ASIDE = 1.0  # mm that a slice may lie off the straight line of the others
 
 
@@ -158,7 +161,8 @@ def _stack(headers: Sequence[SliceHeader]) -> Stack:
     normal = normal_of(headers[0])
     ordered = sorted(headers, key=lambda h: float(np.dot(h.position or (), normal)))
     positions = np.array([h.position for h in ordered])
-    return Stack(ordered, _not_even(positions, normal), _doubts(ordered))
+    refusal = _not_even(positions, normal)
+    return Stack(ordered, refusal, () if refusal else _doubts(ordered))
 
 
 def _incomplete(headers: Sequence[SliceHeader]) -> Refusal | None:
@@ -233,11 +237,22 @@ def _not_even(positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64
 
 def _doubts(ordered: Sequence[SliceHeader]) -> tuple[Doubt, ...]:
     rescales = {h.rescale for h in ordered}
+    thickness, step = _thickness(ordered[0]), geometry_of(ordered)[0][2]
     return (
+        *([Doubt("projection:described")] if may_be_projected(ordered[0]) else []),
+        *([Doubt("slices:thick", f"{thickness:g} mm every {step:.3g} mm")] if thickness > THICK * step else []),
         *([Doubt("rescale:varies", f"{len(rescales)} rescales")] if len(rescales) > 1 else []),
         *([Doubt("header:decimal-comma")] if any(h.commas for h in ordered) else []),
         *([Doubt("hu:unstated")] if ordered[0].traits["RescaleType"].upper() == "US" else []),
     )
+
+
+def _thickness(header: SliceHeader) -> float:
+    """SliceThickness in mm; 0 where it is not given, or no number."""
+    try:
+        return float(header.traits["SliceThickness"].replace(",", "."))
+    except ValueError:
+        return 0.0
 
 
 # --- order in time ----------------------------------------------------------------------------------------------------
