@@ -11,6 +11,7 @@ QUALITY_FLAGS = {
     "tissue have the values that they should have.",
     "rescale:varies": "Its slices differ in slope or intercept; each slice's own was applied.",
     "hu:implausible": "Air is not near -1000 HU or soft tissue not near 0 to 80 HU, so these may not be Hounsfield units.",
+    "hu:filled": "One value that is neither air's nor lung's fills a large part of it, as where a mask was laid over the scan.",
     "hu:unstated": "Its RescaleType says that its unit is not specified.",
     "spacing:disagrees": "The header's voxel spacing differs from the metadata table's.",
     "spacing:assumed": "The header gives no voxel spacing, and 1 mm is a guess.",

@@ -159,7 +159,9 @@ def _hounsfield(
             flags = ["rescale:csv"]
         if not sure:
             flags.append("rescale:unsure")
-    if hounsfield.likeness(values) < hounsfield.PLAUSIBLE:
+    if (filling := hounsfield.filling(values)) is not None:
+        flags.append(str(Doubt("hu:filled", f"{filling:g} HU")))
+    if hounsfield.likeness(values) < hounsfield.PLAUSIBLE or hounsfield.is_bright(values):
         flags.append("hu:implausible")
         if rescale and hounsfield.likeness(hounsfield.taken_back(values, *rescale)) >= hounsfield.PLAUSIBLE:
             flags.append("rescale:twice")

@@ -71,6 +71,23 @@ def test_a_compressed_metaimage_finds_its_voxels_where_its_header_says(where: st
     np.testing.assert_array_equal(read_volume(path).array, chest())
 
 
+@pytest.mark.parametrize(("kind", "named"), [("nrrd", "a.mha"), ("metaimage", "a.nrrd"), ("metaimage", "a.tif")])
+def test_a_name_of_another_format_is_refused(kind: str, named: str, tmp_path: Path) -> None:
+    path = save_as(kind, tmp_path, chest(), SPACING).rename(tmp_path / named)
+    with refused("name-misleads", value=path.suffix) as refusal:
+        read_volume(path)
+    assert str(tmp_path) not in refusal.value.reason
+
+
+@pytest.mark.parametrize("suffix", [".vtk", ".gipl", ".tif"])
+def test_formats_of_itk_that_nobody_checks_here_are_refused(suffix: str, tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.GetImageFromArray(chest().T.copy()), str(tmp_path / f"a{suffix}"))
+    with refused("not-an-image"):
+        read_volume(tmp_path / f"a{suffix}", trust_geometry=True)
+
+
 def test_a_nrrd_s_encoding_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = save_nrrd(tmp_path / "a.nrrd", chest(), SPACING, np.eye(3), {"encoding": "bzip2"})
     with refused("encoding-unknown", field="encoding", value="bzip2"):
