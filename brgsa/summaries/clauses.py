@@ -13,9 +13,22 @@ _HEADER = re.compile(
 # A sentence ends at a full stop before a capital letter, but not in "5.5 mm" or "T12.vertebra".
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])|(?<=[.!])\s+(?=[a-z])|(?<=[a-z)][.!])(?=[A-Z][a-z])|\n+")
 _WORD = re.compile(r"[^\W\d_]")
-# Each of these is a clause of its own: text in brackets, text from a comma to a question mark, a relative clause in the
+# "Nodule (resolved)": no clause of its own, as it judges the word before it.
+_ADVERB = r"(?:(?:now|since|completely|fully|entirely|is|are|was|were|has|have|most|highly) )?"
+_VERDICTS = {
+    "history": r"resolved|disappeared|gone|removed|resected|no longer (?:seen|present|visible)",
+    "absent": r"not (?:seen|present|visible|detected|observed|identified)|excluded|ruled out",
+    "uncertain": r"suspected|possible|possibly|probable|probably|questionable|equivocal|uncertain|likely|"
+    r"(?:cannot be |not )excluded",
+}
+_VERDICT = "|".join(f"(?P<{name}>{words})" for name, words in _VERDICTS.items())
+BRACKETED = re.compile(rf"(?:\(|, (?=[\w ]+$)){_ADVERB}(?:{_VERDICT})(?:\)|$)", re.IGNORECASE)
+# Each of these is a clause of its own: other text in brackets, text from a comma to a question mark, a relative clause in the
 # middle of a sentence.
-_ASIDE = re.compile(r"\([^()]*\)|(?<=[,?])[^,?()]*\?|,\s+which\s[^,]*,(?=\s+(?:is|are|was|were|can|could|has|have)\b)")
+_ASIDE = re.compile(
+    rf"(?!{BRACKETED.pattern})\([^()]*\)|(?<=[,?])[^,?()]*\?|,\s+which\s[^,]*,(?=\s+(?:is|are|was|were|can|could|has|have)\b)",
+    re.IGNORECASE,
+)
 _NOT_FINAL = re.compile(r"\b(?:approx|dr|vs|ca|[IVX]+|[a-z]|\d)\.$", re.IGNORECASE)
 # Before a small letter, these too are abbreviations.
 _ABBREVIATION = re.compile(
@@ -52,6 +65,17 @@ _LISTED = re.compile(
 # "No effusion, no nodule, emphysema present": each denied item has its own "no".
 _PRESENT = re.compile(r"(?!.*\b(?:or|nor)\b).*\bpresent$", re.IGNORECASE)
 _THERE = re.compile(r"\bthere\s+(?:is|are|was|were)\b", re.IGNORECASE)
+# "No effusion was seen before; it is now present": the second clause takes back what the first denies.
+_SEEN = r"(?:present|visible|seen|detected|observed|found|noted|identified)"
+_IT = r"(?:it|this|that|these|those|they|one|some)"
+NOW = re.compile(
+    rf"(?:but\s+|and\s+)?(?:(?:now|today|currently|at present),?\s+(?:{_IT}\s+)?(?:(?:is|are)\s+)?{_SEEN}|"
+    r"(?:now|today|currently),?\s+there\s+(?:is|are)(?:\s+(?:one|some))?|there\s+(?:is|are)(?:\s+(?:one|some))?\s+now|"
+    rf"{_IT}\s+(?:is|are)\s+(?:now|newly|currently)\s+{_SEEN}(?:\s+(?:in|on|at)\b.*)?|"
+    rf"{_IT}\s+(?:is|are)\s+{_SEEN}\s+(?:now|today|currently)|{_IT}\s+(?:is|are)\s+(?:therefore\s+)?new|"
+    rf"{_IT}\s+(?:has|have)\s+(?:now\s+|since\s+|newly\s+|recently\s+)?(?:appeared|developed|occurred))\W*$",
+    re.IGNORECASE,
+)
 _EXCEPT = re.compile(
     r"\s*(?:except|although|though|apart|aside|other than|besides|in addition to|rather than|instead of)\b",
     re.IGNORECASE,
@@ -97,6 +121,7 @@ def clauses(sentence: str) -> Iterator[str]:
             or _DENIAL.match(ahead)
             or (_THERE.match(ahead) and _DENIAL.match(left))
             or _EXCEPT.match(left)
+            or NOW.match(ahead)
             or _both_assert(left, ahead, rest)
             or (_LISTED.match(left) and _ASSERTION.match(_LIST_END.split(rest)[0]))
             or (_DENIAL.match(before) and _DENIAL.match(left) and _PRESENT.match(ahead))
@@ -104,8 +129,8 @@ def clauses(sentence: str) -> Iterator[str]:
             yield left
             start, before = joint.end(), left
     yield plain[start:]
-    for aside in _ASIDE.findall(sentence):
-        yield aside.strip("(), ")
+    for aside in _ASIDE.finditer(sentence):
+        yield aside[0].strip("(), ")
 
 
 def _both_assert(left: str, ahead: str, rest: str) -> bool:

@@ -11,6 +11,8 @@ from functools import cache, lru_cache
 from brgsa.summaries.vocabulary import read_yaml
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
+_DENIALS = ("without", "not", "no")
+_SHORTEST = 5  # letters of each half of a word that lost its blank
 KNOWN_SHARE = (
     0.3  # of a text's words; English reports have two thirds, other languages with the same Latin terms a fifth
 )
@@ -94,3 +96,18 @@ def _words() -> dict[str, str]:
 def is_known(word: str) -> bool:
     """Whether this is a word of English radiology."""
     return _words().get(_plain(word)) in ("english", "known")
+
+
+@lru_cache(maxsize=16384)  # reports share their words
+def apart(word: str) -> str:
+    """Two words between which the blank was lost: "NOPLEURAL", "pleuraleffusion". Any other word as it is."""
+    if is_known(word):
+        return word
+    for denial in _DENIALS:
+        begin, rest = word[: len(denial)], word[len(denial) :]
+        if begin.lower() == denial and len(rest) > 3 and (is_known(rest) or apart(rest) != rest):
+            return f"{begin} {apart(rest)}"
+    for cut in range(_SHORTEST, len(word) - _SHORTEST + 1):
+        if is_known(word[:cut]) and is_known(word[cut:]):
+            return f"{word[:cut]} {word[cut:]}"
+    return word

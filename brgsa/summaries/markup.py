@@ -7,6 +7,7 @@ import re
 import unicodedata
 from functools import cache
 
+from brgsa.summaries.english import apart, is_known
 from brgsa.summaries.vocabulary import read_yaml
 
 _TAG = re.compile(r"</?(\w+)\b[^<>]*>|<!--.*?-->|<!\w[^<>]*>", re.DOTALL)
@@ -52,6 +53,7 @@ _BOXES = (
     (re.compile(rf"(?:\[[xX]\]|[☑☒■])[ ]*(yes|no|absent|present)\b{_BOX_END}", re.IGNORECASE), r"\1"),
 )
 _RTF = re.compile(r"\\(?:par|line)\b[ ]?|(\\[a-z]+-?\d*[ ]?|[{}])")
+_LONG_WORD = re.compile(r"[A-Za-z]{6,}")
 _SIGN = re.compile(r"[(][ ]*[-–—−+?nypaNYPA]|\[[ xX]\]|[-–+]ve\b|[øØ∅]")
 _RUN_TOGETHER = (
     (re.compile(r"(?<=[a-z])\.(?=\d{1,2}[.)][ ]?[A-Z])"), ". "),  # effusion.2.Nodule
@@ -95,9 +97,9 @@ def clean(report: str) -> str:
         for sign, word in _SIGNED:
             text = sign.sub(word, text)
     text = _short_form().sub(_spelled_out, text)
-    for joint, apart in _RUN_TOGETHER:
-        text = joint.sub(apart, text)
-    return text
+    for joint, written in _RUN_TOGETHER:
+        text = joint.sub(written, text)
+    return _LONG_WORD.sub(lambda word: apart(word[0]), text)
 
 
 def _tag(tag: re.Match[str]) -> str:
@@ -107,8 +109,6 @@ def _tag(tag: re.Match[str]) -> str:
 
 def _rejoined(broken: re.Match[str]) -> str:
     """A word that was broken at a line's end; "left-sided" and "ground-glass" keep their hyphen."""
-    from brgsa.summaries.english import is_known
-
     joined = broken[1] + broken[2]
     return f"{broken[1]}-{broken[2]}" if not is_known(joined) and is_known(broken[1]) else joined
 

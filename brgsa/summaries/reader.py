@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from brgsa.summaries.clauses import clauses
+from brgsa.summaries.clauses import BRACKETED, NOW, clauses
 from brgsa.summaries.pairs import Statement
 from brgsa.summaries.statements import statements
 from brgsa.summaries.vocabulary import DENIAL, listed, pattern, read_yaml, vocabulary
@@ -103,6 +103,10 @@ _NEW = re.compile(
     r"(?:previously|before|(?:in|on) (?:[\w'/]+ ){0,2}(?:previous|prior|old|earlier|former)\b)"
 )
 _RESOLVED = re.compile(r"\b(?:resolved|cleared)(?: \w+)? $")
+_EARLIER_DENIAL = re.compile(
+    r"\b(?:no|not|without|none)\b.*\b(?:before|then|was|were|initially|in \d{4}|previous(?:ly)?|prior|earlier|former(?:ly)?|"
+    r"last|old)\b|\b(?:before|was|were|had|initially|previous(?:ly)?|prior|earlier|formerly|last|old)\b.*\b(?:no|not|without|none)\b"
+)
 _EARLIER = re.compile(r"\b(?:previous(?:ly)?|prior|earlier|former)\b")
 # "No effusion except for a trace" does not deny it.
 _BUT_ONE = re.compile(
@@ -178,12 +182,21 @@ def read(reports: Sequence[str]) -> list[Reading]:
 def _parts(of_report: Sequence[Statement]) -> list[tuple[int, _Part]]:
     """(number of the statement, part) of each clause; the organ group is the last one named."""
     words = vocabulary()
-    out, place = [], ""
+    out: list[tuple[int, _Part]] = []
+    place = ""
     for number, statement in enumerate(of_report):
         whole = statement.verdict != ""
         for clause, named in (
             [(statement.body, words.place(statement.body.lower()))] if whole else _clauses(statement.body)
         ):
+            if (
+                out
+                and NOW.match(clause)
+                and (before := out[-1][1]).verdict == ""
+                and _EARLIER_DENIAL.search(before.text)
+            ):
+                out[-1] = (out[-1][0], replace(before, verdict="present"))
+                continue
             place = named or words.place(statement.context) or place
             out.append((number, _Part(statement.context, clause, place, statement.verdict)))
     return out
@@ -246,7 +259,13 @@ def _judge(parts: Iterable[_Part]) -> dict[_Part, list[Mention]]:
             out[part] += [Mention(one.name, Status.PRESENT, _side(one, text, named), part.clause, 0) for one in named]
     for (part, masked, named), aspects in zip(doubted, _aspects(doubted), strict=True):
         out[part] += [
-            Mention(one.name, _status(one, masked, of_one), _side(one, masked, named), part.clause, 0)
+            Mention(
+                one.name,
+                _bracketed(one, part.text, named) or _status(one, masked, of_one),
+                _side(one, masked, named),
+                part.clause,
+                0,
+            )
             for one, of_one in zip(named, aspects, strict=True)
         ]
     return out
@@ -289,10 +308,20 @@ def _triggers() -> re.Pattern[str]:
 
 def _masked(text: str) -> str:
     """The text without phrases that look like a denial and are none: "not observed previously", "no change in"."""
+    text = BRACKETED.sub(lambda verdict: "_" * len(verdict[0]), text)
     if "no" in text or "without" in text:
         for phrases in (_NEW, _ways("changed")):
             text = phrases.sub(lambda phrase: "_" * len(phrase[0]), text)
     return text
+
+
+def _bracketed(one: _Named, text: str, named: list[_Named]) -> Status | None:
+    """The verdict in the brackets after a mention, or after the last comma; None where there is none, or it is another's."""
+    verdict = BRACKETED.search(text, one.end)
+    if not verdict or "," in text[one.end : verdict.start()]:
+        return None
+    other = any(one.end <= other.start < verdict.start() for other in named)
+    return None if other else Status(str(verdict.lastgroup))
 
 
 def _status(one: _Named, clause: str, aspects: set[str]) -> Status:

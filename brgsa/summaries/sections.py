@@ -28,12 +28,18 @@ _LINE = re.compile(r"^[ \t*#=_-]*([A-Za-z][A-Za-z/&,()' -]{1,60}?)[ \t*#=_-]*$",
 _BARE = re.compile(r"^[ \t]*((?:[A-Z]{2,} ){0,2}[A-Z]{2,})(?= +[A-Z0-9]?[a-z0-9])", re.MULTILINE)  # "HISTORY Emphysema"
 _PARAGRAPH_END = re.compile(r"(?<=\S)[ \t]*\n[ \t]*\n|(?<=[.!?])[ \t]*\n")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
+# "Comparison with CT of 12.03.2019": what follows is that examination's, where the findings of this one are still to come.
+_EARLIER = re.compile(
+    r"(?:^|(?<=[\n.!?;]))[ \t\-*•#]*((?:in )?(?:comparison|compared|prior|previous|earlier|old|last)\b"
+    r"(?=[^:\n]*\d)(?:[\w ,/()'-]|\.(?=\d))*)$",
+    re.IGNORECASE,
+)
 _REACH = 70  # characters before a separator in which its name begins
 
 
 class Header(NamedTuple):
     """Where a header begins and ends, and what it begins: "spoken" (said of this scan), "silent", "brief" (silent for a
-    sentence where nothing else tells how long), or an "organ"."""
+    sentence where nothing else tells how long), "earlier" (silent where the first spoken part follows), or an "organ"."""
 
     start: int
     end: int
@@ -43,14 +49,15 @@ class Header(NamedTuple):
 def spoken_sections(text: str) -> list[str]:
     """The parts of a clean report that speak of this scan, in order, without their headers; those that name an organ stay."""
     headers = sorted(_headers(text))
-    structured = any(header.kind == "spoken" for header in headers)
+    first = next((header.start for header in headers if header.kind == "spoken"), None)
+    headers = [h for h in headers if h.kind != "earlier" or (first is not None and h.start < first)]
     out: list[str] = []
     start, kind = 0, "spoken"
     for header in headers:
         if header.start >= start:
-            out.append(_spoken_part(text[start : header.start], kind, structured))
+            out.append(_spoken_part(text[start : header.start], kind, first is not None))
             start, kind = (header.start if header.kind == "organ" else header.end), header.kind
-    out.append(_spoken_part(text[start:], kind, structured))
+    out.append(_spoken_part(text[start:], kind, first is not None))
     return [part for part in out if part.strip()]
 
 
@@ -73,6 +80,8 @@ def _headers(text: str) -> Iterator[Header]:
         start += len(before[start:]) - len(before[start:].lstrip(" \t-*•#|"))
         if (bounds or reach == 0) and (kind := _kind(before[start:], free=mark[0] == ":")):
             yield Header(reach + start, mark.end(), kind)
+        elif mark[0] == ":" and (earlier := _EARLIER.search(before)):
+            yield Header(reach + earlier.start(1), mark.end(), "earlier")
         elif (loud := _LOUD.search(before)) and (kind := _kind(loud[0], free=False)):
             yield Header(reach + loud.start(), mark.end(), kind)
     for plain in _PLAIN.finditer(text):

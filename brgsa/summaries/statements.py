@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
-from brgsa.summaries.clauses import sentences, tidy
+from brgsa.summaries.clauses import NOW, sentences, tidy
 from brgsa.summaries.english import english_ones
 from brgsa.summaries.lines import BULLET, TICK, TICKED, items, paragraphs
 from brgsa.summaries.markup import clean
@@ -32,7 +33,19 @@ def statements(report: str) -> list[Statement]:
     """What a report says of this scan, in order; what is not in English is left out."""
     found = [one for section in spoken_sections(clean(report)) for one in _of_section(section)]
     english = english_ones([one.text for one in found])
-    return [one for one, is_english in zip(found, english, strict=True) if is_english]
+    out: list[Statement] = []
+    for one in (one for one, is_english in zip(found, english, strict=True) if is_english):
+        if (
+            out and NOW.match(one.body) and not out[-1].verdict
+        ):  # "It is now present.", which the sentence before explains
+            before = out.pop()
+            one = replace(before, text=f"{before.text}; {_small(one.text)}", body=f"{before.body}; {_small(one.body)}")
+        out.append(one)
+    return out
+
+
+def _small(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _of_section(section: str) -> Iterator[Statement]:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 AIR, SOFT_TISSUE = (-1100.0, -700.0), (-150.0, 150.0)  # HU of air and lung, and of fat, water and muscle
 PLAUSIBLE = 0.005  # share of its voxels that a chest CT has at least in each of the two ranges
+BRIGHT, MOST_BRIGHT = 300.0, 0.3  # HU of bone and contrast, and the largest share of a chest's voxels above
+FILLED = 0.15  # share of the voxels with one value, from which that is a filling: in real scans under 1 % have one
 SAMPLE = 48  # voxels along an axis
 
 
@@ -32,6 +34,19 @@ def likeness(values: npt.NDArray[np.float32]) -> float:
     if not len(inside):
         return 0.0
     return min(float(np.mean((inside >= low) & (inside <= high))) for low, high in (AIR, SOFT_TISSUE))
+
+
+def is_bright(values: npt.NDArray[np.float32]) -> bool:
+    """Whether more of the values (n,) are bone's and contrast's than of any chest: an inverted picture's are."""
+    return float(np.mean(values > BRIGHT)) > MOST_BRIGHT
+
+
+def filling(values: npt.NDArray[np.float32]) -> float | None:
+    """The one value, not air's or lung's, that many of the values (n,) have, as behind a mask; None where there is none."""
+    found, counts = np.unique(values[values > AIR[1]], return_counts=True)
+    if not len(found) or counts.max() < FILLED * len(values):
+        return None
+    return float(found[counts.argmax()])
 
 
 def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: float) -> tuple[bool, bool]:

@@ -57,9 +57,9 @@ def read_volume(
 
     Raises:
         VolumeError: the file is missing, damaged, not an image or not 3-D; it has fewer than 8 voxels along an axis, a
-            single value, a value that is not a number, an impossible spacing, or no geometry at all; its geometry contradicts
-            itself ("geometry-contradictory") or is not that of a chest ("size-implausible", "shear-implausible"); the DICOM
-            series is not whole, not CT, or one of several and not named.
+            single value, a value that is not a number, an impossible spacing, or no geometry at all; its geometry lacks the
+            spacing ("spacing-assumed"), contradicts itself ("geometry-contradictory") or is not that of a chest
+            ("size-implausible", "shear-implausible"); the DICOM series is not whole, not CT, or one of several and not named.
     """
     path = Path(path)
     stored = _read(path, series, folders)
@@ -68,14 +68,11 @@ def read_volume(
     array, flags = _hounsfield(stored.array, rescale)
     spacing, directions, geometry_flags = _geometry(path, stored, metadata)
     by_header = "geometry:header" in geometry_flags
-    report = check_geometry(
-        array.shape,
-        spacing,
-        directions,
-        bare=by_header and stored.identity,
-        # A table that gives the geometry makes good what the header says of it; other doubts are not of the geometry.
-        doubts=[doubt for doubt in stored.doubts if by_header or not doubt.refused],
-    )
+    # A table that gives the geometry makes good what the header says of it; other doubts are not of the geometry.
+    doubts = [doubt for doubt in stored.doubts if by_header or not doubt.refused]
+    if by_header and not stored.spaced:
+        doubts.insert(0, Doubt("spacing:assumed", millimetres(spacing), refused=True))
+    report = check_geometry(array.shape, spacing, directions, bare=by_header and stored.identity, doubts=doubts)
     _check_geometry(path, report, trust_geometry)
     if report.shear > LARGEST_SHEAR:
         array, spacing, directions = upright(array, spacing, directions)
@@ -162,7 +159,9 @@ def _hounsfield(
             flags = ["rescale:csv"]
         if not sure:
             flags.append("rescale:unsure")
-    if hounsfield.likeness(values) < hounsfield.PLAUSIBLE:
+    if (filling := hounsfield.filling(values)) is not None:
+        flags.append(str(Doubt("hu:filled", f"{filling:g} HU")))
+    if hounsfield.likeness(values) < hounsfield.PLAUSIBLE or hounsfield.is_bright(values):
         flags.append("hu:implausible")
         if rescale and hounsfield.likeness(hounsfield.taken_back(values, *rescale)) >= hounsfield.PLAUSIBLE:
             flags.append("rescale:twice")
@@ -204,7 +203,6 @@ def _geometry(
             field="XYSpacing and ZSpacing",
         )
     flags = ["geometry:header"]
-    flags += [] if stored.spaced else ["spacing:assumed"]
     flags += [] if stored.oriented else ["orientation:assumed"]
     if table and not np.allclose(stored.spacing, table, rtol=SAME_SPACING):
         numbers = f"header {millimetres(stored.spacing)}, table {millimetres(table)}"

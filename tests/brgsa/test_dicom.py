@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    JPEG2000Lossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 from refusals import refused
 
 from brgsa.volumes import Geometry, VolumeError, list_series, quality_warnings, read_volume, standardize
@@ -120,6 +127,20 @@ def test_a_multi_frame_file_is_a_volume(tmp_path: Path) -> None:
         volume = read_volume(path)
         np.testing.assert_array_equal(volume.array, chest())
         assert volume.spacing == pytest.approx((5, 5, 6))
+
+
+@pytest.mark.parametrize("count", [-3, 21, 2_000_000_000])
+@pytest.mark.parametrize("deflated", [False, True])
+def test_a_number_of_frames_that_cannot_be_is_damage(count: int, deflated: bool, tmp_path: Path) -> None:
+    header = pydicom.dcmread(path := enhanced(tmp_path))
+    header.NumberOfFrames = count
+    if deflated:
+        header.Rows = header.Columns = 0  # frames of no size, of which a file may hold any number
+        header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    header.save_as(path, enforce_file_format=True)
+    start = time.process_time()
+    (series,) = list_series(tmp_path)
+    assert (series.refused_code, time.process_time() - start < 5) == ("file-damaged", True)
 
 
 def test_each_frame_has_its_own_rescale(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from refusals import refused
 from transcode import SYNTAXES, transcode
 
-from brgsa.volumes import Series, Volume, list_series, quality_warnings, read_volume
+from brgsa.volumes import Series, SeveralSeries, Volume, list_series, quality_warnings, read_volume
 from scans import SPACING, chest, save_dicom
 
 RECORDED = ("rescale:header", "geometry:header")
@@ -413,9 +413,10 @@ def test_a_study_s_folder_lists_what_can_be_chosen(tmp_path: Path) -> None:
     save_dicom(tmp_path / "a" / "b" / "soft", chest(seed=1), series="1.2.4", SeriesDescription="Soft")
     with refused("several-series", value=(20, 20)) as refusal:
         read_volume(tmp_path)
-    for word in ("1.2.3: 20 slices, Lung, kernel B70f", "1.2.4: 20 slices, Soft", "--series"):
-        assert word in str(refusal.value)
-    assert "secret" not in str(refusal.value)
+    assert isinstance(refusal.value, SeveralSeries)
+    assert refusal.value.choices == ("1.2.3: 20 slices, Lung, kernel B70f", "1.2.4: 20 slices, Soft")
+    for word in ("1.2.3", "1.2.4", "Lung", "B70f", "--series", "secret"):  # the message goes into stores
+        assert word not in str(refusal.value).removeprefix(str(tmp_path))
     np.testing.assert_array_equal(read_volume(tmp_path, series="1.2.4").array, chest(seed=1))
     np.testing.assert_array_equal(read_volume(tmp_path / "a" / "b").array, chest(seed=1))
 
@@ -434,6 +435,21 @@ def test_values_in_the_upper_bits_are_refused(tmp_path: Path) -> None:
     save_dicom(tmp_path, chest(), BitsStored=12, HighBit=15, PixelRepresentation=0)
     with refused("bits-shifted", field="HighBit", value="15 of 12 bits"):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("description", ["Thorax MIP 10/2", "MinIP lung", "LUNG_MINIP", "mip"])
+def test_a_projection_that_calls_itself_original_is_flagged(description: str, tmp_path: Path) -> None:
+    save_dicom(tmp_path, chest(), SeriesDescription=description)
+    (sentence,) = quality_warnings(read_volume(tmp_path).flags)
+    assert "projection" in sentence
+    save_dicom(tmp_path / "whole", chest(), SeriesDescription="Thorax, simple, 1.0 Lung", SliceThickness="12")
+    assert quality_warnings(read_volume(tmp_path / "whole").flags) == []
+
+
+@pytest.mark.parametrize(("thickness", "doubts"), [("18", []), ("18.5", ["slices:thick 18.5 mm every 6 mm"])])
+def test_slices_that_are_rather_slabs_are_flagged(thickness: str, doubts: list[str], tmp_path: Path) -> None:
+    save_dicom(tmp_path, chest(), SliceThickness=thickness)
+    assert list(read_volume(tmp_path).flags) == [*RECORDED, *doubts]
 
 
 def test_a_map_of_electron_density_is_left_out(tmp_path: Path) -> None:

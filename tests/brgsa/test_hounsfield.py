@@ -50,6 +50,22 @@ def test_what_looks_like_no_chest_either_way_is_flagged(tmp_path: Path) -> None:
     assert "rescale:unsure" in read_volume(path, TABLE).flags
 
 
+def test_an_inverted_picture_is_flagged(tmp_path: Path) -> None:
+    volume = read_volume(save_nifti(tmp_path / "a.nii.gz", (-chest()).astype(np.int16)))
+    assert "hu:implausible" in volume.flags
+
+
+@pytest.mark.parametrize("value", [0, -100, 500])
+def test_a_masked_scan_is_flagged(value: int, tmp_path: Path) -> None:
+    """All around the lungs, or around the body, is one value."""
+    hu = chest()
+    for outside in (hu > -700, hu < -900):
+        volume = read_volume(save_nifti(tmp_path / "a.nii.gz", np.where(outside, value, hu).astype(np.int16)))
+        assert f"hu:filled {value} HU" in volume.flags
+    body = read_volume(save_nifti(tmp_path / "a.nii.gz", np.where(hu < -900, -1000, hu).astype(np.int16)))
+    assert body.flags == ("rescale:header", "geometry:header"), "air around the body is where air is"
+
+
 def test_the_header_s_own_rescale_is_applied(tmp_path: Path) -> None:
     image = nib.Nifti1Image(chest(), np.diag([-5.0, -5.0, 6.0, 1.0]))
     image.header.set_slope_inter(0.5, -100.0)

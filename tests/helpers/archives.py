@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from brgsa.volumes import Geometry, decode
-from brgsa_platform.layouts import read_layout
+from brgsa_platform.layouts import Item, read_archive
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.store.index import commit_batch
 from brgsa_platform.store.plan import PlannedBatch, new_batch, write_plan
@@ -71,10 +71,15 @@ def save_rad_chestct(folder: Path, scans: int) -> Path:
     return folder
 
 
+def read_items(source: Path, layout: str, validation_fraction: float, **given: Any) -> list[Item]:
+    """The volumes of an archive, sorted by id; see `layouts.read_archive`."""
+    return read_archive(source, layout, validation_fraction, **given).items
+
+
 def write_store(manifest: Path, out: Path, options: PrepareOptions = PrepareOptions(SMALL)) -> Path:
     """The store that `prepare` makes of a manifest, shard by shard in this process, without Ray and MLflow."""
     folder = Folder(out)
-    items = read_layout(manifest, "manifest", options.validation_fraction)
+    items = read_items(manifest, "manifest", options.validation_fraction)
     batch = new_batch(items, "manifest", options.geometry, first=0)
     write_plan(folder, 0, items)
     writer = ShardWriter(folder, options.geometry, options.strict, options.trust_geometry)

@@ -300,9 +300,50 @@ def test_the_summary_states_what_was_put_in(report: Composed) -> None:
     assert summary == (" ".join(said) or NOTHING_FOUND)
 
 
+# What reports are made of, in no order: some of it is understood, and some is not.
+NOISE = (
+    *(
+        "no",
+        "not",
+        "pleural effusion",
+        "nodule",
+        "lungs",
+        "clear",
+        "normal",
+        "mm",
+        "4",
+        "seen",
+        "previously",
+        "resolved",
+    ),
+    *(
+        "FINDINGS:",
+        "History:",
+        "Comparison with 2019:",
+        "kein",
+        "(",
+        ")",
+        ":",
+        ";",
+        ",",
+        ".",
+        "?",
+        "|",
+        "[x]",
+        "**",
+        "<br>",
+        "\t",
+        "- ",
+    ),
+)
+
+
 @pytest.mark.parametrize("style", ["findings", "positives", "positives+negatives"])
 @sample(0.2)
-@given(text=st.text(max_size=120))
-def test_any_text_gives_a_summary_or_none(style: str, text: str) -> None:
+@given(
+    parts=st.lists(st.sampled_from(NOISE) | st.text(max_size=6), max_size=14), joint=st.sampled_from([" ", "", "\n"])
+)
+def test_any_text_gives_a_summary_or_none(style: str, parts: list[str], joint: str) -> None:
+    text = joint.join(parts)
     (summary,) = summarize_many([text], style)
     assert (summary == "") == (not understood(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -138,9 +139,9 @@ def given_labels(reading: Reading) -> dict[str, dict[str, Label]]:
 
 def told_of(error: UserError, drawn: Drawn) -> None:
     """A message names no id and no report."""
-    words = str(error).replace("/", " ").replace("'", " ").split()
+    words = set(re.findall(r"\w+", str(error)))
     ids = {name for name in (*drawn.archive.volumes, *drawn.archive.truth) if not name.isdigit()}
-    assert not ids & set(words), error
+    assert not ids & words, error
     assert "Effusion" not in words
 
 

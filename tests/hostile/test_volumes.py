@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
-from formats import RAS_FROM_LPS, save_as, save_metaimage, save_nrrd
+from formats import FORMATS, RAS_FROM_LPS, save_as, save_metaimage, save_nrrd
 from hostile import sample
 from hypothesis import given
 from hypothesis import strategies as st
@@ -314,10 +314,8 @@ def _strangers(kinds: set[str], folder: Path) -> None:
 
 # --- broken -----------------------------------------------------------------------------------------------------------
 
-KINDS = ("nifti", "nifti-2", "nifti-pair", "nrrd", "metaimage", "dicom")
 
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMATS)
 @sample(0.07)
 @given(scans(straight=True), st.data())
 def test_files_that_are_cut_short_are_refused_or_flagged(kind: str, scan: Scan, data: st.DataObject) -> None:
@@ -331,7 +329,7 @@ def test_files_that_are_cut_short_are_refused_or_flagged(kind: str, scan: Scan, 
             assert quality_warnings(read_volume(path).flags)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMATS)
 @sample(0.07)
 @given(scans(straight=True), st.data())
 def test_a_size_that_is_no_chest_s_is_refused(kind: str, scan: Scan, data: st.DataObject) -> None:
@@ -350,7 +348,7 @@ def test_a_size_that_is_no_chest_s_is_refused(kind: str, scan: Scan, data: st.Da
         assert quality_warnings(read_volume(path, trust_geometry=True).flags)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMATS)
 @sample(0.07)
 @given(scans(), st.data())
 def test_bytes_that_are_changed_break_nothing(kind: str, scan: Scan, data: st.DataObject) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 DEFLATED = "1.2.840.10008.1.2.1.99"
+MOST_INFLATED = 1032  # bytes out of one byte of deflate
+MOST_FRAMES = 2**16  # of a file: a perfusion of four dimensions has some ten thousand
 DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory, whatever the file's name
 # CT, enhanced CT and legacy converted CT; of others, the header's own tags tell that they hold a picture.
 IMAGES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
@@ -168,13 +170,15 @@ def _headers(path: Path) -> Iterator[SliceHeader]:
     syntax = meta.get("TransferSyntaxUID")
     shared = _first(header, "SharedFunctionalGroupsSequence")
     groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
-    count = int(header.get("NumberOfFrames") or 1)
     image, deflated = _is_image(header), syntax == DEFLATED
+    count = max(1, int(header.get("NumberOfFrames") or 1)) if image else 1
     if (image and not deflated and start[:4] not in PIXELS) or not (image or header.get("SeriesInstanceUID")):
         raise Unreadable(path)  # it ends within the header: its last tag, be it the series, may be half of it
-    whole = not image or deflated or _holds(start, left, _pixel_bytes(header, syntax) * count)
+    length = _pixel_bytes(header, syntax) * count
+    held = _may_inflate(path, length) if deflated else _holds(start, left, length)
+    whole = not image or (held and count <= MOST_FRAMES and len(groups) in (0, count))
     several = count > 1 or bool(groups)
-    for number in range(count):
+    for number in range(count if whole else 1):  # a damaged file may claim any number of frames
         group = groups[number] if number < len(groups) else None
         yield _header(path, number if several else None, _Tags(header, group, shared), whole)
 
@@ -350,12 +354,17 @@ def _holds(start: bytes, left: int, length: int) -> bool:
     return left + (0 if explicit else 4) >= length
 
 
+def _may_inflate(path: Path, length: int) -> bool:
+    """Whether a deflated file may hold so many bytes of pixels."""
+    return path.stat().st_size * MOST_INFLATED >= length
+
+
 def _pixel_bytes(header: Any, syntax: Any) -> int:
     """The least length in bytes of a frame's pixels; 1 where they are compressed, as any length may be right then."""
     if syntax is not None and syntax.is_compressed:
         return 1
     size = int(header.get("Rows") or 0) * int(header.get("Columns") or 0) * int(header.get("SamplesPerPixel") or 1)
-    return size * (int(header.get("BitsAllocated") or 0) // 8)
+    return max(1, size * (int(header.get("BitsAllocated") or 0) // 8))
 
 
 def _listed(value: Any) -> list[Any]:

@@ -21,6 +21,17 @@ from brgsa.volumes.errors import VolumeError, cut_short, missing, unreadable
 from brgsa.volumes.stored import Doubt, Stored
 
 
+class SeveralSeries(VolumeError):
+    """A folder holds several volumes, and which one is meant is not said.
+
+    Attributes:
+        choices: a line for each, for somebody who has to choose: its `Series.name`, slices, description. They may identify the
+            patient, so the message does not have them.
+    """
+
+    choices: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Series:
     """The slices of one volume, or those of a series that are none for the same reason.
@@ -88,13 +99,13 @@ def _list_series(files: tuple[tuple[str, int, int], ...]) -> tuple[Series, ...]:
         warnings.simplefilter("ignore")  # pydicom's warnings print values, which may identify a patient
         for name, size, _ in files:
             try:
-                headers = read_headers(Path(name)) if size >= 0 else _nowhere(Path(name))
+                headers = read_headers(Path(name)) if size >= 0 else None
             except Unreadable:
-                strange += 1
-            else:
-                for header in headers:
-                    key = (header.series, header.patient, header.study, header.accession)
-                    groups.setdefault(key, []).append(header)
+                headers = None
+            strange += headers is None
+            for header in headers or ():
+                key = (header.series, header.patient, header.study, header.accession)
+                groups.setdefault(key, []).append(header)
         found = [series for key in sorted(groups) for series in _series(groups[key])]
     if strange:
         # A file without a header may be a slice of any of the series: they are whole in themselves, but may be longer.
@@ -107,10 +118,6 @@ def _list_series(files: tuple[tuple[str, int, int], ...]) -> tuple[Series, ...]:
             Series("", "", "", "", "", strange, reason, refused_code="header-unreadable", refused_value=strange)
         )
     return tuple(_named(found))
-
-
-def _nowhere(path: Path) -> list[SliceHeader]:
-    raise Unreadable(path)
 
 
 def _series(headers: Sequence[SliceHeader]) -> Iterator[Series]:
@@ -158,8 +165,10 @@ def _refused(headers: Sequence[SliceHeader], refusal: Refusal) -> Series:
 
 def _named(found: Sequence[Series]) -> Iterator[Series]:
     """The series with names of their own: a plain uid for the only volume of a uid, or for all that there is of it."""
-    for uid in dict.fromkeys(series.uid for series in found):
-        alike = [series for series in found if series.uid == uid]
+    by_uid: dict[str, list[Series]] = {}
+    for series in found:
+        by_uid.setdefault(series.uid, []).append(series)
+    for uid, alike in by_uid.items():
         usable = sum(not series.refused for series in alike)
         codes: dict[str, int] = {}
         number = 0
@@ -184,7 +193,7 @@ def read_series(path: Path, name: str | None = None, folders: Sequence[Path | st
         folders: all folders over which the series is spread, where that is known.
 
     Raises:
-        VolumeError: there is no such file or series, several could be meant, or the series cannot be used.
+        VolumeError: there is no such file or series, several could be meant (`SeveralSeries`), or the series cannot be used.
     """
     if not path.exists():
         raise missing(path)
@@ -237,16 +246,17 @@ def _choose(path: Path, candidates: Sequence[Series], name: str | None) -> Serie
             )
     usable = [series for series in candidates if not series.refused]
     if len(usable) > 1:
-        lines = "".join(
-            f"\n  {s.name}: {s.slices} slices" + (f", {s.description}" if s.description else "") for s in usable
-        )
-        raise VolumeError(
+        several = SeveralSeries(
             path,
-            f"it holds {len(usable)} CT series; name one by its SeriesInstanceUID (--series):{lines}",
+            f"it holds {len(usable)} CT series; name one by its SeriesInstanceUID.",
             code="several-series",
             field="SeriesInstanceUID",
             value=tuple(series.slices for series in usable),
         )
+        several.choices = tuple(
+            f"{s.name}: {s.slices} slices" + (f", {s.description}" if s.description else "") for s in usable
+        )
+        raise several
     if not usable and name is None and len(candidates) > 1:
         raise VolumeError(
             path,

@@ -86,6 +86,11 @@ def why_no_slice(header: SliceHeader, beside_originals: bool) -> Refusal | None:
     return None
 
 
+def may_be_projected(header: SliceHeader) -> bool:
+    """Whether a slice that calls itself ORIGINAL is described as a projection."""
+    return PROJECTIONS.search(header.traits["SeriesDescription"]) is not None
+
+
 def without_copies(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
     """The slices, with those once that lie there twice: with the same header and the same pixels, in whatever file."""
     kept: dict[tuple[object, ...], list[SliceHeader]] = {}

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brgsa.volumes.dicom.headers import ACQUISITION, TRAITS, SliceHeader
-from brgsa.volumes.dicom.slices import Refusal
+from brgsa.volumes.dicom.slices import Refusal, may_be_projected
 from brgsa.volumes.geometry_check import ALONG, LARGEST_SHEAR
 from brgsa.volumes.stored import Doubt
 
@@ -27,6 +27,9 @@ UNEVEN, UNEVEN_SHARE = 0.11, 0.1  # mm, and share of the median step, whichever 
 DAY = 86400.0  # seconds
 PAUSE = 3.0  # times the median step in time
 ORDERED = 0.9  # correlation of time and position, from which slices count as taken in their order
+THICK = (
+    3.0  # times the step, from which slices are rather slabs of others: scanners overlap them by half, or by two thirds
+)
 ASIDE = 1.0  # mm that a slice may lie off the straight line of the others
 
 
@@ -51,11 +54,10 @@ def stacks(headers: Sequence[SliceHeader]) -> list[Stack]:
         files = len({h.file for h in headers})
         reason = f"{broken} of its {files} files are cut short; copy the series again."
         return [Stack(headers, Refusal("file-damaged", reason, broken))]
-    parts = _parts(headers, TRAITS)
     found = [stack for coarse in _parts(headers, _without(ACQUISITION)) for stack in _acquisitions(coarse)]
     if len(found) > 1 and all(stack.refusal for stack in found):
         largest = max(found, key=lambda stack: len(stack.slices))
-        names = _differences(parts) or ["AcquisitionTime"]
+        names = _differences(_parts(headers, TRAITS)) or ["AcquisitionTime"]
         reason = (
             f"its slices differ in {', '.join(names)}, and no part of them is a volume ({_why(largest)}); split it."
         )
@@ -117,13 +119,16 @@ def _parts(headers: Sequence[SliceHeader], names: Iterable[str]) -> list[list[Sl
     """The slices in groups that agree in geometry and in these traits."""
     names = list(names)
     parts: list[list[SliceHeader]] = []
+    alike: dict[tuple[str, ...], list[list[SliceHeader]]] = {}
     for header in headers:
-        for part in parts:
-            if not _differ(part[0], header, names):
-                part.append(header)
-                break
-        else:
-            parts.append([header])
+        # Numbers take a thousand times as long to compare as text: only where all text agrees.
+        same = alike.setdefault(tuple(header.traits[name] for name in names), [])
+        part = next((part for part in same if not _differ(part[0], header, ())), None)
+        if part is None:
+            part = []
+            parts.append(part)
+            same.append(part)
+        part.append(header)
     return parts
 
 
@@ -140,7 +145,7 @@ def _differ(a: SliceHeader, b: SliceHeader, names: Iterable[str]) -> list[str]:
 def _far(a: Sequence[float] | None, b: Sequence[float] | None, relative: float = 0.0, absolute: float = 0.0) -> bool:
     if a is None or b is None:
         return False  # a missing tag is not another value; `_incomplete` refuses it
-    return not np.allclose(a, b, rtol=relative, atol=absolute)
+    return a != b and not np.allclose(a, b, rtol=relative, atol=absolute)
 
 
 def _differences(parts: Sequence[Sequence[SliceHeader]]) -> list[str]:
@@ -156,7 +161,8 @@ def _stack(headers: Sequence[SliceHeader]) -> Stack:
     normal = normal_of(headers[0])
     ordered = sorted(headers, key=lambda h: float(np.dot(h.position or (), normal)))
     positions = np.array([h.position for h in ordered])
-    return Stack(ordered, _not_even(positions, normal), _doubts(ordered))
+    refusal = _not_even(positions, normal)
+    return Stack(ordered, refusal, () if refusal else _doubts(ordered))
 
 
 def _incomplete(headers: Sequence[SliceHeader]) -> Refusal | None:
@@ -231,11 +237,22 @@ def _not_even(positions: npt.NDArray[np.float64], normal: npt.NDArray[np.float64
 
 def _doubts(ordered: Sequence[SliceHeader]) -> tuple[Doubt, ...]:
     rescales = {h.rescale for h in ordered}
+    thickness, step = _thickness(ordered[0]), geometry_of(ordered)[0][2]
     return (
+        *([Doubt("projection:described")] if may_be_projected(ordered[0]) else []),
+        *([Doubt("slices:thick", f"{thickness:g} mm every {step:.3g} mm")] if thickness > THICK * step else []),
         *([Doubt("rescale:varies", f"{len(rescales)} rescales")] if len(rescales) > 1 else []),
         *([Doubt("header:decimal-comma")] if any(h.commas for h in ordered) else []),
         *([Doubt("hu:unstated")] if ordered[0].traits["RescaleType"].upper() == "US" else []),
     )
+
+
+def _thickness(header: SliceHeader) -> float:
+    """SliceThickness in mm; 0 where it is not given, or no number."""
+    try:
+        return float(header.traits["SliceThickness"].replace(",", "."))
+    except ValueError:
+        return 0.0
 
 
 # --- order in time ----------------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def read_itk(path: Path) -> Stored:
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     text = _Header(path)
+    if not text.known:
+        raise not_an_image(path)
     text.check()
     _check_data_files(path)
     reader = sitk.ImageFileReader()
@@ -73,7 +75,7 @@ def read_itk(path: Path) -> Stored:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise text.damaged(error) if text.known else not_an_image(path) from error
+        raise text.damaged(error) from error
     size = reader.GetSize()
     shape = three_dimensional(path, size)
     if reader.GetNumberOfComponents() != 1:
@@ -130,7 +132,18 @@ class _Header:
         self.factor = UNITS.get(self.unit.lower(), 0.0)
 
     def check(self) -> None:
-        """Refuse a unit that is no length, an encoding that ITK lacks, a negative spacing (ITK takes its absolute value)."""
+        """Refuse a name of another format, by which ITK chooses its reader; a unit that is no length; an unknown encoding;
+        and a negative spacing, of which ITK takes the absolute value.
+        """
+        kind, suffixes = ("NRRD", (".nrrd", ".nhdr")) if self._nrrd else ("MetaImage", (".mha", ".mhd"))
+        if self._path.suffix.lower() not in suffixes:
+            raise VolumeError(
+                self._path,
+                f"it is a {kind}, though its name does not say so; name it {suffixes[0]} or {suffixes[1]}.",
+                code="name-misleads",
+                field="suffix",
+                value=self._path.suffix,
+            )
         if not self.factor:
             raise VolumeError(
                 self._path,
@@ -207,7 +220,10 @@ class _Header:
             mark = re.search(rb"^\s*ElementDataFile\s*=[^\n]*\n", raw, re.MULTILINE | re.IGNORECASE)
             raw = raw[mark.end() :] if mark else b""
         else:
-            raw = self._path.with_name(name).read_bytes()
+            files = data_files(self._path)
+            if len(files) != 1 or "%" in files[0].name:
+                return None  # a list or a pattern, left to ITK
+            raw = files[0].read_bytes()
         big = any(fields.get(key, "").lower() == "true" for key in ("binarydatabyteordermsb", "elementbyteordermsb"))
         voxels = np.frombuffer(zlib.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
         return voxels.reshape(shape[::-1])

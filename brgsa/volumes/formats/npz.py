@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brgsa.volumes.errors import VolumeError, cut_short, empty, missing
+from brgsa.volumes.errors import VolumeError, cut_short
 from brgsa.volumes.formats.shape import three_dimensional
 from brgsa.volumes.stored import Stored
 
@@ -24,15 +24,11 @@ DIRECTIONS = np.diag([1.0, 1.0, -1.0])  # of columns, rows and slices, in LPS
 
 
 def read_npz(path: Path) -> Stored:
-    """Read a RAD-ChestCT file; nothing in it is unpickled.
+    """Read a RAD-ChestCT file, which is there and not empty; nothing in it is unpickled.
 
     Raises:
-        VolumeError: the file is missing, empty, cut short or no `.npz`, or has no 3-D array `ct` of plain numbers.
+        VolumeError: the file is cut short or no `.npz`, or has no 3-D array `ct` of plain numbers.
     """
-    if not path.is_file():
-        raise missing(path)
-    if path.stat().st_size == 0:
-        raise empty(path)
     if not zipfile.is_zipfile(path):
         raise cut_short(path)
     try:

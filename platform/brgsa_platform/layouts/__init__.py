@@ -1,6 +1,6 @@
 """Archives as they lie on disk: each layout gives one list of volumes."""
 
-from brgsa_platform.layouts.archive import LAYOUTS, Reading, read_archive, read_layout
+from brgsa_platform.layouts.archive import LAYOUTS, Reading, read_archive
 from brgsa_platform.layouts.ct_rate import METADATA_COLUMNS
 from brgsa_platform.layouts.identity import identity_key, pseudonym
 from brgsa_platform.layouts.ids import loose_id
@@ -20,5 +20,4 @@ __all__ = [
     "loose_id",
     "pseudonym",
     "read_archive",
-    "read_layout",
 ]

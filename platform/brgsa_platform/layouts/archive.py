@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from brgsa.errors import UserError
 from brgsa_platform.layouts.ct_rate import ct_rate
@@ -40,11 +39,6 @@ class Reading:
 
     items: list[Item]
     accounts: list[TableAccount]
-
-
-def read_layout(source: Path, layout: str, validation_fraction: float, **tables: Any) -> list[Item]:
-    """The volumes of an archive, sorted by id; see `read_archive`."""
-    return read_archive(source, layout, validation_fraction, **tables).items
 
 
 def read_archive(

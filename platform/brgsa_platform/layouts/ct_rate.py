@@ -50,7 +50,7 @@ def ct_rate(archive: Archive) -> Listing:
     nothing_matched("reports", reports, volumes)
     nothing_matched("metadata", metadata, volumes)
     nothing_matched("labels", labels, volumes)
-    texts = _one_report(reports, volumes)
+    texts = _one_report(reports)
     fields, known = merged(metadata), merged(labels)
     listed = [
         replace(
@@ -114,15 +114,17 @@ def _reports(folder: Path, volumes: Volumes, required: bool) -> list[Joined[str]
     return [join_reports(table, volumes) for table in tables]
 
 
-def _one_report(joined: list[Joined[str]], volumes: Volumes) -> dict[str, str]:
+def _one_report(joined: list[Joined[str]]) -> dict[str, str]:
     """volume_id → its report, of tables that may not disagree."""
     texts: dict[str, str] = {}
     origin: dict[str, Joined[str]] = {}
     for one in joined:
         for name, text in one.of.items():
-            if text and texts.setdefault(name, text) != text:
-                raise disagreement(origin[name], one, FINDINGS, name)
-            origin.setdefault(name, one)
+            if not text:
+                continue
+            first = origin.setdefault(name, one)
+            if texts.setdefault(name, text) != text:
+                raise disagreement(first, one, FINDINGS, name)
     return texts
 
 

@@ -108,6 +108,17 @@ def file_name(text: str) -> str:
     return canonical_id(without_suffix(re.split(r"[/\\]", text.strip().rstrip("/\\"))[-1]))
 
 
+def folders_in(text: str) -> tuple[str, ...]:
+    """The folders in the path of a volume's file, the nearest first, up to one that is not named (`..`)."""
+    folders = []
+    for part in reversed(re.split(r"[/\\]", text.strip().rstrip("/\\"))[:-1]):
+        if part == "..":
+            break
+        if part not in ("", "."):
+            folders.append(unicodedata.normalize("NFC", part).strip(_BLANK))
+    return tuple(folders)
+
+
 def without_suffix(name: str) -> str:
     """A volume's file name without the suffix of an image, such as .nii.gz."""
     for suffix in SUFFIXES:
@@ -127,3 +138,9 @@ def id_in(kind: IdKind, text: str) -> str:
     if kind in (IdKind.SERIES, IdKind.STUDY):
         return text.strip()  # a UID's components are numbers, and 1.0 is not 1
     return canonical_id(text.strip().strip("/\\")) if kind is IdKind.FOLDER else canonical_id(text)
+
+
+def key_in(kind: IdKind, text: str) -> str:
+    """A cell as the key of its row: as `id_in`, and of a file with the folders that its path names."""
+    name = id_in(kind, text)
+    return "/".join((*reversed(folders_in(text)), name)) if name and kind is IdKind.FILE else name

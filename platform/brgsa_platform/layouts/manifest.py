@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from brgsa.errors import UserError
 from brgsa.volumes.formats.detached import data_files
-from brgsa_platform.layouts.ids import IdKind, canonical_id, is_nothing, loose_id, owner_id, without_suffix
+from brgsa_platform.layouts.ids import IdKind, canonical_id, folders_in, is_nothing, loose_id, owner_id, without_suffix
 from brgsa_platform.layouts.item import SPLITS, Archive, Item, Listed, split_of
 from brgsa_platform.layouts.tables.account import Listing, TableAccount, passed_over
 from brgsa_platform.layouts.tables.files import Table, read_table
@@ -135,7 +135,7 @@ def _listed(
     )
     ids = {
         IdKind.VOLUME: [volume_id],
-        IdKind.FILE: [file],
+        IdKind.FILE: ["/".join((*reversed(folders_in(volume)), file))],
         IdKind.SERIES: [item.series or ""],
         IdKind.SCAN: [scan],
         IdKind.PATIENT: [patient],

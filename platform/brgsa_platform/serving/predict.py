@@ -20,7 +20,7 @@ from brgsa.errors import UserError
 from brgsa.model import default_device
 from brgsa.phantom import is_phantom
 from brgsa.text import as_read
-from brgsa.volumes import Geometry, quality_warnings, read_volume, standardize
+from brgsa.volumes import Geometry, SeveralSeries, Volume, quality_warnings, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
 from brgsa_platform.runtime import console
 from brgsa_platform.training import run_checkpoints
@@ -135,12 +135,7 @@ def predict(
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     texts = _texts(loaded, prompts)
     geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
-    scan = read_volume(
-        scan_path,
-        None if options.metadata is None else _metadata_row(Path(options.metadata), scan_path.name),
-        options.series,
-        trust_geometry=options.trust_geometry,
-    )
+    scan = _read(scan_path, options)
     model = loaded.model.to(device or default_device())
     crop = model.config.vision.evaluated(geometry.shape)
     seen = np.ascontiguousarray(centre_crop(standardize(scan, geometry), crop))
@@ -162,6 +157,17 @@ def predict(
     if not is_phantom(scan_path):
         warnings += filter(None, [checkpoint_files.phantom_warning(loaded.run)])
     return Prediction(scan_path, _ranked(rows), warnings, picture)
+
+
+def _read(path: Path, options: ScanOptions) -> Volume:
+    row = None if options.metadata is None else _metadata_row(Path(options.metadata), path.name)
+    try:
+        return read_volume(path, row, options.series, trust_geometry=options.trust_geometry)
+    except SeveralSeries as error:
+        lines = "".join(f"\n  {choice}" for choice in error.choices)
+        raise UserError(
+            f"{error} Choose with --series:{lines}", code=error.code, field="--series", value=error.value
+        ) from error
 
 
 def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -> list[str]:

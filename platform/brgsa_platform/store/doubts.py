@@ -42,6 +42,11 @@ class Doubts:
     flags: list[Count]
     refused: list[Count]
 
+    @property
+    def by_flag(self) -> dict[str, int]:
+        """Flag, without its numbers → volumes that carry it, the most frequent first."""
+        return {count.what: count.volumes for count in self.flags}
+
     def print(self) -> None:
         """Print the tables that have rows, and the warning."""
         for title, counts in (("flag", self.flags), ("refused", self.refused[:_REASONS])):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brgsa.errors import UserError
-from brgsa.volumes import decode, flag_name
+from brgsa.volumes import decode
 from brgsa_platform.layouts import SPLITS
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.doubts import Doubts, doubts
@@ -121,6 +121,7 @@ def info(path: str) -> StoreInfo:
     rows_by_split = {split: index.filter(pc.equal(index["split"], split)) for split in splits}
     spacing = np.array(index["source_spacing"].to_pylist(), dtype=np.float64)
     shape = np.array(index["source_shape"].to_pylist(), dtype=np.float64)
+    found = doubts(store)
     counts = np.array(index["hu"].to_pylist(), dtype=np.float64).sum(axis=0)
     return StoreInfo(
         path=store.path,
@@ -144,10 +145,10 @@ def info(path: str) -> StoreInfo:
         size=_percentiles(spacing * (shape - 1)),
         hu=_hu_percentiles(counts),
         histogram=[float(n) for n in counts / counts.sum()],
-        flags=dict(Counter(flag_name(flag) for flags in index["flags"].to_pylist() for flag in flags).most_common()),
+        flags=found.by_flag,
         quarantine=dict(Counter(store.quarantine()["stage"].to_pylist()).most_common()),
         styles=store.styles(),
-        doubts=doubts(store),
+        doubts=found,
         phantom=store.phantom,
     )
 

@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from brgsa.errors import UserError
 from brgsa.phantom import is_phantom
-from brgsa.volumes import Geometry, decode, flag_name
+from brgsa.volumes import Geometry, decode
 from brgsa_platform.layouts import Item, Reading, TableAccount, identity_key, loose_id, read_archive
 from brgsa_platform.runtime.console import print_line
 from brgsa_platform.runtime.locks import held, is_claim
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import Folder, short_error
-from brgsa_platform.store.doubts import doubts
+from brgsa_platform.store.doubts import Doubts, doubts
 from brgsa_platform.store.index import quarantined
 from brgsa_platform.store.ingest import write_batches
 from brgsa_platform.store.plan import (
@@ -61,12 +61,12 @@ class PrepareOptions:
     Attributes:
         geometry: the grid that every volume is brought to; default the paper's.
         validation_fraction: share of the training patients that becomes the validation split.
-        strict: refuse a volume whose header, table and voxels disagree; otherwise it is flagged.
+        strict: refuse a volume that any check doubts, its report among them; otherwise it is flagged.
         trust_geometry: take a volume whose geometry contradicts itself or is no chest's, with its flag; otherwise it is
             refused.
         retry_quarantined: try the volumes again that an earlier run refused.
         workers: volumes read at a time, each on a CPU and in memory of its own; default as many as there are CPUs.
-        reports, labels: tables beside the archive, joined on volume or scan ids; see `layouts.read_layout`.
+        reports, labels: tables beside the archive, joined on volume or scan ids; see `layouts.read_archive`.
         id_key: file with the key of the hashes that replace DICOM's identifiers; see `layouts.identity_key`.
         roots: folders or URLs that a manifest's paths may lead to, besides the manifest's own folder.
     """
@@ -143,7 +143,7 @@ def prepare(
 
     Raises:
         UserError: another `prepare` writes to `out` (see `locks.held`); the archive or its tables are wrong (see
-            `layouts.read_layout`); `out` holds other things ("not-a-store-folder"), a store of other settings
+            `layouts.read_archive`); `out` holds other things ("not-a-store-folder"), a store of other settings
             ("other-settings") or of other volumes ("volumes-changed", "volume-missing", "patient-moved"), or cannot be
             written ("store-unwritable"); MLflow does not answer; no volume could be used ("no-usable-volume").
     """
@@ -157,8 +157,9 @@ def prepare(
         unfinished = _unfinished(store, meta, {item.volume_id: item for item in items})
         if not new and not unfinished:
             finished = Store.open(store.url)
-            doubts(finished).print()
-            return _result(finished)
+            found = doubts(finished)
+            found.print()
+            return _result(finished, found)
         params = {"layout": layout, "volumes": len(items), **options.settings(), **options.geometry.to_dict()}
         tags = {"brgsa.data": settings_hash(options.settings()), "brgsa.layout": layout}
         with tracking.run("prepare", name=f"prepare {store.url.rpartition('/')[2]}", params=params, tags=tags) as run:
@@ -173,11 +174,12 @@ def prepare(
                     batch = replace(batch, phantom=is_phantom(Path(source)))
                     meta = _add_batch(writer, meta, batch, new, options.workers)
             finished = Store.open(store.url)
-            result = _result(finished, added=_rows_of_last_batch(finished, meta) if len(meta.batches) > 1 else 0)
+            found = doubts(finished)
+            result = _result(finished, found, added=_rows_of_last_batch(finished, meta) if len(meta.batches) > 1 else 0)
             if not result.volumes:
                 raise _discard_empty(store, source)
-            _log_to_mlflow(run, finished, result, archive.accounts)
-            doubts(finished).print()
+            _log_to_mlflow(run, finished, result, found, archive.accounts)
+            found.print()
     return result
 
 
@@ -232,8 +234,8 @@ def _read_archive(source: Path | str, layout: str, options: PrepareOptions) -> R
     if options.strict and doubtful:
         number = doubtful[0].near + doubtful[0].alike
         raise UserError(
-            f"{number} ids of {doubtful[0].path} differ from others only by leading zeros, case or a decimal: write them "
-            "alike, or prepare without --strict.",
+            f"{number} ids of {doubtful[0].path} differ from others only by leading zeros, case, a decimal or a folder: write "
+            "them alike, or prepare without --strict.",
             code="doubtful-ids",
             field=doubtful[0].path,
             value=number,
@@ -373,27 +375,27 @@ def _rows_of_last_batch(store: Store, meta: Meta) -> int:
     return sum(shard >= first for shard in store.index(["shard"])["shard"].to_pylist())
 
 
-def _result(store: Store, added: int = 0) -> PrepareResult:
-    index = store.index(["split", "flags"])
-    unread = sum(UNREAD in flags for flags in index["flags"].to_pylist())
-    counts = Counter(index["split"].to_pylist())
+def _result(store: Store, found: Doubts, added: int = 0) -> PrepareResult:
+    counts = Counter(store.index(["split"])["split"].to_pylist())
+    unread = found.by_flag.get(UNREAD, 0)
     return PrepareResult(store.path, dict(counts), store.quarantine().num_rows, store.fingerprint, added, unread)
 
 
-def _log_to_mlflow(run: tracking.Run, store: Store, result: PrepareResult, accounts: Sequence[TableAccount]) -> None:
+def _log_to_mlflow(
+    run: tracking.Run, store: Store, result: PrepareResult, found: Doubts, accounts: Sequence[TableAccount]
+) -> None:
     """Counts, stages of refusal, flags, what became of the tables, and example slices; neither reports nor identifiers."""
     from brgsa_platform.runtime.plots import planes_figure
 
     lines = {f"brgsa.table.{number}": account.line() for number, account in enumerate(accounts, start=1)}
     run.set_tags({"brgsa.data": store.fingerprint, **lines})
     stages = Counter(store.quarantine()["stage"].to_pylist())
-    flags = Counter(flag_name(flag) for flags in store.index(["flags"])["flags"].to_pylist() for flag in flags)
     run.log_metrics(
         {
             **{f"volumes/{split}": n for split, n in result.volumes.items()},
             "quarantined": result.quarantined,
             **{f"quarantined/{stage}": n for stage, n in stages.items()},
-            **{f"flags/{flag.replace(':', '_')}": n for flag, n in flags.items()},
+            **{f"flags/{flag.replace(':', '_')}": n for flag, n in found.by_flag.items()},
         }
     )
     examples = [(f"volume {i + 1}", volume) for i, volume in enumerate(_examples(store))]

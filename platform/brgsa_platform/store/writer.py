@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, UNREAD
 
 # Workers that one volume may kill before it is refused. Its reader crashes, or it needs more memory than there is.
 MAX_DEATHS = 2
+_UNREAD_REPORT = "Nothing in its report is understood (another language, or a placeholder)."
 _REFUSED = b"brgsa.quarantine"  # key in a shard's footer: the rows for the quarantine table
 _DESCRIPTION = [name for name in SCHEMA.names if name != "ct"]
 # Encoded volumes are compressed already, and no two are alike.
@@ -49,7 +50,8 @@ class ShardWriter:
 
     Attributes:
         geometry: the grid that every volume is brought to.
-        strict: refuse a volume whose flags cast doubt on it (see `brgsa.volumes.quality_warnings`).
+        strict: refuse a volume whose flags cast doubt on it (see `brgsa.volumes.quality_warnings`), or of whose report nothing
+            is understood.
         trust_geometry: take a geometry that contradicts itself or that no chest has; its flag stays.
     """
 
@@ -130,7 +132,7 @@ class ShardWriter:
             "report": item.report,
             "labels": item.labels,
             "source": item.source,
-            "flags": [*volume.flags, *([UNREAD] if item.report and not understood(item.report) else [])],
+            "flags": list(volume.flags),
             "checksum": "",
         }
         table = pa.Table.from_pylist([row], schema=SCHEMA)
@@ -139,7 +141,7 @@ class ShardWriter:
         return table.set_column(column, SCHEMA.field(column), pa.array([checksum(table.to_pylist()[0])]))
 
     def _read(self, item: Item) -> tuple[Volume, npt.NDArray[np.int16]]:
-        """A volume as its file gives it, and on the store's grid (HU, shape (x, y, z) of the geometry).
+        """A volume as its file gives it, with all flags, and on the store's grid (HU, shape (x, y, z) of the geometry).
 
         Raises:
             RefusedVolume: it cannot be used.
@@ -171,10 +173,10 @@ class ShardWriter:
             # A library's message may name a file of a DICOM series, and the file's name may name the patient.
             detail = "" if item.series else f", {short_error(error)}"
             raise RefusedVolume("read", f"{item.source}: {type(error).__name__}{detail}") from error
-        warnings = quality_warnings(volume.flags) if self.strict else []
-        if warnings:
+        unread = bool(item.report) and not understood(item.report)
+        if self.strict and (warnings := [*quality_warnings(volume.flags), *([_UNREAD_REPORT] if unread else [])]):
             raise RefusedVolume("strict", f"{item.source}: {' '.join(warnings)}")
-        return volume, array
+        return replace(volume, flags=(*volume.flags, *([UNREAD] if unread else []))), array
 
 
 def hu_histogram(array: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from archives import read_items
 
 from brgsa.volumes import VolumeError, read_volume
-from brgsa_platform.layouts import Item, read_layout
+from brgsa_platform.layouts import Item
 from scans import TABLE, chest, save_dicom, save_nifti
 
 KEY = b"a key of thirty-two bytes, or so"
@@ -187,10 +188,10 @@ BAD: dict[str, dict[str, tuple[Spoil, str]]] = {
 def test_a_bad_volume_is_refused_and_the_others_are_not(layout: str, case: str, tmp_path: Path) -> None:
     spoil, words = BAD[layout][case]
     source, path = archive(tmp_path / "archive", layout)
-    before = read_layout(source, layout, 0.0, key=KEY)
+    before = read_items(source, layout, 0.0, key=KEY)
     assert [refused(item) for item in before] == ["", ""]
     spoil(path)
-    reasons = [refused(item) for item in read_layout(source, layout, 0.0, key=KEY)]
+    reasons = [refused(item) for item in read_items(source, layout, 0.0, key=KEY)]
     assert reasons.count("") == 1
     assert any(re.search(words, reason) for reason in reasons), reasons
     assert all("\n" not in reason and reason.endswith(".") for reason in reasons if reason)
@@ -200,9 +201,9 @@ def test_a_volume_without_a_report_is_listed_without_one(tmp_path: Path) -> None
     for layout, table in (("ct-rate", "radiology_text_reports/*.csv"), ("manifest", "scans.csv")):
         source, path = archive(tmp_path / layout, layout)
         row(table, "Findings_EN" if layout == "ct-rate" else "report", "")(path)
-        items = read_layout(source, layout, 0.0)
+        items = read_items(source, layout, 0.0)
         assert [(bool(item.report), item.unreported) for item in items] == [(True, False), (False, False)]
     source, _ = archive(tmp_path / "dicom", "dicom")
-    assert [(item.report, item.unreported) for item in read_layout(source, "dicom", 0.0, key=KEY)] == [("", False)] * 2
+    assert [(item.report, item.unreported) for item in read_items(source, "dicom", 0.0, key=KEY)] == [("", False)] * 2
     source, _ = archive(tmp_path / "rad", "rad-chestct")
-    assert [(item.report, item.unreported) for item in read_layout(source, "rad-chestct", 0.0)] == [("", True)] * 2
+    assert [(item.report, item.unreported) for item in read_items(source, "rad-chestct", 0.0)] == [("", True)] * 2

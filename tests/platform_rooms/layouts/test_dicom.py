@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from archives import read_items
 from refusals import refused
 
 from brgsa.volumes import read_volume
-from brgsa_platform.layouts import Item, identity_key, pseudonym, read_layout
+from brgsa_platform.layouts import Item, identity_key, pseudonym
 from scans import chest, save_dicom
 
 KEY = b"a key of thirty-two bytes, or so"
@@ -48,7 +49,7 @@ def tree(archive: Path, tmp_path: Path) -> Path:
 
 
 def listed(root: Path, **tables: Path) -> dict[str, Item]:
-    items = {item.series or item.volume_id: item for item in read_layout(root, "dicom", 0.1, key=KEY, **tables)}
+    items = {item.series or item.volume_id: item for item in read_items(root, "dicom", 0.1, key=KEY, **tables)}
     return dict(sorted(items.items()))
 
 
@@ -79,7 +80,7 @@ def test_identifiers_are_hashed_and_nothing_else_is_kept(archive: Path) -> None:
             word for word in ("doe", "roe", "poe", "acc", "1.1", "1.3.", "secret", "mixed", "study") if word in told
         ]
         assert item.source == f"dicom/{item.volume_id}"
-    again = {item.volume_id for item in read_layout(archive, "dicom", 0.1, key=b"another key of many bytes")}
+    again = {item.volume_id for item in read_items(archive, "dicom", 0.1, key=b"another key of many bytes")}
     assert not again & {item.volume_id for item in items.values()}
 
 
@@ -194,7 +195,7 @@ def test_a_patient_written_in_two_ways_stands_in_one_split(tmp_path: Path) -> No
         tags = {"PatientID": name, "StudyInstanceUID": f"1.{n}", "AccessionNumber": f"a{n}"}
         save_dicom(tmp_path / str(n), chest(seed=n), series=f"1.{n}.1", **tags)
     for seed in range(12):
-        items = read_layout(tmp_path, "dicom", 0.5, key=b"a key of thirty-two bytes, or so" + bytes([seed]))
+        items = read_items(tmp_path, "dicom", 0.5, key=b"a key of thirty-two bytes, or so" + bytes([seed]))
         assert len({item.split for item in items}) == 1
 
 
@@ -232,9 +233,9 @@ def test_one_uid_in_two_patients_is_two_volumes(tree: Path) -> None:
     save_dicom(tree / "same", chest(seed=6), series="9.9", **moe)
     save_dicom(tree / "else", chest(seed=7), series="9.9", PatientID="4", StudyInstanceUID="1.4")
     items = [item for uid, item in listed(tree).items() if uid.startswith("9.9")]
-    alone = list(read_layout(tree / "else", "dicom", 0.1, key=KEY))
+    alone = list(read_items(tree / "else", "dicom", 0.1, key=KEY))
     everyone = {
-        item.volume_id: item for item in read_layout(tree, "dicom", 0.1, key=KEY) if "9.9" in (item.series or "")
+        item.volume_id: item for item in read_items(tree, "dicom", 0.1, key=KEY) if "9.9" in (item.series or "")
     }
     assert len(everyone) == len({item.patient_id for item in everyone.values()}) == 3
     assert len(items) == 3
@@ -265,15 +266,15 @@ def test_folders_that_cannot_be_read_do_not_vanish(tree: Path) -> None:
     assert "no DICOM header" in item.refused
     (tree / "none").mkdir()
     with refused("no-volumes", field=str(tree / "none")):
-        read_layout(tree / "none", "dicom", 0.1, key=KEY)
+        read_items(tree / "none", "dicom", 0.1, key=KEY)
     with refused("no-id-key", field="--id-key"):
-        read_layout(tree, "dicom", 0.1)
+        read_items(tree, "dicom", 0.1)
 
 
 def test_several_processes_give_what_one_gives(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = read_layout(archive, "dicom", 0.1, key=KEY)
+    one = read_items(archive, "dicom", 0.1, key=KEY)
     monkeypatch.setattr("brgsa_platform.layouts.dicom.FOLDERS_PER_WORKER", 1)
-    assert read_layout(archive, "dicom", 0.1, key=KEY) == one
+    assert read_items(archive, "dicom", 0.1, key=KEY) == one
 
 
 # --- the key ----------------------------------------------------------------------------------------------------------
@@ -324,7 +325,7 @@ def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.shared
 def test_a_real_study_is_two_volumes_of_one_scan(shared_data: Path) -> None:
-    items = read_layout(shared_data / "dicom", "dicom", 0.1, key=KEY)
+    items = read_items(shared_data / "dicom", "dicom", 0.1, key=KEY)
     assert len(items) == 2
     assert [item.refused for item in items] == ["", ""]
     assert len({item.scan_id for item in items}) == len({item.split for item in items}) == 1

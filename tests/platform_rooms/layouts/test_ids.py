@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,64 @@ def test_a_patient_s_row_is_not_for_several_scans(tmp_path: Path) -> None:
     assert read(source, labels(tmp_path, "patient_id", ["p"]))[0] == {"a": 1}
     with refused("ambiguous-id", field="patient_id", value=2):
         read(source, labels(tmp_path, "patient_id", ["p", "q"]))
+
+
+@pytest.mark.parametrize("column", ["file", "VolumeName"])
+def test_a_file_s_folders_are_compared_as_far_as_both_name_them(column: str, tmp_path: Path) -> None:
+    rows = [("p1/ct.nii.gz", "A", "x"), ("./p2/ct.nii.gz", "B", "x"), ("q.nii.gz", "C", "x")]
+    source = write_table(tmp_path / "scans", ("volume", "volume_id", "report"), rows)
+    for first, second in (("p1/ct.nii.gz", "/mnt/p2/ct.nii.gz"), ("a/p1/ct", "..\\data\\p2\\ct.nii.gz")):
+        assert read(source, labels(tmp_path, column, [first, second]))[0] == {"A": 1, "B": 0}
+    assert read(source, labels(tmp_path, column, ["any/where/q.nii.gz"]))[0] == {"C": 1}
+    found, reading = read(source, labels(tmp_path, column, ["q.nii.gz", "p3/ct.nii.gz"]))
+    assert (found, reading.accounts[-1].near) == ({"C": 1}, 1)
+    alone = write_table(tmp_path / "scans", ("volume", "volume_id", "report"), rows[:1])
+    with refused("unmatched-labels", value=1):
+        read(alone, labels(tmp_path, column, ["p2/ct.nii.gz"]))
+
+
+def test_a_second_column_of_files_contradicts_by_its_folders(tmp_path: Path) -> None:
+    rows = [("p1/ct.nii.gz", "A", "x"), ("p2/mr.nii.gz", "B", "x")]
+    source = write_table(tmp_path / "scans", ("volume", "volume_id", "report"), rows)
+    header = ("volume_id", "file", "Lung nodule")
+    rows = [("A", "p9/ct.nii.gz", 1), ("B", "p2/mr.nii.gz", 0)]
+    with refused("contradicting-ids", field="file", value=1):
+        read(source, write_table(tmp_path / "labels", header, rows))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("ids", [["1", "2", "3"], ["3", "1"], ["2"], ["0", "1", "2"]])
+def test_an_id_that_may_count_the_rows_is_refused(ids: list[str], form: str, tmp_path: Path) -> None:
+    made = [(f"{i}.nii.gz", "Own report.") for i in (1, 2, 3)]
+    source = write_table(tmp_path / "scans", ("volume", "report"), made)
+    with refused("row-numbers", field="id"):
+        read(source, labels(tmp_path, "id", ids, form))
+    assert read(source, labels(tmp_path, "VolumeName", ids, form))[0] == {
+        name: int(i == 0) for i, name in enumerate(ids) if name != "0"
+    }
+
+
+def test_an_id_that_counts_no_rows_is_taken(tmp_path: Path) -> None:
+    for ids in (["001", "002"], ["1234567", "1234568"], ["a1", "2"]):
+        made = [(f"{name}.nii.gz", "Own report.") for name in ids]
+        source = write_table(tmp_path / "scans", ("volume", "report"), made)
+        assert read(source, labels(tmp_path, "id", ids))[0] == {ids[0]: 1, ids[1]: 0}
+    # It may count the rows where another column is the key.
+    header = ("id", "VolumeName", "Lung nodule")
+    source = write_table(tmp_path / "scans", ("volume", "report"), [("2.nii.gz", "x"), ("1.nii.gz", "x")])
+    assert read(source, write_table(tmp_path / "labels", header, [(1, "2", 1), (2, "1", 0)]))[0] == {"2": 1, "1": 0}
+
+
+def test_an_id_of_many_volumes_is_looked_at_once(tmp_path: Path) -> None:
+    names = [f"v{i}" for i in range(5000)]
+    source = write_table(
+        tmp_path / "scans", ("volume", "report", "patient_id"), [(f"{name}.nii", "x", "p") for name in names]
+    )
+    header = ("volume_id", "patient_id", "Lung nodule")
+    table = write_table(tmp_path / "labels", header, [(name, "p", 1) for name in names])
+    start = time.process_time()
+    assert len(read(source, table)[0]) == 5000
+    assert time.process_time() - start < 4
 
 
 # --- one patient, one split -------------------------------------------------------------------------------------------

@@ -112,4 +112,3 @@ def test_rad_chestct_s_places_count_together() -> None:
 def test_a_table_of_one_s_own_is_not_taken_for_rad_chestct_s() -> None:
     mine = table(["volume_id", "nodule", "clip", "Emphysema", "Pneumonia"])
     assert set(label_columns(mine).of) == {"Emphysema", "Pneumonia"}
-    assert not label_columns(mine).rad_chestct

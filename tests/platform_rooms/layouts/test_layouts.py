@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from archives import read_items
 from refusals import refused
 
-from brgsa_platform.layouts import Item, read_archive, read_layout
+from brgsa_platform.layouts import Item, read_archive
 
 MANIFEST = ("volume", "report", "scan_id", "patient_id", "split", "Lung nodule", "Pneumothorax", "age")
 METADATA = ("VolumeName", "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing", "ImageOrientationPatient")
@@ -22,7 +24,7 @@ def save_table(path: Path, header: tuple[str, ...], rows: list[list[object]]) ->
 
 def manifest(path: Path, *rows: list[object], header: tuple[str, ...] = MANIFEST, fraction: float = 0.1) -> list[Item]:
     table = save_table(path / "scans.csv", header, list(rows))
-    return read_layout(table, "manifest", fraction, roots=["/far", "s3://bucket/"])
+    return read_items(table, "manifest", fraction, roots=["/far", "s3://bucket/"])
 
 
 def test_a_manifest_s_rows(tmp_path: Path) -> None:
@@ -68,12 +70,12 @@ def test_a_manifest_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path / "work" / "deep")
     expected = [str(tmp_path / "data" / name) for name in ("a.nii.gz", "b/c.nii.gz")]
     for source in ("../../data/scans.csv", "../deep/../../data/scans.csv"):
-        assert [item.path for item in read_layout(Path(source), "manifest", 0.1)] == expected
+        assert [item.path for item in read_items(Path(source), "manifest", 0.1)] == expected
     monkeypatch.chdir(tmp_path / "data")
-    assert [item.path for item in read_layout(Path("scans.csv"), "manifest", 0.1)] == expected
+    assert [item.path for item in read_items(Path("scans.csv"), "manifest", 0.1)] == expected
     save_table(table, ("volume", "report"), [["../data/a.nii.gz", "x"], ["../secret.nii.gz", "x"]])
     with refused("path-outside", field="volume", value=2):
-        read_layout(Path("../data/scans.csv"), "manifest", 0.1)
+        read_items(Path("../data/scans.csv"), "manifest", 0.1)
 
 
 NRRD = "NRRD0005\ntype: int16\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n"
@@ -102,13 +104,13 @@ def test_a_header_s_voxels_are_fenced_as_the_header_is(case: str, tmp_path: Path
     header.parent.mkdir()
     for inside in (data, f"more/{data}", f"../{data}", f"./{data}"):
         header.write_text(text.format(inside))
-        assert len(read_layout(table, "manifest", 0.1)) == 1, inside
+        assert len(read_items(table, "manifest", 0.1)) == 1, inside
     for outside in (f"../../{data}", f"/etc/{data}", f"../../inside/{data}", f"more/../../../{data}"):
         header.write_text(text.format(outside))
         with refused("path-outside", field="volume", value=1):
-            read_layout(table, "manifest", 0.1)
+            read_items(table, "manifest", 0.1)
     header.write_text(text.format(f"../../other/{data}"))
-    assert len(read_layout(table, "manifest", 0.1, roots=[str(tmp_path / "other")])) == 1
+    assert len(read_items(table, "manifest", 0.1, roots=[str(tmp_path / "other")])) == 1
 
 
 def test_voxels_within_the_header_s_file_lead_nowhere(tmp_path: Path) -> None:
@@ -117,13 +119,13 @@ def test_voxels_within_the_header_s_file_lead_nowhere(tmp_path: Path) -> None:
     save_table(table, ("volume", "report"), [["a.mha", "x"], ["b.nrrd", "x"], ["c.mhd", "x"]])
     (tmp_path / "c.mhd").write_bytes(META.encode() + b"ElementDataFile =  \n")
     (tmp_path / "b.nrrd").write_bytes(NRRD.encode() + b"\nElementDataFile = ../x\ndata file: ../x\n")
-    assert len(read_layout(table, "manifest", 0.1)) == 3
+    assert len(read_items(table, "manifest", 0.1)) == 3
 
 
 def test_ids_default_to_the_file_s_name(tmp_path: Path) -> None:
     table = pd.DataFrame({"volume": ["x.mha", "y.nii.gz"], "report": ["a", None], "volume_id": ["mine", None]})
     table.to_parquet(tmp_path / "scans.parquet")
-    items = read_layout(tmp_path / "scans.parquet", "manifest", 0.1)
+    items = read_items(tmp_path / "scans.parquet", "manifest", 0.1)
     assert [(i.volume_id, i.scan_id, i.patient_id, i.report) for i in items] == [
         ("mine", "mine", "mine", "a"),
         ("y", "y", "y", ""),
@@ -208,7 +210,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
         ("binary.csv", "unreadable-table"),
     ):
         with refused(code, field=str(tmp_path / name)) as refusal:
-            read_layout(tmp_path / name, "manifest", 0.1)
+            read_items(tmp_path / name, "manifest", 0.1)
         assert "\n" not in str(refusal.value)
     for source, layout, fraction, code, field in (
         (tmp_path / "absent.csv", "manifest", 0.1, "no-source", str(tmp_path / "absent.csv")),
@@ -216,7 +218,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path, "manifest", 1.5, "validation-fraction", "--validation-fraction"),
     ):
         with refused(code, field=field):
-            read_layout(source, layout, fraction)
+            read_items(source, layout, fraction)
 
 
 def ct_rate(root: Path, *volumes: str) -> Path:
@@ -241,8 +243,8 @@ def ct_rate(root: Path, *volumes: str) -> Path:
 
 def test_ct_rate_s_tree(tmp_path: Path) -> None:
     root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "train/train_1_a_2.nii.gz", "valid_fixed/valid_9_b_1.nii.gz")
-    items = read_layout(root, "ct-rate", 0.0)
-    assert [i.to_dict() for i in items] == [i.to_dict() for i in read_layout(root / "dataset", "ct-rate", 0.0)]
+    items = read_items(root, "ct-rate", 0.0)
+    assert [i.to_dict() for i in items] == [i.to_dict() for i in read_items(root / "dataset", "ct-rate", 0.0)]
     first, second, valid = items
     assert (first.volume_id, first.scan_id, first.patient_id) == ("train_1_a_1", "train_1_a", "train_1")
     assert first.report == second.report == "Findings: Clear lungs."
@@ -252,21 +254,21 @@ def test_ct_rate_s_tree(tmp_path: Path) -> None:
     assert first.metadata is not None
     assert first.metadata["RescaleIntercept"] == "-1024"
     assert valid.source == "valid_fixed/valid_9/valid_9_b/valid_9_b_1.nii.gz"
-    assert {i.split for i in read_layout(root, "ct-rate", 0.999)} == {"validation", "test"}
+    assert {i.split for i in read_items(root, "ct-rate", 0.999)} == {"validation", "test"}
 
 
 def test_ct_rate_s_reports_may_lie_elsewhere(tmp_path: Path) -> None:
     root = ct_rate(tmp_path / "a", "train/train_1_a_1.nii.gz", "train/train_1_a_2.nii.gz", "valid/valid_9_b_1.nii.gz")
     reports = save_table(tmp_path / "r.csv", ("VolumeName", "report"), [["train_1_a_2.nii.gz", "New."]])
-    texts = {i.volume_id: i.report for i in read_layout(root, "ct-rate", 0.0, reports=reports)}
+    texts = {i.volume_id: i.report for i in read_items(root, "ct-rate", 0.0, reports=reports)}
     old = "Findings: Clear lungs."
     assert texts == {"train_1_a_1": old, "train_1_a_2": "New.", "valid_9_b_1": old}
     for table in (root / "dataset" / "radiology_text_reports").iterdir():
         table.unlink()
-    texts = {i.volume_id: i.report for i in read_layout(root, "ct-rate", 0.0, reports=reports)}
+    texts = {i.volume_id: i.report for i in read_items(root, "ct-rate", 0.0, reports=reports)}
     assert texts == {"train_1_a_1": "New.", "train_1_a_2": "New.", "valid_9_b_1": ""}
     labels = save_table(tmp_path / "l.csv", ("VolumeName", "Lung nodule"), [["train_1_a_1.nii.gz", 0]])
-    first, *_ = read_layout(root, "ct-rate", 0.0, reports=reports, labels=labels)
+    first, *_ = read_items(root, "ct-rate", 0.0, reports=reports, labels=labels)
     assert first.labels == {"Lung nodule": 0, "Pneumothorax": 0}
 
 
@@ -274,7 +276,7 @@ def test_a_volume_without_a_row_of_metadata_has_none(tmp_path: Path) -> None:
     root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "train/train_2_a_1.nii.gz")
     file = root / "dataset" / "metadata" / "a_metadata.csv"
     pd.read_csv(file)[:1].to_csv(file, index=False)
-    first, second = read_layout(root, "ct-rate", 0.0)
+    first, second = read_items(root, "ct-rate", 0.0)
     assert first.metadata is not None
     assert set(first.metadata.values()) != {None}
     assert second.metadata == dict.fromkeys(first.metadata)
@@ -283,13 +285,17 @@ def test_a_volume_without_a_row_of_metadata_has_none(tmp_path: Path) -> None:
 LT = ("VolumeName", "Pneumonia", "Rib fracture")
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("where", ["dataset/multi_abnormality_labels", "dataset", "."])
-def test_ct_rate_lt_s_table_is_found_by_its_published_name(where: str, tmp_path: Path) -> None:
+def test_ct_rate_lt_s_table_is_found_by_its_published_name(where: str, packed: bool, tmp_path: Path) -> None:
     root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "valid/valid_9_b_1.nii.gz")
-    save_table(root / where / "CT-RATE-LT-label.csv", LT, [["valid_9_b_1.nii.gz", 1, 0]])
+    table = save_table(root / where / "CT-RATE-LT-label.csv", LT, [["valid_9_b_1.nii.gz", 1, 0]])
+    if packed:
+        table.with_suffix(".csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+        table.unlink()
     reading = read_archive(root, "ct-rate", 0.0)
     assert reading.items[1].labels == {"Lung nodule": 1, "Pneumonia": 1, "Rib fracture": 0}
-    (account,) = [account for account in reading.accounts if account.path.endswith("LT-label.csv")]
+    (account,) = [account for account in reading.accounts if "LT-label.csv" in account.path]
     assert (account.rows, account.matched, account.without, account.unused) == (1, 1, 1, "")
 
 
@@ -320,18 +326,30 @@ def test_two_tables_that_disagree_are_refused_by_both_names(
     more = root / "dataset" / folder / "more_labels_reports_metadata.csv"
     save_table(more, header, [["train_1_a_1.nii.gz", *first]])
     with refused("disagreeing-tables") as refusal:
-        read_layout(root, "ct-rate", 0.1)
+        read_items(root, "ct-rate", 0.1)
     assert all(name in str(refusal.value) for name in ("more_labels_reports_metadata.csv", "row 1"))
     assert "train_1_a_1" not in str(refusal.value).replace(str(root), "")
     if second:
         save_table(more, header, [["train_1_a_1.nii.gz", *second]])
-        assert len(read_layout(root, "ct-rate", 0.1)) == 1, "two tables that agree"
+        assert len(read_items(root, "ct-rate", 0.1)) == 1, "two tables that agree"
+
+
+def test_a_table_without_a_text_is_not_among_those_that_disagree(tmp_path: Path) -> None:
+    root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz")
+    folder, header = root / "dataset" / "radiology_text_reports", ("VolumeName", "Findings_EN", "Impressions_EN")
+    first, second = folder / "0_reports.csv", folder / "zz_reports.csv"
+    for file, text in ((first, ""), (second, "Other.")):
+        save_table(file, header, [["train_1_a_1.nii.gz", text, ""]])
+    with refused("disagreeing-tables") as refusal:
+        read_items(root, "ct-rate", 0.1)
+    assert str(first) not in refusal.value.value
+    assert str(second) in refusal.value.value
 
 
 def test_both_releases_of_one_volume_are_one_too_many(tmp_path: Path) -> None:
     root = ct_rate(tmp_path, "train/train_1_a_1.nii.gz", "train_fixed/train_1_a_1.nii.gz")
     with refused("repeated-ids", value=("train_1_a_1",)):
-        read_layout(root, "ct-rate", 0.1)
+        read_items(root, "ct-rate", 0.1)
 
 
 def test_ct_rate_s_tables_must_be_its_own(tmp_path: Path) -> None:
@@ -339,12 +357,12 @@ def test_ct_rate_s_tables_must_be_its_own(tmp_path: Path) -> None:
     labels = root / "dataset" / "multi_abnormality_labels" / "other_labels.csv"
     save_table(labels, ("VolumeName", "Broken heart"), [["train_1_a_1.nii.gz", 1]])
     with refused("no-labels", field=str(labels)):
-        read_layout(root, "ct-rate", 0.1)
+        read_items(root, "ct-rate", 0.1)
     labels.unlink()
     reports = root / "dataset" / "radiology_text_reports" / "train_reports.csv"
     save_table(reports, ("VolumeName", "Findings"), [["train_1_a_1.nii.gz", "x"]])
     with refused("missing-column", field="Findings_EN", value=str(reports)):
-        read_layout(root, "ct-rate", 0.1)
+        read_items(root, "ct-rate", 0.1)
     reports.unlink()
     with refused("no-table", field=str(reports.parent), value="*reports*.csv"):
-        read_layout(root, "ct-rate", 0.1)
+        read_items(root, "ct-rate", 0.1)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from archives import read_items
 from refusals import refused
 
 from brgsa.labels import CT_RATE, RAD_CHESTCT
 from brgsa.volumes import read_volume
-from brgsa_platform.layouts import Item, read_archive, read_layout
+from brgsa_platform.layouts import Item, read_archive
 from brgsa_platform.layouts.tables.label_columns import RAD_CHESTCT_SOURCES
 from scans import chest
 
@@ -45,7 +46,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def listed(root: Path, **tables: Path) -> list[Item]:
-    return read_layout(root, "rad-chestct", 0.1, **tables)
+    return read_items(root, "rad-chestct", 0.1, **tables)
 
 
 def test_the_archive_s_volumes(archive: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from archives import read_items
 from refusals import refused
 
-from brgsa_platform.layouts import Item, read_archive, read_layout
+from brgsa_platform.layouts import Item, read_archive
 
 ROWS = [{"volume_id": "a", "report": "Clear lungs."}, {"volume_id": "b", "report": "Effusion, left."}]
 EXPECTED = {"a": "Clear lungs.", "b": "Effusion, left.", "c": ""}
@@ -26,7 +27,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def read(manifest: Path, reports: Path | None = None, labels: Path | None = None) -> dict[str, Item]:
-    return {item.volume_id: item for item in read_layout(manifest, "manifest", 0.1, reports=reports, labels=labels)}
+    return {item.volume_id: item for item in read_items(manifest, "manifest", 0.1, reports=reports, labels=labels)}
 
 
 def texts(manifest: Path, reports: Path) -> dict[str, str]:
@@ -132,6 +133,20 @@ def test_ids_that_excel_shortened_are_named(tmp_path: Path) -> None:
     with refused("unmatched-reports") as refusal:
         texts(tmp_path / "m.csv", given)
     assert "as text" in str(refusal.value)
+
+
+@pytest.mark.parametrize("ids", [["1", "2", "3"], ["3", "1", "2"]])
+def test_a_cell_that_holds_another_volume_s_row_is_refused(ids: list[str], tmp_path: Path) -> None:
+    """A quotation mark is closed some rows below, and short numbers are no sign of a row by themselves."""
+    source = tmp_path / "scans.csv"
+    source.write_text("volume\n" + "".join(f"{name}.nii\n" for name in ids))
+    table = tmp_path / "r.csv"
+    table.write_text(f'VolumeName,report\n{ids[0]},"Clear.\n{ids[1]},Nodule.\n{ids[2]},Effusion."\n')
+    with refused("unreadable-table", value=1):
+        read(source, table)
+    lists = "1, nodule\n2, effusion"
+    table.write_text("VolumeName,report\n" + "".join(f'{name},"{lists}"\n' for name in ids))
+    assert texts(source, table) == dict.fromkeys(ids, lists)
 
 
 def test_labels_join_on_scans(manifest: Path, tmp_path: Path) -> None:

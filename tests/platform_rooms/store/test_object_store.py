@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from archives import SMALL, contents, save_manifest, write_store
+from archives import SMALL, contents, read_items, save_manifest, write_store
 from objectstore import Door, s3_server
 from refusals import refused
 
-from brgsa_platform.layouts import read_layout
 from brgsa_platform.loading import batches
 from brgsa_platform.runtime import locks, session, storage
 from brgsa_platform.runtime.storage import Folder
@@ -116,7 +115,7 @@ def test_a_server_that_stays_away_is_named(door: Door, tmp_path: Path, monkeypat
 def test_scans_that_are_away_are_not_refused(door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "far.csv"
     table.write_text("volume,report\ns3://archive/scans/s000.nii.gz,There is pleural effusion.\n")
-    items = read_layout(table, "manifest", 0.1, roots=["s3://archive"])
+    items = read_items(table, "manifest", 0.1, roots=["s3://archive"])
     monkeypatch.setattr(storage, "PATIENCE", 0.5)
     door.lock()
     try:

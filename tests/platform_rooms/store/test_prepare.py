@@ -21,6 +21,7 @@ from archives import (
     chest,
     contents,
     quarantine,
+    read_items,
     save_manifest,
     save_scan,
     save_table,
@@ -32,7 +33,7 @@ from refusals import refused
 from brgsa import phantom
 from brgsa.labels import CT_RATE
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.layouts import METADATA_COLUMNS, read_layout
+from brgsa_platform.layouts import METADATA_COLUMNS
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import connection
@@ -49,7 +50,7 @@ def test_a_phantom_comes_through(ray_session: None, tmp_path: Path) -> None:
     assert store.phantom
     assert set(CT_RATE) <= set(store.labels)
     stored = volumes(tmp_path / "store")
-    for item, row in zip(read_layout(tmp_path / "tree", "ct-rate", 0.3), store.index().to_pylist(), strict=True):
+    for item, row in zip(read_items(tmp_path / "tree", "ct-rate", 0.3), store.index().to_pylist(), strict=True):
         assert (row["volume_id"], row["scan_id"], row["patient_id"]) == (item.volume_id, item.scan_id, item.patient_id)
         assert (row["split"], row["report"], row["source"]) == (item.split, item.report, item.source)
         assert {name: row["labels"][name] for name in store.labels} == {

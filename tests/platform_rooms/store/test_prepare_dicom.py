@@ -21,10 +21,13 @@ from archives import (
 )
 from refusals import refused
 
+import scans
 from brgsa.volumes import Geometry
 from brgsa_platform.store.info import info
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
+from brgsa_platform.tracking import connection
+from scans import save_dicom
 
 pytestmark = pytest.mark.ray
 
@@ -47,6 +50,26 @@ def test_two_real_series_of_a_study(ray_session: None, shared_data: Path, tmp_pa
     everything = b"".join(contents(out).values())
     for name in (b"A0002", b"B70f", b"1.3.6.1", str(shared_data).encode()):
         assert name not in everything, "an identifier of the archive is in the store"
+
+
+def test_a_lost_row_s_id_of_a_dicom_archive_is_shown_nowhere(
+    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_dicom(tmp_path / "in", scans.chest())
+    (key := tmp_path / "key").write_bytes(b"0123456789abcdef")
+    rows = [["secretacc", "A nodule."], ["secretlost", "No nodule."]]
+    reports = save_table(tmp_path / "reports.csv", ("AccessionNumber", "report"), rows)
+    out = tmp_path / "store"
+    prepare(tmp_path / "in", "dicom", out, PrepareOptions(SMALL, reports=reports, id_key=key))
+    assert Store.open(out).texts("report").popitem()[1] == "A nodule."
+    assert "the first rows without a volume: row 2\n" in (out / "tables.log").read_text()
+    api = connection.client()
+    experiment = api.get_experiment_by_name(connection.experiment_name())
+    run = api.search_runs([experiment.experiment_id], f"tags.`brgsa.data` = '{Store.open(out).fingerprint}'")[0]
+    told = json.dumps([run.data.params, run.data.tags]) + "".join(capsys.readouterr())
+    for name in ("secretlost", "secretacc", "secretpatient", "1.2.3"):
+        assert name not in told.replace(str(tmp_path), "")
+        assert name.encode() not in b"".join(contents(out).values())
 
 
 @pytest.mark.shared
@@ -86,6 +109,30 @@ def test_strict_refuses_what_contradicts_itself(ray_session: None, tmp_path: Pat
     strict = prepare(manifest, "manifest", tmp_path / "strict", PrepareOptions(SMALL, strict=True))
     assert (sum(strict.volumes.values()), strict.quarantined) == (1, 1)
     assert quarantine(tmp_path / "strict")["s001"][0] == "strict"
+
+
+def test_strict_refuses_a_report_that_is_not_understood(tmp_path: Path) -> None:
+    reports = ["Kein Pleuraerguss.", "No effusion.", "See dictated report."]
+    save_manifest(tmp_path / "in", 3)
+    rows = [[f"s{i:03d}.nii.gz", text] for i, text in enumerate(reports)]
+    manifest = save_table(tmp_path / "in" / "again.csv", ("volume", "report"), rows)
+    assert list(volumes(write_store(manifest, tmp_path / "lenient"))) == ["s000", "s001", "s002"]
+    strict = write_store(manifest, tmp_path / "strict", PrepareOptions(SMALL, strict=True))
+    assert list(volumes(strict)) == ["s001"]
+    assert {name: stage for name, (stage, _) in quarantine(strict).items()} == {"s000": "strict", "s002": "strict"}
+    assert "Kein" not in "".join(reason for _, reason in quarantine(strict).values())
+
+
+def test_several_series_in_a_row_s_folder_name_nobody(tmp_path: Path) -> None:
+    """The reason goes into the store: no UIDs and no descriptions, and no option of another verb."""
+    for series in ("1.2.3", "1.2.4"):
+        save_dicom(tmp_path / "in" / "study", scans.chest(), series=series, SeriesDescription="Doe lung")
+    manifest = save_table(tmp_path / "in" / "scans.csv", ("volume", "report"), [["study", "A nodule."]])
+    stage, reason = quarantine(write_store(manifest, tmp_path / "store"))["study"]
+    assert stage == "read"
+    assert "2 CT series" in reason
+    for word in ("1.2.3", "1.2.4", "Doe", "--series"):
+        assert word not in reason
 
 
 def test_a_size_that_no_chest_has_is_refused_or_trusted_and_flagged(tmp_path: Path) -> None:

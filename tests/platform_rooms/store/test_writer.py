@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from archives import SMALL, contents, save_manifest, write_store
+from archives import SMALL, contents, read_items, save_manifest, write_store
 
-from brgsa_platform.layouts import read_layout
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.store.ingest_log import IngestLog
 from brgsa_platform.store.store import checksum
@@ -43,7 +42,7 @@ def test_every_file_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatc
 
 
 def test_a_disk_that_refuses_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
-    items = read_layout(save_manifest(tmp_path / "in", 1), "manifest", 0.1)
+    items = read_items(save_manifest(tmp_path / "in", 1), "manifest", 0.1)
     (tmp_path / "store" / "volumes" / "part-00000.parquet").mkdir(parents=True)  # nothing can be renamed to this
     assert ShardWriter(Folder(tmp_path / "store"), SMALL)("part-00000.parquet", items) == "Is a directory"
     assert [path.name for path in (tmp_path / "store" / "volumes").iterdir()] == ["part-00000.parquet"]

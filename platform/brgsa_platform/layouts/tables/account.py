@@ -23,7 +23,7 @@ class TableAccount:
         role: what it is read as: "manifest", "reports", "labels" or "metadata".
         path: of the file.
         rows, matched: rows, and those that belong to a volume.
-        near: rows without a volume whose id differs from one only by leading zeros, case or a decimal.
+        near: rows without a volume whose id differs from one only by leading zeros, case, a decimal or the folders before it.
         without: volumes without a row.
         alike: of a manifest: ids that differ from another of its own only by leading zeros, case or a decimal.
         replaced: volumes for which the archive itself says something else.
@@ -55,7 +55,7 @@ class TableAccount:
             return f"{name}: not used, because {self.unused}"
         lost = f"{self.rows - self.matched} found no volume"
         if self.near:
-            lost += f" ({self.near} differ from an id only by leading zeros, case or a decimal, and are not joined)"
+            lost += f" ({self.near} differ from an id only by leading zeros, case, a decimal or a folder, and are not joined)"
         if self.alike:
             lost += (
                 f"; {self.alike} ids differ from others of it only by leading zeros, case or a decimal, and stay apart"

@@ -86,7 +86,9 @@ def table_files(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.glob("*")
-        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and not path.name.startswith(".")
+        if path.name.lower().removesuffix(".gz").endswith(TABLE_SUFFIXES)
+        and path.is_file()
+        and not path.name.startswith(".")
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from brgsa.errors import UserError
-from brgsa_platform.layouts.ids import COLUMN_OF, IdKind, id_in, is_nothing
+from brgsa_platform.layouts.ids import COLUMN_OF, IdKind, id_in, is_nothing, key_in
 from brgsa_platform.layouts.tables.account import TableAccount, account
 from brgsa_platform.layouts.tables.files import Table
 from brgsa_platform.layouts.tables.label_columns import LABELS, LabelColumns, Labels, label_columns
@@ -148,7 +148,7 @@ def _check_keys(table: Table, matched: Match, values: Sequence[object]) -> None:
     first: dict[str, object] = {}
     repeated = []
     for number, row in enumerate(table.rows):
-        key = id_in(matched.kind, row[matched.column])
+        key = key_in(matched.kind, row[matched.column])
         if key and first.setdefault(key, values[number]) != values[number]:
             repeated.append(number)
     repeated += [n for rows in matched.rows.values() for n in rows[1:] if values[n] != values[rows[0]]]
@@ -225,7 +225,7 @@ def nothing_matched(role: str, joined: Sequence[Joined[Value]], volumes: Volumes
     if not joined or not volumes.listed or any(one.account.matched for one in joined):
         return
     near = sum(one.account.near for one in joined)
-    hint = f" ({near} rows differ from an id only by leading zeros, case or a decimal)" if near else ""
+    hint = f" ({near} rows differ from an id only by leading zeros, case, a decimal or a folder)" if near else ""
     short = sum(
         bool(_SCIENTIFIC.fullmatch(row[at])) for one in joined for at in id_columns(one.table) for row in one.table.rows
     )

@@ -68,13 +68,11 @@ class LabelColumns:
         of: label → numbers of the columns that it is made of.
         whole: labels whose columns are all there. The absence of another one does not follow from the columns.
         taken: how each label column is written → the label that it means.
-        rad_chestct: whether the columns are RAD-ChestCT's own abnormalities.
     """
 
     of: Mapping[str, tuple[int, ...]]
     whole: frozenset[str]
     taken: Mapping[str, str] = field(default_factory=dict)
-    rad_chestct: bool = False
 
     def read(self, table: Table, row: list[str], number: int) -> Labels:
         """A row's labels: abnormality → 1, 0, or None where it is unknown.
@@ -149,7 +147,7 @@ def _from_rad_chestct(table: Table) -> LabelColumns:
             taken.update({table.columns[at]: name for at in of[name]})
         if len(present) == len(sources):
             whole.add(name)
-    return LabelColumns(of, frozenset(whole), taken, rad_chestct=True)
+    return LabelColumns(of, frozenset(whole), taken)
 
 
 def _value(table: Table, row: list[str], at: int, name: str, number: int) -> int | None:

@@ -21,6 +21,8 @@ _WESTERN = frozenset(_SIGNS) | {
     if all(letter.encode("cp1252").decode(page, "replace") == letter for page in ("cp1250", "cp1254"))
 }
 _LATIN = re.compile(r"[A-Za-z]{2}")  # which bytes that are no text hardly give as UTF-16
+_LONG_NUMBER = 5  # digits from which a number is an id, no count, size or year
+_LONGEST_LIST = 20  # points of a numbered list in a report
 _INSIDE_WORDS = re.compile(r"[^\W\d_][€…“”„‚•™±²³µ«»§©®×½¼¾¡¿¶¨´¸ªº][^\W\d_]")
 _BROKEN_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")
 _FOREIGN_RUN = re.compile(r"[^\x00-\x7f]{4}")
@@ -118,16 +120,17 @@ def parsed(text: str) -> Cells:
     candidates = [sep for sep in SEPARATORS if len(_first_record(text, sep)) > 1]
     if len(candidates) < 2:
         return _rows(text, candidates[0] if candidates else ",")
-    fitting = []
+    fitting: list[Cells] = []
+    errors: list[UnreadableText] = []
     for separator in candidates:
         try:
             fitting.append(_rows(text, separator))
         except UnreadableText as error:
-            first_error = error
+            errors.append(error)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        raise first_error
+        raise errors[0]
     raise UnreadableText("commas, semicolons or tabs may separate its columns; save it with commas")
 
 
@@ -177,10 +180,21 @@ def _holds_rows(row: Sequence[str], at: int, separator: str) -> bool:
 
 
 def _alike(cells: Sequence[str], row: Sequence[str], at: int, count: int) -> bool:
-    """Whether these are so many cells, and each but that at `at` is formed as the row's; numbers alone tell nothing."""
+    """Whether these are so many cells, and each but that at `at` is formed as the row's; short numbers alone tell nothing."""
+    if len(cells) != count:
+        return False
     others = [i for i, cell in enumerate(row[:count]) if i != at and cell]
-    telling = any(_form(row[i]) not in ("", "0") for i in others)
-    return telling and len(cells) == count and all(_form(cells[i]) == _form(row[i]) for i in others)
+    telling = any(_form(row[i]) not in ("", "0") or _goes_on(row[i], cells[i]) for i in others)
+    return telling and all(_form(cells[i]) == _form(row[i]) for i in others)
+
+
+def _goes_on(number: str, other: str) -> bool:
+    """Whether two numbers look like the ids of two rows: as long as each other and no count or size, or the next one."""
+    other = other.strip()
+    if not (number.isdecimal() and other.isdecimal()):
+        return False
+    long = len(number) == len(other) >= _LONG_NUMBER
+    return long or (int(number) > _LONGEST_LIST and int(other) == int(number) + 1)
 
 
 def _form(cell: str) -> str:
