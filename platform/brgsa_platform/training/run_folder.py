@@ -65,7 +65,7 @@ def claimed(out: Path, wait_s: float = 0.0) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_writable(out, error) from error
+        raise not_writable(out, error) from error
     try:
         with contextlib.ExitStack() as stack:
             patiently(lambda: stack.enter_context(locks.held(out, "train")), _is_in_use, wait_s)
@@ -138,12 +138,25 @@ def write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
         for aside in (out / run_checkpoints.FOLDER).glob(".epoch-*"):
             shutil.rmtree(aside)
     except OSError as error:
-        raise _not_writable(out, error) from error
+        raise not_writable(out, error) from error
 
 
-def _not_writable(out: Path, error: OSError) -> UserError:
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        UserError: "folder-not-empty".
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"{out} is there already: choose another --out.", code="folder-not-empty", field="--out", value=str(out)
+        )
+
+
+def not_writable(out: Path, error: OSError) -> UserError:
+    """Why nothing was written into a folder."""
     return UserError(
-        f"The run folder {out} cannot be written ({error.strerror}): choose another --out.",
+        f"The folder {out} cannot be written ({error.strerror}): choose another --out.",
         code="run-folder-not-writable",
         field="--out",
         value=str(out),
