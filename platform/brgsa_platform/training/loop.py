@@ -138,7 +138,7 @@ class Trainer:
         data = self.config.data
         self.rows = split_index(store, "train", data.style)
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
-        self.validation = Validation.of(store, self.config, self.rows, task.supervised)
+        self.validation = Validation.of(store, self.config, task.supervised)
         self.items = items_of(store, self.rows, self.config)
         self.steps = training_steps(self.rows, self.items, self.config)
         self.seen = self.config.model.vision.evaluated(store.geometry.shape)
