@@ -62,7 +62,8 @@ class SearchResult:
         return (
             f"{self.out}: best of {len(self.trials)} trials ({counts}) is trial {self.best['number']}, validation AUROC "
             f"{self.best['auroc']:.3f}{SUPERVISED if self.supervised else ''}, with {drawn}."
-            f"{f' Ended: {self.ended_because}.' if self.ended_because else ''} Next: brgsa train --preset {self.preset} --data {self.store}"
+            f"{f' Ended: {self.ended_because}.' if self.ended_because else ''} Next: "
+            f"brgsa train --preset {self.preset} --data {self.store}"
         )
 
 

@@ -50,7 +50,6 @@ def import_reference(
         "config": config.to_dict(),
         "data": {
             "geometry": geometry.to_dict(),
-            "crop": list(model.config.vision.volume),
             "style": config.data.style,
             "fingerprint": FINGERPRINT,
         },

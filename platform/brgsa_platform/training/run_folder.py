@@ -45,8 +45,13 @@ FREE_TO_CHANGE = frozenset(
 
 
 def default_out(store: Store, config: RunConfig, preset: str | None) -> Path:
-    """runs/NAME-HASH, the same for the same store and configuration: the same command goes on with its run."""
-    text = json.dumps([config.to_dict(), store.fingerprint], sort_keys=True)
+    """runs/NAME-HASH, the same for the same store and configuration: the same command goes on with its run.
+
+    What stands at its default is left out, so that a key that a later version brings changes no name.
+    """
+    defaults = flatten(RunConfig().to_dict())
+    chosen = {key: value for key, value in flatten(config.to_dict()).items() if value != defaults.get(key)}
+    text = json.dumps([chosen, store.fingerprint], sort_keys=True)
     return Path("runs") / f"{preset or 'train'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -102,7 +107,8 @@ def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
 
 
 def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:
-    was, now = flatten(before), flatten(config.to_dict())
+    # A key that an earlier version did not know has the default, which must be what that version did.
+    was, now = flatten(RunConfig().to_dict()) | flatten(before), flatten(config.to_dict())
     changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
     for key in changed:
         if key not in FREE_TO_CHANGE:

@@ -38,7 +38,7 @@ def saved(folder: Path, tower: str, **text: Any) -> Path:
         embedding=12,
     )
     tokenizer = train_tokenizer(zeroshot.prompts(LABELS) * 2, 200)
-    data = {"geometry": Geometry((4.0, 4.0, 8.0), SIZE).to_dict(), "crop": [16, 16, 8], "style": "report"}
+    data = {"geometry": Geometry((4.0, 4.0, 8.0), SIZE).to_dict(), "style": "report"}
     return checkpoint.save(folder, BrgSA(config, tokenizer=tokenizer), {"data": data, "labels": LABELS})
 
 
