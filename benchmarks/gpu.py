@@ -21,7 +21,6 @@ import gc
 import itertools
 import json
 import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from card_results import write_result
 from reference_model import ReferenceModel, reference_loss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -423,9 +423,7 @@ def main() -> None:
             )
             result = {"benchmark": "gpu", "ratios": ratios_of(figures["arms"]), "figures": figures}
             if not options.smoke:
-                options.results.mkdir(parents=True, exist_ok=True)
-                name = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
-                (options.results / f"gpu-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+                write_result(options.results, result)
     if options.json:
         print(json.dumps(result))
 

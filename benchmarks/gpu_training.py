@@ -18,7 +18,6 @@ import argparse
 import gc
 import itertools
 import json
-import re
 import statistics
 import tempfile
 import time
@@ -31,12 +30,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from card_results import write_result
 
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.loaders import Batch
-from brgsa_platform.planning.budget import GIB, budget_of
+from brgsa_platform.planning.budget import GIB, MATRIX_TFLOPS, budget_of
 from brgsa_platform.store.store import IngestBatch, Meta
 from brgsa_platform.training.loop import Trainer, TrainingTask
 from brgsa_platform.training.parallel.workers import WorkerContext
@@ -45,7 +45,6 @@ from brgsa_platform.training.run_folder import write_run
 STEPS, EPOCHS = 8, 2
 LAST_START = 195.0  # seconds
 MFU = 0.45  # of a step that computes nothing twice, from gpu.py
-MATRIX_TFLOPS = 787.0  # of an H100 in a large bfloat16 product, from gpu.py
 WORDS = [f"{a}{b}" for a in ("lung", "heart", "bone", "liver", "spleen") for b in ("al", "ic", "ous", "ine", "ular")]
 
 COMPILED = "train.compile=true"
@@ -258,9 +257,7 @@ def main() -> None:
             print(arm, json.dumps(found), flush=True)
             result = {"benchmark": "gpu_training", "figures": figures}
             if not options.smoke:
-                options.results.mkdir(parents=True, exist_ok=True)
-                name = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
-                (options.results / f"gpu-training-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+                write_result(options.results, result)
     if options.json:
         print(json.dumps(result))
 

@@ -195,15 +195,26 @@ def pretrained_tower(config: TextConfig) -> TextTower:
             field="text.name",
             value=config.name,
         )
+    require_fast(tokenizer, config.name, "text.name")
+    return TextTower(_without_pooler(bert), tokenizer, config)
+
+
+def require_fast(tokenizer: PreTrainedTokenizerBase, name: str, field: str) -> None:
+    """Refuse a tokenizer that does not tell which pieces are of one word.
+
+    Args:
+        name: folder or hub name that the user gave in `field`.
+
+    Raises:
+        UserError: "slow-tokenizer".
+    """
     if not tokenizer.is_fast:
         raise UserError(
-            f"The tokenizer of text.name={config.name!r} has no fast version, which counting words needs: choose "
-            "another model.",
+            f"The tokenizer of {field}={name} has no fast version, which counting words needs: choose another.",
             code="slow-tokenizer",
-            field="text.name",
-            value=config.name,
+            field=field,
+            value=name,
         )
-    return TextTower(_without_pooler(bert), tokenizer, config)
 
 
 def pretrained_settings(name: str) -> PretrainedConfig:

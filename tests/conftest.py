@@ -31,6 +31,17 @@ def shared_data() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: small models gain nothing from more, which wait for each other where tests share the cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[SharedRay]:
     """What starts this process's Ray; `ray_session` and `place` use it."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from brgsa.config import LossConfig
 from brgsa.losses.contrasts import info_nce, sigmoid_loss
 from brgsa.losses.gathering import gather, gather_embeddings
-from brgsa.losses.pairs import Pairs, pairs_of
+from brgsa.losses.pairs import pairs_of
 from brgsa.losses.supervised import Supervision, supervised_loss
 from brgsa.model import Embeddings
 from brgsa.temperature import LearnedScale
@@ -69,7 +69,9 @@ def brgsa_loss(
     temperature, bias = (config.temperature, config.bias) if learned is None else learned.values(config)
 
     def contrast(a_BD: Tensor, b_BD: Tensor) -> Tensor:
-        return _contrast(a_BD, b_BD, config, temperature, bias, pairs)
+        if config.contrast == "sigmoid":
+            return sigmoid_loss(a_BD, b_BD, temperature, bias, pairs)
+        return info_nce(a_BD, b_BD, temperature, pairs.ignore_BB, pairs.positive_BB)
 
     plain = contrast(all_volumes.plain, all_texts.plain)
     bridged = reconstruction = supervised = plain.new_zeros(())
@@ -84,11 +86,3 @@ def brgsa_loss(
     if supervision is not None:
         total = total + config.supervised * supervised
     return Losses(total, *(part.detach() for part in (plain, bridged, reconstruction, supervised)))
-
-
-def _contrast(
-    a_BD: Tensor, b_BD: Tensor, config: LossConfig, temperature: float | Tensor, bias: float | Tensor, pairs: Pairs
-) -> Tensor:
-    if config.contrast == "sigmoid":
-        return sigmoid_loss(a_BD, b_BD, temperature, bias, pairs)
-    return info_nce(a_BD, b_BD, temperature, pairs.ignore_BB, pairs.positive_BB)

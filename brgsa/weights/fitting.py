@@ -107,6 +107,15 @@ def check_shape(path: Path, name: str, have: Shape, want: Shape) -> None:
         )
 
 
+def too_deep(path: Path, name: str) -> UserError:
+    """Why a weight of a block that the tower does not have is refused."""
+    return UserError(
+        f"{path} is of a deeper tower: nothing here has {name}; configure the tower as the file's is.",
+        code="weights-deeper",
+        field=name,
+    )
+
+
 def another_architecture(path: Path, wanted: str) -> UserError:
     """Why a file's names say nothing to us."""
     return UserError(

@@ -8,6 +8,7 @@ empty dict, so that the tensors are read and the library is neither needed nor i
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 from _compat_pickle import IMPORT_MAPPING  # a pickle names modules as Python 2 did
 from collections import OrderedDict
@@ -26,6 +27,7 @@ DATA_MODULES = frozenset({"collections", "datetime", "enum", "argparse", "pathli
 DATA_BUILTINS = frozenset(
     "bool bytes complex dict float frozenset int list object set slice str tuple".split()  # noqa: SIM905 (a list of names)
 )
+LONGEST_HEADER = 10**8  # bytes, of safetensors
 # Where a folder keeps its weights: ours and Hugging Face's.
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 # Where a training's file keeps them.
@@ -85,7 +87,7 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(str(file))
     except (OSError, SafetensorError) as error:
-        raise _damaged(file, error) from error
+        raise _damaged(file) from error
     return tensors
 
 
@@ -96,7 +98,7 @@ def _pickled(file: Path) -> tuple[Any, list[str]]:
     except ValueError:
         names = []  # torch's format before 1.6: read below, if it holds nothing but tensors
     except (OSError, RuntimeError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
-        raise _damaged(file, error) from error
+        raise _damaged(file) from error
     acting = [name for name in names if not _is_data(name)]
     if acting:
         raise _with_code(file, acting[0])
@@ -104,11 +106,10 @@ def _pickled(file: Path) -> tuple[Any, list[str]]:
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
             tree = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise (
-            _with_code(file, str(error).splitlines()[-1]) if "GLOBAL" in str(error) else _damaged(file, error)
-        ) from error
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        raise (_with_code(file, refused[1]) if refused else _damaged(file)) from error
     except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise _damaged(file, error) from error
+        raise _damaged(file) from error
     return tree, names
 
 
@@ -139,13 +140,27 @@ def _tensors_of(tree: Any) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, beside
 
 
-def _damaged(file: Path, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(
-        f"{file} cannot be read as weights ({reason}): it is damaged or of another format, get it again.",
-        code="weights-damaged",
-        field=str(file),
-    )
+def _damaged(file: Path) -> UserError:
+    """Why a file gives no tensors; what torch says of it is about torch."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(8)
+    except OSError as error:
+        reason, mend = f"cannot be read ({error.strerror})", "correct that"
+    else:
+        reason, mend = (
+            ("is truncated or damaged", "get it again")
+            if _begins_as_weights(file, head)
+            else ("is no file of weights", "give one that torch or safetensors wrote")
+        )
+    return UserError(f"{file} {reason}: {mend}.", code="weights-damaged", field=str(file), value=reason)
+
+
+def _begins_as_weights(file: Path, head: bytes) -> bool:
+    """Whether a file's first 8 bytes are those of torch's formats (a zip, a pickle), or safetensors' length of a header."""
+    if file.suffix == ".safetensors":
+        return not head or int.from_bytes(head, "little") < LONGEST_HEADER
+    return not head or head.startswith((b"PK", b"\x80"))
 
 
 def _with_code(file: Path, name: str) -> UserError:

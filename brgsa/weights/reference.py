@@ -65,10 +65,10 @@ def reference_model(
             another vocabulary size than the BERT.
     """
     weights = weights.without_prefix("gloria.")
-    for name in WANTED:
-        if name not in weights.tensors:
-            raise another_architecture(weights.path, f"BrgSA reference checkpoint (no {name})")
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    for wanted in WANTED:
+        if wanted not in weights.tensors:
+            raise another_architecture(weights.path, f"BrgSA reference checkpoint (no {wanted})")
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights.tensors.items()}
     vocabulary = shapes[f"{BERT}embeddings.word_embeddings.weight"][0]
     if len(tokenizer) != vocabulary:
         raise UserError(

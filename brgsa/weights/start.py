@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from brgsa import checkpoint
 from brgsa.errors import UserError
@@ -41,23 +42,22 @@ def _of_tower(path: Path, prefix: str) -> Weights:
 
 
 def _checked_grid(model: BrgSA, folder: Path) -> Grid | None:
-    """The grid of a checkpoint's position table; its number of heads, which no weight shows, must be the model's."""
+    """The grid of a checkpoint's position table; its heads and its patch, which no weight shows, must be the model's."""
     theirs, ours = checkpoint.read_model_config(folder).vision, model.config.vision
-    if theirs.name != ours.name:
-        raise UserError(
-            f"{folder} has a {theirs.name} and model.vision.name is {ours.name}: make them the same.",
-            code="weights-of-another-architecture",
-            field="model.vision.name",
-            value=theirs.name,
-        )
+    _must_be_ours(folder, "name", theirs.name, ours.name, "weights-of-another-architecture")
     if ours.name != "vit3d":
         return None
-    if theirs.heads != ours.heads:
-        raise UserError(
-            f"{folder} has {theirs.heads} attention heads and model.vision.heads is {ours.heads}: make them the same.",
-            code="weights-mismatch",
-            field="model.vision.heads",
-            value=theirs.heads,
-        )
+    _must_be_ours(folder, "heads", theirs.heads, ours.heads, "weights-mismatch")
+    _must_be_ours(folder, "patch", tuple(theirs.patch), tuple(ours.patch), "weights-mismatch")
     nx, ny, nz = (n // p for n, p in zip(theirs.volume, theirs.patch, strict=True))
     return nx, ny, nz
+
+
+def _must_be_ours(folder: Path, field: str, theirs: Any, ours: Any, code: str) -> None:
+    if theirs != ours:
+        raise UserError(
+            f"{folder} has model.vision.{field}={theirs} and here it is {ours}: make them the same.",
+            code=code,
+            field=f"model.vision.{field}",
+            value=theirs,
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from brgsa.errors import UserError
 from brgsa.text import DAMAGED, TextTower
-from brgsa.weights.fitting import Fitted, another_architecture, put
+from brgsa.weights.fitting import Fitted, another_architecture, put, too_deep
 from brgsa.weights.reading import Weights
 
 FIRST = "embeddings.word_embeddings.weight"
@@ -35,11 +35,7 @@ def start_text(tower: TextTower, weights: Weights) -> Fitted:
         theirs[POSITIONS] = theirs[POSITIONS][: len(ours[POSITIONS])]
     for name in theirs:
         if re.match(r"encoder\.layer\.[0-9]+\.attention\.self\.query\.weight", name) and name not in ours:
-            raise UserError(
-                f"{weights.path} is of a deeper tower: nothing here has {name}; configure the tower as the file's is.",
-                code="weights-deeper",
-                field=name,
-            )
+            raise too_deep(weights.path, name)
     return put(tower.bert, theirs, report)
 
 

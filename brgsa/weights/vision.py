@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from brgsa.config import VisionConfig
 from brgsa.errors import UserError
 from brgsa.vision import Grid, ResNet3D, ViT3D, resize_positions
-from brgsa.weights.fitting import Fitted, another_architecture, check_shape, put
+from brgsa.weights.fitting import Fitted, another_architecture, check_shape, put, too_deep
 from brgsa.weights.reading import Weights
 
 MONAI_TABLE = "patch_embedding.position_embeddings"
@@ -89,7 +89,7 @@ def _start_convolutional(tower: nn.Module, weights: Weights) -> Fitted:
         theirs[stem] = _channels(theirs[stem], ours[stem].shape[1], report)
     deeper = [name for name in theirs if name not in ours and ".conv" in name and "layer" in name]
     if deeper:
-        raise _too_deep(weights, deeper[0])
+        raise too_deep(weights.path, deeper[0])
     # A shortcut of MedicalNet's type A has no weights. A counter of batches is no weight.
     return put(
         tower, theirs, report, may_lack=lambda name: "downsample" in name or name.endswith("num_batches_tracked")
@@ -177,12 +177,4 @@ def _check_depth(weights: Weights, theirs: Mapping[str, Tensor], depth: int) -> 
     for name in theirs:
         found = re.match(r"blocks\.([0-9]+)\.", name)
         if found and int(found[1]) >= depth:
-            raise _too_deep(weights, name)
-
-
-def _too_deep(weights: Weights, name: str) -> UserError:
-    return UserError(
-        f"{weights.path} is of a deeper tower: nothing here has {name}; configure the tower as the file's is.",
-        code="weights-deeper",
-        field=name,
-    )
+            raise too_deep(weights.path, name)

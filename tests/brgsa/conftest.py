@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,12 +18,8 @@ TEXT = TextConfig(width=16, depth=2, heads=2, layers_summed=2, max_tokens=12, vo
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from threads, which wait for each other where tests share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _small(one_thread: None) -> None:
+    """Every model here is."""
 
 
 @pytest.fixture(scope="session")

@@ -69,9 +69,9 @@ def tune(
     settings: Overrides = None,
 ) -> None:
     """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
-    from brgsa_platform.config import load_config
     from brgsa_platform.search import driver
     from brgsa_platform.search.points import parse_points
+    from brgsa_platform.search.spaces import base_config
     from brgsa_platform.search.spec import DEFAULT_TRIALS, SearchMethod, SearchOptions, default_name
 
     endless = all(limit is None for limit in (trials, hours, epochs, patience))
@@ -95,7 +95,7 @@ def tune(
         )
     done = driver.tune(
         data,
-        load_config(preset, config, settings or []),
+        base_config(preset, config, settings or []),
         space,
         options,
         SearchMethod(goals=goal or ("auroc",), sampler=sampler, pruner=pruner, seed=seed, storage=storage),

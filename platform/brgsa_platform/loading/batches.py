@@ -17,7 +17,7 @@ import numpy.typing as npt
 from brgsa.errors import UserError
 from brgsa.volumes.augment import Augmentation, Shape
 from brgsa_platform.config import DataSection
-from brgsa_platform.loading.loaders import Batch, Batches, BatchSlice, VolumeReader, load_batches
+from brgsa_platform.loading.loaders import Batches, BatchSlice, Loader, VolumeReader, load_batches
 from brgsa_platform.loading.order import Ints, Items, epoch_batches
 
 if TYPE_CHECKING:
@@ -146,6 +146,10 @@ class BatchSource:
         index = self.index
         return VolumeReader(index.shards, index.shard, index.row_group, self.crop, augmentation, self.cache)
 
+    def loader(self) -> Loader:
+        """What `evaluation_batches` may use again and again, to be closed."""
+        return Loader(self.reader(), self.data, self.world)
+
 
 def training_batches(
     source: BatchSource, items: Items, *, batch_size: int, epochs: range, seed: int, skip: int = 0
@@ -174,17 +178,20 @@ def training_batches(
     return load_batches(source.reader(augmentation), slices(), data, source.world)
 
 
-def evaluation_batches(source: BatchSource, *, batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(source: BatchSource, *, batch_size: int, loader: Loader | None = None) -> Batches:
     """Volumes of a split or their centre crops, in store order.
 
     Worker `rank` of `world` has every world-th; the last batch may be small.
 
     Args:
         batch_size: volumes of this worker.
+        loader: the source's, which the caller closes; by default one for this stream.
 
     Raises:
         UserError: a shard is missing or damaged.
     """
     mine = np.arange(source.rank, len(source.index), source.world)
     slices = (BatchSlice(mine[start : start + batch_size], 0) for start in range(0, len(mine), batch_size))
+    if loader is not None:
+        return loader.batches(slices)
     return load_batches(source.reader(), slices, source.data, source.world)

@@ -23,11 +23,13 @@ def items_of(store: Store, rows: SplitIndex, config: RunConfig) -> Items:
     data = config.data
     if data.unit == "volume" and not data.distinct_texts:
         return Items.volumes(rows.scans)
-    reports = _numbers(codes_of(written_texts(store, REPORT, rows)))
-    of_rows = {"volume": np.arange(len(rows)), "scan": _numbers(rows.scans), "text": reports}[data.unit]
-    kept_apart = [of_rows, rows.scans]
-    if data.distinct_texts:
-        kept_apart += [reports, codes_of(written_texts(store, data.style, rows))]
+    styles = [REPORT] if data.unit == "text" or data.distinct_texts else []
+    if data.distinct_texts and data.style != REPORT:
+        styles.append(data.style)
+    texts = [codes_of(written_texts(store, style, rows)) for style in styles]  # hashed only where they are needed
+    named = [np.arange(len(rows))] if data.unit == "volume" else [rows.scans] if data.unit == "scan" else texts
+    of_rows = _numbers(named[0])
+    kept_apart = [of_rows, rows.scans, *(texts if data.distinct_texts else [])]
     apart = np.zeros(of_rows.max() + 1, dtype=np.int64)
     apart[of_rows] = connected(kept_apart)  # all rows of an item have one code, for they share its number
     return Items(of_rows, apart, drawn=data.unit != "volume")
@@ -37,21 +39,27 @@ def training_steps(rows: SplitIndex, items: Items, config: RunConfig) -> int:
     """Steps of an epoch.
 
     Raises:
-        UserError: the training split has fewer scans, or fewer distinct texts, than a batch.
+        UserError: the training split has fewer scans than a batch, or fewer volumes without a common scan or text.
     """
     batch_size, unit = config.train.batch_size, config.data.unit
-    scans, distinct = len(np.unique(rows.scans)), len(np.unique(items.apart))
-    if distinct < batch_size <= scans:
-        too_few_items = unit == "text" and len(items.apart) < batch_size
-        mend = "data.unit=scan data.distinct_texts=false" if too_few_items else "data.distinct_texts=false"
+    if _count(rows.scans) < batch_size:
+        return steps_per_epoch(rows.scans, batch_size)  # refuses, and names their number
+    groups = _count(items.apart)
+    if groups < batch_size:
+        too_few_reports = unit == "text" and _count(connected([items.of_rows, rows.scans])) < batch_size
+        mends = ["data.unit=scan"] * too_few_reports + ["data.distinct_texts=false"] * config.data.distinct_texts
         raise UserError(
-            f"The training split has {distinct} distinct texts, fewer than train.batch_size={batch_size}: set {mend}, or lower "
-            "train.batch_size.",
+            f"The volumes of the training split make {groups} groups of a common scan or text, of which a batch takes one "
+            f"volume each, fewer than train.batch_size={batch_size}: set {' '.join(mends)}, or lower train.batch_size.",
             code="too-few-texts",
-            field="data.unit" if too_few_items else "data.distinct_texts",
-            value=unit if too_few_items else True,
+            field="data.unit" if too_few_reports else "data.distinct_texts",
+            value=unit if too_few_reports else True,
         )
     return steps_per_epoch(items.apart, batch_size)
+
+
+def _count(codes: Ints) -> int:
+    return len(np.unique(codes))
 
 
 def connected(codes: list[Ints]) -> Ints:

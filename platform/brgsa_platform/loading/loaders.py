@@ -39,7 +39,7 @@ BLOCK_BYTES = 96 * 2**20
 # Ray Data plans all tasks of a stream before the first runs, 1 ms each: an archive's 39 epochs would start after minutes.
 TASKS_A_STREAM = 500
 # What the server imports from which torch's loader processes are forked, Ray because it is the main module of its workers. They
-# then start in 0.15 s instead of several: validation starts them anew in each epoch.
+# then start in 0.15 s instead of several.
 PRELOADED = ["ray", "torch", "blosc2", "brgsa_platform.loading.loaders"]
 
 Block = dict[str, Any]  # "row" (n,) and "ct" (n, x, y, z), or "refusal": one pickled UserError
@@ -135,21 +135,43 @@ class VolumeReader:
             return {"refusal": np.array([pickle.dumps(error)], dtype=object)}
 
 
-def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Batches:
-    """Read the slices' batches in their order, a few of them ahead.
+class Loader:
+    """Reads the slices of one stream after the other for a training worker; closed, it ends what it has started.
 
     Args:
         data: `loader` decides which processes read; `cpus` bounds them, with Ray also `object_store_share`.
         world: training workers that load batches side by side.
-
-    Raises:
-        UserError: a shard is missing or damaged.
     """
-    if reader.cache is not None:
-        return _from_cache(reader, slices)
-    if data.loader == "torch":
-        return _through_torch(reader, slices, loader_processes(data, world))
-    return _through_ray(reader, slices, data, world)
+
+    def __init__(self, reader: VolumeReader, data: DataSection, world: int) -> None:
+        self._reader, self._data, self._world = reader, data, world
+        self._processes: _TorchProcesses | None = None
+
+    def batches(self, slices: Iterable[BatchSlice]) -> Batches:
+        """Read the slices' batches in their order, a few of them ahead; one stream at a time.
+
+        Raises:
+            UserError: a shard is missing or damaged.
+        """
+        if self._reader.cache is not None:
+            return _from_cache(self._reader, slices)
+        if self._data.loader == "ray":
+            return _through_ray(self._reader, slices, self._data, self._world)
+        if self._processes is None:
+            self._processes = _TorchProcesses(self._reader, loader_processes(self._data, self._world))
+        return self._processes.batches(slices)
+
+    def close(self) -> None:
+        """End the processes of a torch DataLoader."""
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
+
+
+def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataSection, world: int) -> Batches:
+    """One stream of a `Loader` of its own."""
+    with contextlib.closing(Loader(reader, data, world)) as loader:
+        yield from loader.batches(slices)
 
 
 def _from_cache(reader: VolumeReader, slices: Iterable[BatchSlice]) -> Batches:
@@ -177,48 +199,67 @@ class _Pieces:
         return self.reader.read_block(piece)
 
 
-def _through_torch(reader: VolumeReader, slices: Iterable[BatchSlice], processes: int) -> Batches:
-    """By a torch DataLoader on this node; its blocks come in shared memory, in the order in which it is given slices."""
-    import torch
+class _TorchProcesses:
+    """A torch DataLoader on this node, whose processes stay from stream to stream; its blocks come in shared memory.
 
-    begun: deque[int] = deque()  # blocks of each batch that is being read
+    They come in the order in which it is given slices.
+    """
 
-    def pieces() -> Iterator[BatchSlice]:
-        for batch in slices:
-            cut = _cut(batch, reader)
-            begun.append(len(cut))
+    def __init__(self, reader: VolumeReader, processes: int) -> None:
+        import torch
+
+        self._reader = reader
+        self._slices: Iterable[BatchSlice] = ()
+        self._begun: deque[int] = deque()  # blocks of each batch that is being read
+        # A fork of this process would inherit Ray's and CUDA's threads in whatever state they are.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        dataset: Any = _Pieces(reader)
+        sampler: Any = self
+        self._loader: Any = torch.utils.data.DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=processes,
+            prefetch_factor=2,
+            multiprocessing_context=context,
+            worker_init_fn=_end_with_parent,
+            generator=torch.Generator(),  # its own, so that the training's random numbers stay as they are
+            persistent_workers=True,
+        )
+
+    def __iter__(self) -> Iterator[BatchSlice]:
+        """The stream's slices, one of each block: what the DataLoader takes for row numbers."""
+        for batch in self._slices:
+            cut = _cut(batch, self._reader)
+            self._begun.append(len(cut))
             yield from cut
 
-    # A fork of this process would inherit Ray's and CUDA's threads in whatever state they are.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    dataset: Any = _Pieces(reader)
-    loader = torch.utils.data.DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=pieces(),
-        num_workers=processes,
-        prefetch_factor=2,
-        multiprocessing_context=context,
-        worker_init_fn=_end_with_parent,
-        generator=torch.Generator(),  # its own, so that the training's random numbers stay as they are
-    )
-    death = ""
-    blocks = iter(loader)
-    try:
-        for first in blocks:
-            yield _joined([first, *islice(blocks, begun.popleft() - 1)])
-    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-        if str(error).startswith("Caught "):
-            raise  # in a process that lives, as torch says
-        death = str(error) or type(error).__name__
-    finally:
-        del blocks  # ends the processes; an error, which someone may keep, would keep them as well
-    if death:
-        raise RuntimeError(
-            f"A process that reads volumes died ({death}). Where memory or /dev/shm is short, lower data.cpus or set "
-            "data.loader=ray."
-        )
+    def batches(self, slices: Iterable[BatchSlice]) -> Batches:
+        """The batches of a stream; the one before it is over."""
+        self._slices = slices
+        self._begun.clear()
+        death, blocks = "", None
+        try:
+            blocks = iter(self._loader)
+            for first in blocks:
+                yield _joined([first, *islice(blocks, self._begun.popleft() - 1)])
+        except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+            if str(error).startswith("Caught "):
+                raise  # in a process that lives, as torch says
+            death = str(error) or type(error).__name__
+        finally:
+            self._slices = ()
+            del blocks  # an error, which someone may keep, would keep the processes as well
+        if death:
+            raise RuntimeError(
+                f"A process that reads volumes died ({death}). Where memory or /dev/shm is short, lower data.cpus or set "
+                "data.loader=ray."
+            )
+
+    def close(self) -> None:
+        """End the processes; no stream is read any more."""
+        self._loader = None
 
 
 def _end_with_parent(worker: int) -> None:

@@ -14,6 +14,7 @@ from brgsa_platform.config import RunConfig, merge
 from brgsa_platform.planning.costs import TowerCost, text_cost, vision_cost
 
 GIB = 2**30
+MATRIX_TFLOPS = 787.0  # an H100's measured rate in a large bfloat16 matrix product (docs/benchmarks.md)
 FUSED = 0.95  # share of a transformer's kept bytes that torch.compile leaves
 CONTEXT_GIB = 1.0  # CUDA's own memory, and what no tensor fills between others
 
@@ -104,9 +105,12 @@ def _weights(config: RunConfig, parameters: int, vision: TowerCost, text: TowerC
 
 
 def _batch(config: RunConfig) -> dict[str, float]:
-    """The volumes as the network's input, and two batches of int16: one at work, one on its way."""
-    voxels = config.train.local_batch * math.prod(config.model.vision.volume)
-    return {"batch": (4 + 2 * 2) * voxels / GIB}
+    """Volumes as floats, as the tower's standardised input, and two batches of int16: one at work, one on its way."""
+    vision, train = config.model.vision, config.train
+    voxels, at_once = math.prod(vision.volume), train.micro_batch or train.local_batch
+    is_new = bool(vision.windows) or (vision.mean, vision.std) != (0.0, 1.0)
+    standardised = is_new * 4 * max(1, len(vision.windows)) * at_once * voxels
+    return {"batch": ((4 + 2 * 2) * train.local_batch * voxels + standardised) / GIB}
 
 
 def _activations(config: RunConfig, vision: TowerCost, text: TowerCost) -> dict[str, float]:

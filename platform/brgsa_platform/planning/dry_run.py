@@ -12,7 +12,8 @@ from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.items import items_of, training_steps
-from brgsa_platform.planning.budget import CONTEXT_GIB, GIB, Budget, budget_of, check_card
+from brgsa_platform.planning.budget import CONTEXT_GIB, GIB, MATRIX_TFLOPS, Budget, budget_of, check_card
+from brgsa_platform.runtime.console import byte_size, duration
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.driver import check_fit
 
@@ -28,7 +29,7 @@ KNOWN_CARDS = {
     "L40S": 44.4,
     "H100": 79.1,
 }
-MATRIX_TFLOPS = 787.0  # an H100's measured rate in a large bfloat16 matrix product (docs/benchmarks.md)
+SMALLEST_TOLD = 0.05 * 2**20  # bytes of a part of the memory
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,21 @@ class Plan:
     def to_text(self) -> str:
         """Lines for a terminal."""
         budget = self.budget
-        parts = ", ".join(f"{name.replace('_', ' ')} {gib:.2f}" for name, gib in budget.memory.items() if gib >= 0.005)
-        card = "no card seen" if self.card_gib is None else f"a card has {self.card_gib:.1f}"
+        parts = ", ".join(
+            f"{name.replace('_', ' ')} {byte_size(gib * GIB)}"
+            for name, gib in budget.memory.items()
+            if gib * GIB >= SMALLEST_TOLD
+        )
+        card = "no card seen" if self.card_gib is None else f"a card has {self.card_gib:.1f} GiB"
+        time = duration(3600 * self.hours) if 3600 * self.hours >= 1 else "under 1 s"
         return "\n".join(
             [
                 f"{budget.parameters / 1e6:.1f} million weights, {budget.step_flops / 1e12:.3g} TFLOP a step",
-                f"{budget.peak_gib:.1f} GiB on each of {self.workers} workers and {CONTEXT_GIB:.0f} for CUDA ({card}): {parts}",
+                f"{byte_size(budget.peak_gib * GIB)} on each of {self.workers} workers and {CONTEXT_GIB:.0f} GiB for CUDA "
+                f"({card}): {parts}",
                 f"{self.steps} steps in {self.epochs} epochs of {self.items} items, of {self.volumes} volumes in {self.shards} "
                 "shards",
-                f"{self.hours:.1f} h at MFU {self.mfu:g} of {self.matrix_tflops:.0f} TFLOP/s on each worker",
+                f"{time} at MFU {self.mfu:g} of {self.matrix_tflops:.0f} TFLOP/s on each worker",
             ]
         )
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from brgsa_platform.search.searcher import Search
 
 BEST_FILE = "best.yaml"
+SUPERVISED = " (it was trained on labels: of the abnormalities that they name this is not zero-shot)"
 RUN_STATUS = {"complete": "FINISHED", "failed": "FAILED"}  # of a trial's MLflow run; KILLED for all others
 
 
@@ -41,6 +42,7 @@ class SearchResult:
         preset: file of the best configuration, which `brgsa train --preset` takes.
         store: the store's path or URL.
         ended_because: the limit that ended it; "" where it is the number of trials.
+        supervised: whether the best trial was trained on labels, of which its AUROC is then not zero-shot.
     """
 
     out: Path
@@ -50,6 +52,7 @@ class SearchResult:
     preset: Path
     store: str
     ended_because: str = ""
+    supervised: bool = False
 
     def summary(self) -> str:
         """One line: the best trial of how many, why the search ended, and the command to go on with."""
@@ -58,7 +61,8 @@ class SearchResult:
         counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if states.count(s))
         return (
             f"{self.out}: best of {len(self.trials)} trials ({counts}) is trial {self.best['number']}, validation AUROC "
-            f"{self.best['auroc']:.3f}, with {drawn}.{f' Ended: {self.ended_because}.' if self.ended_because else ''} Next: "
+            f"{self.best['auroc']:.3f}{SUPERVISED if self.supervised else ''}, with {drawn}."
+            f"{f' Ended: {self.ended_because}.' if self.ended_because else ''} Next: "
             f"brgsa train --preset {self.preset} --data {self.store}"
         )
 
@@ -94,12 +98,15 @@ def conclude(run: tracking.Run, folder: Path, search: Search) -> SearchResult:
         )
     values = studies.values_of(best, spec.parameters)
     preset = folder / BEST_FILE
+    config = drawn_config(spec.base, values)
     with written_aside(preset) as aside:
-        aside.write_text(yaml.safe_dump(drawn_config(spec.base, values).to_dict(), sort_keys=False), encoding="utf-8")
+        aside.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False), encoding="utf-8")
     run.log_artifact(preset)
+    supervised = config.loss.supervised > 0
+    run.set_tags({"brgsa.supervised": "the best trial" if supervised else ""})
     report.log_search(run, search.study, folder)
     chosen = {"number": best.number, "auroc": float(best.values[0]), "values": values}
-    return SearchResult(folder, run.run_id, rows, chosen, preset, spec.store, search.ended_because())
+    return SearchResult(folder, run.run_id, rows, chosen, preset, spec.store, search.ended_because(), supervised)
 
 
 def log_checkpoints(result: SearchResult, which: str) -> None:

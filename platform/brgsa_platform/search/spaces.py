@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tune_spaces
 from brgsa.errors import UserError, nearest
-from brgsa_platform.config import RunConfig, flatten, merge
+from brgsa_platform.config import RunConfig, flatten, load_config, merge, read_preset
 from tune_spaces.schema import schema
 
 
 def field_names() -> list[str]:
     """Every field that a search can draw, as `section.key`, in the configuration's order."""
     return list(flatten(RunConfig().to_dict()))
+
+
+def base_config(preset: str | None, file: Path | None, overrides: Sequence[str]) -> RunConfig:
+    """The configuration over which a search draws: a training's, but the best epoch is that of the highest AUROC.
+
+    Trials are compared by it, so it must be that of the checkpoint that is kept. A file or an override may say otherwise.
+
+    Raises:
+        UserError: see `load_config`.
+    """
+    below = {} if preset is None else read_preset(preset)
+    return load_config(file=file, overrides=overrides, base=merge(below, {"train": {"select": "auroc"}}))
 
 
 def drawn_config(base: RunConfig, drawn: Mapping[str, Any], where: str = "the search space") -> RunConfig:

@@ -25,6 +25,7 @@ from brgsa.model import BrgSA, Embeddings
 from brgsa.text import Tokens
 from brgsa.volumes import Geometry
 from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.run_folder import check_free, not_writable
 
 TOLERANCE = 1e-4  # of the programs' outputs, beside the model's
 BATCH = torch.export.Dim("batch", min=1)
@@ -67,16 +68,13 @@ def export(checkpoint: Path | str, out: Path) -> Exported:
 
     Args:
         checkpoint: a checkpoint folder, or a run's (its best checkpoint).
-        out: a new folder.
+        out: a new or an empty folder.
 
     Raises:
         UserError: the checkpoint cannot be read, the folder is there already or cannot be written, or a program does not give
             what the model gives ("export-differs").
     """
-    if out.exists():
-        raise UserError(
-            f"{out} is there already: choose another --out.", code="folder-not-empty", field="--out", value=str(out)
-        )
+    check_free(out)
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     model = loaded.model
     geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
@@ -100,12 +98,7 @@ def export(checkpoint: Path | str, out: Path) -> Exported:
             )
             shutil.copyfile(str(resources("brgsa_platform") / "serving" / "export_example.py"), aside / "example.py")
     except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror}): choose another --out.",
-            code="run-folder-not-writable",
-            field="--out",
-            value=str(out),
-        ) from error
+        raise not_writable(out, error) from error
     return Exported(out, difference)
 
 

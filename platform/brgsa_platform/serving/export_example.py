@@ -8,9 +8,9 @@ about.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,4 +56,8 @@ def count_words(word_ids: list[int | None], mask: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("volume", help="a .npy file")
+    parser.add_argument("texts", nargs="+")
+    given = parser.parse_args()
+    main(given.volume, given.texts)

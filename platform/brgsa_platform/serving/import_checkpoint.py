@@ -7,13 +7,14 @@ from typing import Any
 
 from brgsa import checkpoint, labels
 from brgsa.errors import UserError
-from brgsa.text import DAMAGED
+from brgsa.text import DAMAGED, require_fast
 from brgsa.volumes import Geometry
 from brgsa.weights.fitting import Fitted
 from brgsa.weights.reading import read_weights
 from brgsa.weights.reference import reference_model
 from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.version import git_commit
+from brgsa_platform.training.run_folder import check_free, not_writable
 
 FINGERPRINT = "reference"  # of the data, which are not known here
 
@@ -29,7 +30,7 @@ def import_reference(
     """Write a reference checkpoint as one of ours.
 
     Args:
-        out: a new folder.
+        out: a new or an empty folder.
         tokenizer: folder or hub name of the BERT's tokenizer, which the file does not hold.
         volume: see `reference_model`.
         geometry: of the volumes that the model was trained on; default the paper's.
@@ -41,10 +42,7 @@ def import_reference(
         UserError: the folder is there already, the tokenizer cannot be had, or the file is not what it should be (see
             `read_weights`, `reference_model`). Nothing is written then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
-            f"{out} is there already: choose another --out.", code="folder-not-empty", field="--out", value=str(out)
-        )
+    check_free(out)
     weights = read_weights(file)
     model, report = reference_model(weights, _tokenizer(tokenizer), str(out / "text"), volume)
     config = RunConfig(model=model.config)
@@ -52,7 +50,6 @@ def import_reference(
         "config": config.to_dict(),
         "data": {
             "geometry": geometry.to_dict(),
-            "crop": list(model.config.vision.volume),
             "style": config.data.style,
             "fingerprint": FINGERPRINT,
         },
@@ -63,12 +60,7 @@ def import_reference(
     try:
         checkpoint.save(out, model, record)
     except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror}): choose another --out.",
-            code="run-folder-not-writable",
-            field="--out",
-            value=str(out),
-        ) from error
+        raise not_writable(out, error) from error
     return report
 
 
@@ -84,11 +76,5 @@ def _tokenizer(name: str) -> Any:
             field="--tokenizer",
             value=name,
         ) from error
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"The tokenizer {name} has no fast version, which counting words needs: give another.",
-            code="slow-tokenizer",
-            field="--tokenizer",
-            value=name,
-        )
+    require_fast(tokenizer, name, "--tokenizer")
     return tokenizer

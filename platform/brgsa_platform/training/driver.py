@@ -218,7 +218,6 @@ def checkpoint_record(store: Store, config: RunConfig, supervised: SupervisedLab
         "config": config.to_dict(),
         "data": {
             "geometry": store.geometry.to_dict(),
-            "crop": list(config.model.vision.volume),
             "style": config.data.style,
             "fingerprint": store.fingerprint,
             "phantom": store.phantom,

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from brgsa_platform.config import RunConfig, TrainSection
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
 from brgsa_platform.loading.input_buffer import as_tensors
 from brgsa_platform.loading.items import items_of, training_steps
-from brgsa_platform.loading.loaders import Batch, Batches
+from brgsa_platform.loading.loaders import Batch, Batches, Loader
 from brgsa_platform.loading.order import Ints
 from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.loading.supervision import SupervisedLabels
@@ -138,7 +138,7 @@ class Trainer:
         data = self.config.data
         self.rows = split_index(store, "train", data.style)
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
-        self.validation = Validation.of(store, self.config, self.rows, task.supervised)
+        self.validation = Validation.of(store, self.config, task.supervised)
         self.items = items_of(store, self.rows, self.config)
         self.steps = training_steps(self.rows, self.items, self.config)
         self.seen = self.config.model.vision.evaluated(store.geometry.shape)
@@ -179,7 +179,7 @@ class Trainer:
             self.state.shard(self.config.optim, self.steps * self.config.train.epochs)
         if epochs:
             # Close the stream: the traceback of an error would keep it open until Ray ends.
-            with contextlib.closing(self._batches(epochs)) as batches:
+            with contextlib.closing(self._validation_loader), contextlib.closing(self._batches(epochs)) as batches:
                 self._fit(TrainingStep(self.config, self.state, self.workers), batches, epochs)
         if self.log is not None:
             self.log.close()
@@ -277,7 +277,8 @@ class Trainer:
         if self.validation is None:
             return Measured({}, {})
         with sharding.gathered(self.model):
-            volumes = self._encode(self.validation.rows, self.config.train.precision).embeddings
+            rows, precision = self.validation.rows, self.config.train.precision
+            volumes = self._encode(rows, precision, self._validation_loader).embeddings
             scale, loss = self.model.scale, self.config.loss
             measured = self.validation.measure(self.model, volumes, loss if scale is None else scale.fixed(loss))
         # Rank 0's metrics count. Rounded differently on two workers, a loss would make their learning rates diverge.
@@ -298,11 +299,17 @@ class Trainer:
         texts = encode_texts(self.model, [self.texts.written[row] for row in sample])
         bank.initialise_from(torch.cat([volumes.plain, texts.plain]), config.train.seed)
 
-    def _encode(self, rows: SplitIndex, precision: str) -> EncodedSplit:
+    @cached_property
+    def _validation_loader(self) -> Loader:
+        """What reads the validation split in each epoch."""
+        rows = self.rows if self.validation is None else self.validation.rows
+        return self._source(rows, self.seen).loader()
+
+    def _encode(self, rows: SplitIndex, precision: str, loader: Loader | None = None) -> EncodedSplit:
         """Embeddings of the volumes of `rows`, each worker encoding its part."""
         workers, train = self.workers, self.config.train
         batch_size = train.micro_batch or max(1, train.batch_size // workers.world)
-        batches = evaluation_batches(self._source(rows, self.seen), batch_size=batch_size)
+        batches = evaluation_batches(self._source(rows, self.seen), batch_size=batch_size, loader=loader)
         return encode_split(self.model, rows, batches, workers=workers, precision=precision)
 
     def _source(self, rows: SplitIndex, crop: Shape) -> BatchSource:

@@ -45,8 +45,13 @@ FREE_TO_CHANGE = frozenset(
 
 
 def default_out(store: Store, config: RunConfig, preset: str | None) -> Path:
-    """runs/NAME-HASH, the same for the same store and configuration: the same command goes on with its run."""
-    text = json.dumps([config.to_dict(), store.fingerprint], sort_keys=True)
+    """runs/NAME-HASH, the same for the same store and configuration: the same command goes on with its run.
+
+    What stands at its default is left out, so that a key that a later version brings changes no name.
+    """
+    defaults = flatten(RunConfig().to_dict())
+    chosen = {key: value for key, value in flatten(config.to_dict()).items() if value != defaults.get(key)}
+    text = json.dumps([chosen, store.fingerprint], sort_keys=True)
     return Path("runs") / f"{preset or 'train'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -65,7 +70,7 @@ def claimed(out: Path, wait_s: float = 0.0) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_writable(out, error) from error
+        raise not_writable(out, error) from error
     try:
         with contextlib.ExitStack() as stack:
             patiently(lambda: stack.enter_context(locks.held(out, "train")), _is_in_use, wait_s)
@@ -102,7 +107,8 @@ def previous_run(out: Path, store: Store, config: RunConfig) -> str | None:
 
 
 def _check_same(out: Path, before: dict[str, Any], config: RunConfig) -> None:
-    was, now = flatten(before), flatten(config.to_dict())
+    # A key that an earlier version did not know has the default, which must be what that version did.
+    was, now = flatten(RunConfig().to_dict()) | flatten(before), flatten(config.to_dict())
     changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
     for key in changed:
         if key not in FREE_TO_CHANGE:
@@ -138,12 +144,25 @@ def write_run(out: Path, store: Store, config: RunConfig, run_id: str) -> None:
         for aside in (out / run_checkpoints.FOLDER).glob(".epoch-*"):
             shutil.rmtree(aside)
     except OSError as error:
-        raise _not_writable(out, error) from error
+        raise not_writable(out, error) from error
 
 
-def _not_writable(out: Path, error: OSError) -> UserError:
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        UserError: "folder-not-empty".
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"{out} is there already: choose another --out.", code="folder-not-empty", field="--out", value=str(out)
+        )
+
+
+def not_writable(out: Path, error: OSError) -> UserError:
+    """Why nothing was written into a folder."""
     return UserError(
-        f"The run folder {out} cannot be written ({error.strerror}): choose another --out.",
+        f"The folder {out} cannot be written ({error.strerror}): choose another --out.",
         code="run-folder-not-writable",
         field="--out",
         value=str(out),

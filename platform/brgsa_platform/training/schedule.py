@@ -34,16 +34,9 @@ def optimizer_of(config: OptimSection, model: nn.Module) -> torch.optim.Optimize
     return kind(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused or None)
 
 
-def scale_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """A model's learned temperature and bias, where it has them."""
-    scale = getattr(model, "scale", None)
-    return [] if scale is None else list(scale.parameters())
-
-
 def tower_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All other weights."""
-    scale = {id(parameter) for parameter in scale_parameters(model)}
-    return [weight for weight in model.parameters() if id(weight) not in scale]
+    """All weights but a learned temperature and bias."""
+    return [weight for name, weight in model.named_parameters() if not name.startswith("scale.")]
 
 
 def _groups(config: OptimSection, model: nn.Module) -> list[dict[str, Any]]:

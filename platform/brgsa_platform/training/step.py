@@ -183,9 +183,6 @@ class UnreadLosses:
         self._steps: list[tuple[Ints, Tensor]] = []
         self.start_clock()
 
-    def __len__(self) -> int:
-        return len(self._steps)
-
     def start_clock(self) -> None:
         """Count the time of the next steps from now on."""
         self._since = time.monotonic()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from brgsa import losses, metrics, zeroshot
+from brgsa import checkpoint, losses, metrics, zeroshot
 from brgsa.config import LossConfig
 from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
@@ -60,9 +60,7 @@ class Validation:
     supervised: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, store: Store, config: RunConfig, training_rows: SplitIndex, supervised: SupervisedLabels | None = None
-    ) -> Validation | None:
+    def of(cls, store: Store, config: RunConfig, supervised: SupervisedLabels | None = None) -> Validation | None:
         """The validation split of a store with its texts of the run's style; None where the store has none.
 
         The training loss then chooses the best epoch.
@@ -81,7 +79,8 @@ class Validation:
         if understood.any():  # a volume without a text has no part in the loss
             batches = [rows_of for batch in batches if len(rows_of := batch[understood[batch]])]
         names = () if supervised is None else supervised.names
-        return cls(rows, tuple(store.labels), rare_labels(training_rows), texts, batches, names)
+        rare = rare_labels(split_index(store, "train"))  # of all its scans, as in an evaluation
+        return cls(rows, tuple(store.labels), rare, texts, batches, names)
 
     def measure(self, model: BrgSA, volumes: Embeddings, loss: LossConfig) -> Measured:
         """Measure a model by its embeddings of the split's volumes, float32 (N, D) on the CPU in the order of the rows."""
@@ -107,7 +106,8 @@ class Validation:
             "val/auroc_rare": [auroc for i, auroc in aurocs.items() if self.rare[i]],
         }
         if self.supervised:
-            unseen = [auroc for i, auroc in aurocs.items() if self.labels[i] not in self.supervised]
+            run = {"supervised": self.supervised}
+            unseen = [auroc for i, auroc in aurocs.items() if not checkpoint.is_supervised(run, self.labels[i])]
             groups["val/auroc_unsupervised"] = unseen
         return {name: float(np.mean(values)) for name, values in groups.items() if values}
 

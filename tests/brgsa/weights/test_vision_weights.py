@@ -194,6 +194,19 @@ def test_towers_start_from_another_runs_checkpoint(build: Callable[..., BrgSA], 
     assert bool((ours.project_text.weight == 0.5).all())  # what joins the towers is learned anew
 
 
+@pytest.mark.parametrize(
+    ("field", "theirs", "ours"), [("patch", (4, 4, 2), (2, 4, 4)), ("patch", (4, 4, 2), (4, 4, 4)), ("heads", 2, 4)]
+)
+def test_another_runs_vit_must_be_cut_as_ours(
+    build: Callable[..., BrgSA], tmp_path: Path, field: str, theirs: Any, ours: Any
+) -> None:
+    """A patch of other sides may hold as many voxels: its weights would fit, and mean something else."""
+    vision = replace(build().config.vision, volume=(8, 8, 4))
+    folder = checkpoint.save(tmp_path / "c", build(replace(vision, **{field: theirs})), {})
+    with refused("weights-mismatch", field=f"model.vision.{field}", value=theirs):
+        start_towers(build(replace(vision, **{field: ours})), folder, None)
+
+
 def test_another_runs_heads_and_vocabulary_must_be_ours(build: Callable[..., BrgSA], tmp_path: Path) -> None:
     from brgsa.text import train_tokenizer
 

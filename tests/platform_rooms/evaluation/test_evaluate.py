@@ -88,7 +88,7 @@ def save_model(
     )
     torch.manual_seed(0)
     texts = [*zeroshot.prompts(LABELS), *(REPORT.format(i) for i in range(len(SPLITS)))]
-    data = {"geometry": geometry.to_dict(), "crop": list(CROP), "style": style, "phantom": phantom}
+    data = {"geometry": geometry.to_dict(), "style": style, "phantom": phantom}
     run = {"data": data, "labels": LABELS}
     return checkpoint.save(folder, BrgSA(config, tokenizer=train_tokenizer(texts * 2, 200)), run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import shutil
 import signal
@@ -175,6 +176,25 @@ def test_a_killed_loader_process_ends_the_stream(pairs: Path) -> None:
     victim.send_signal(signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"data\.loader=ray"):
         deque(stream, maxlen=0)
+    assert not loader_processes()
+
+
+def test_processes_of_a_loader_stay_from_stream_to_stream(pairs: Path) -> None:
+    """Also after a stream that was left in its middle; closed, they end, and a dead one is told."""
+    source = BatchSource(split_index(Store.open(pairs), "train"), CROP, DataSection(loader="torch", cpus=1))
+    expected = [batch.rows.tolist() for batch in evaluation_batches(source, batch_size=5)]
+    assert not loader_processes()
+    with contextlib.closing(source.loader()) as loader:
+        first = [batch.rows.tolist() for batch in evaluation_batches(source, batch_size=5, loader=loader)]
+        (process,) = loader_processes()
+        with contextlib.closing(evaluation_batches(source, batch_size=5, loader=loader)) as left:
+            next(left)
+        again = [batch.rows.tolist() for batch in evaluation_batches(source, batch_size=5, loader=loader)]
+        assert first == again == expected
+        assert loader_processes() == [process]
+        process.kill()
+        with pytest.raises(RuntimeError, match=r"data\.loader=ray"):
+            deque(evaluation_batches(source, batch_size=5, loader=loader), maxlen=0)
     assert not loader_processes()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.batches import SplitIndex
@@ -72,6 +73,31 @@ def test_an_epochs_batches(unit: str, distinct: bool, most: int) -> None:
             assert len(set(texts)) == len(texts)
             assert all(SUMMARIES[one] != SUMMARIES[other] for one, other in batches)
     assert seen == set(range(9))
+
+
+def test_what_fills_no_batch_is_refused_with_its_number_and_a_mend_that_helps() -> None:
+    """Six scans; four volumes without a common scan, report or summary; five without a common scan or report."""
+    store: Any = Texts()
+
+    def steps(unit: str, distinct: bool, batch_size: int) -> int:
+        given = config(unit, distinct, batch_size)
+        return training_steps(split(), items_of(store, split(), given), given)
+
+    with refused("batch-too-large", field="train.batch_size", value=7) as error:
+        steps("text", True, 7)
+    assert " 6 scans" in str(error.value)
+    with refused("too-few-texts", field="data.distinct_texts", value=True) as error:
+        steps("text", True, 5)
+    assert " 4 groups" in str(error.value)
+    assert steps("text", False, 5) == 1
+    with refused("too-few-texts", field="data.unit", value="text") as error:
+        steps("text", True, 6)
+    assert " 4 groups" in str(error.value)
+    with refused("too-few-texts", field="data.unit", value="text") as error:
+        steps("text", False, 6)
+    assert " 5 groups" in str(error.value)
+    assert "data.distinct_texts" not in str(error.value)
+    assert steps("scan", False, 6) == 1
 
 
 @settings(deadline=None)  # the machine may be busy

@@ -7,26 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labelled_runs import NAME, config
 from refusals import refused
 
-from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.supervision import RULE_NAMES, _read, supervised_labels
-from brgsa_platform.store.store import Store
+from brgsa_platform.store.store import REPORT, Store
 from brgsa_platform.training.driver import check_fit
 
 pytestmark = pytest.mark.ray
-
-NAME = "Pleural effusion"
-SETTINGS = [
-    "data={style: report, shuffle_buffer: 20}",
-    "model.vision={name: cnn3d, volume: [16, 16, 8], width: 4}",
-    "train={epochs: 1, batch_size: 8, threads: 1, workers: 0}",
-]
-
-
-def config(*more: str) -> RunConfig:
-    return load_config("paper-smoke", overrides=[*SETTINGS, "loss.supervised=0.5", *more])
 
 
 def test_the_stores_labels_are_those_of_the_training_rows(pairs: Path) -> None:
@@ -62,6 +51,20 @@ def test_doubt_is_unknown_and_what_is_not_mentioned_absent() -> None:
     assert values["Emphysema"] == 0
     assert math.isnan(values["Cardiomegaly"])
     assert np.isnan(nothing).all()
+
+
+def test_a_report_that_is_not_understood_denies_nothing(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its labels by rules are unknown; the store's stay; and where the texts are the reports, an empty one has no row."""
+    store, told = Store.open(pairs), split_index(Store.open(pairs), "train").volume_ids
+    texts = {**store.texts(REPORT), told[0]: "See dictated report.", told[1]: ""}
+    monkeypatch.setattr(store, "texts", lambda style: texts)
+    by_rules, by_labels = (supervised_labels(store, config(f"loss.labels={source}")) for source in ("rules", "store"))
+    assert by_rules is not None
+    assert by_labels is not None
+    assert len(by_rules.labels) == len(by_labels.labels) == len(split_index(store, "train", "report")) == 47
+    assert np.isnan(by_rules.labels).sum(axis=0).tolist() == [1]
+    assert np.isnan(by_rules.labels[0, 0])
+    np.testing.assert_array_equal(by_rules.labels[1:], by_labels.labels[1:])
 
 
 def test_labels_that_are_not_there_are_refused(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from brgsa_platform.planning.budget import budget_of, check_card
 from brgsa_platform.planning.costs import text_cost, vision_cost
 
 BENCHMARK = "train.precision=bf16"
+PLAIN_INPUT = "model.vision={mean: 0, std: 1}"  # as it was when the card measured
 CHECKPOINTED = "train.checkpoint_activations=true"
 
 
@@ -37,7 +38,17 @@ def paper(*more: str) -> RunConfig:
     ],
 )
 def test_the_papers_step_beside_the_card(settings: list[str], measured_gib: float) -> None:
-    assert budget_of(paper(*settings)).peak_gib == pytest.approx(measured_gib, rel=0.15)
+    assert budget_of(paper(PLAIN_INPUT, *settings)).peak_gib == pytest.approx(measured_gib, rel=0.15)
+
+
+@pytest.mark.parametrize(("settings", "volumes", "channels"), [
+    ([], 64, 1), (["train.micro_batch=8"], 8, 1), (["model.vision.windows=[[-1000, 0], [0, 400]]"], 64, 2),
+])  # fmt: skip
+def test_a_standardised_input_is_another_batch_of_floats(settings: list[str], volumes: int, channels: int) -> None:
+    plain, standardised = (budget_of(paper(*settings, *more)).memory["batch"] for more in ([PLAIN_INPUT], []))
+    if channels > 1:  # windows make it anyway
+        plain = budget_of(paper(PLAIN_INPUT)).memory["batch"]
+    assert (standardised - plain) * 2**30 == pytest.approx(volumes * channels * 4 * 224 * 224 * 112)
 
 
 def test_the_papers_arithmetic() -> None:

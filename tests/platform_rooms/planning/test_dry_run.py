@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def test_the_plan_of_a_run(pairs: Path, card: None, tmp_path: Path, monkeypatch:
     text = brgsa(*words).out
     assert f"{plan['steps']} steps" in text
     assert "TFLOP" in text
+    assert not re.search(r" 0(\.0+)? (GiB|MiB|h)\b|: *$", text, re.MULTILINE)  # small as it is
     assert not list(tmp_path.iterdir())  # no run was begun
 
 

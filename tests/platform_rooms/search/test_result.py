@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ from searches import make_spec
 
 import tune_spaces
 from brgsa.errors import UserError
-from brgsa_platform.config import load_config
+from brgsa_platform.config import RunConfig, load_config, merge
 from brgsa_platform.search import study as studies
 from brgsa_platform.search import warm_start
 from brgsa_platform.search.result import conclude
 from brgsa_platform.search.searcher import Search
-from brgsa_platform.search.spec import Limits
+from brgsa_platform.search.spec import Limits, SearchSpec
 from brgsa_platform.search.warm_start import EarlierTraining
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
@@ -29,9 +30,9 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def search(folder: Path) -> Search:
+def search(folder: Path, spec: SearchSpec | None = None) -> Search:
     """One that has learnt of a training better than all of its trials."""
-    spec = make_spec(tune_spaces.load(["cmki-small"]), sampler="random")
+    spec = spec or make_spec(tune_spaces.load(["cmki-small"]), sampler="random")
     storage = studies.open_storage(folder, spec)
     study = studies.open_study("s", spec, storage)
     point = {"model.bank.size": 64, "loss.temperature": 0.2, "data.style": "findings"}
@@ -57,6 +58,22 @@ def test_the_best_trial_is_one_of_this_search(tmp_path: Path) -> None:
     best = load_config(str(result.preset))
     assert best.loss.temperature == drawn[1]["values"]["loss.temperature"]
     assert yaml.safe_load(result.preset.read_text())["train"] == ours.spec.base.to_dict()["train"]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_best_trial_that_learned_from_labels_is_told(tmp_path: Path, weight: float) -> None:
+    """Its AUROC counts abnormalities of which it is no zero-shot model."""
+    spec = make_spec(tune_spaces.load(["cmki-small"]), sampler="random")
+    tree = merge(spec.base.to_dict(), {"loss": {"supervised": weight}})
+    ours = search(tmp_path, replace(spec, base=RunConfig.from_tree(tree)))
+    assert ours.next("a") is not None
+    ours.epoch("a", {"epoch": 1, "val/auroc": 0.7})
+    ours.finished("a")
+    with tracking.run("tune", name="s") as run:
+        result = conclude(run, tmp_path, ours)
+    assert result.supervised is (weight > 0)
+    assert ("labels" in result.summary()) is (weight > 0)
+    assert bool(connection.client().get_run(run.run_id).data.tags["brgsa.supervised"]) is (weight > 0)
 
 
 def test_no_trial_completed(tmp_path: Path) -> None:

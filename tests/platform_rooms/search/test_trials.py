@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from brgsa.errors import UserError
 from brgsa_platform.config import load_config
+from brgsa_platform.search.spaces import base_config, drawn_config
 from brgsa_platform.search.spec import SearchOptions
 from brgsa_platform.search.trials import TrialResources, gpus_per_process
 
@@ -76,6 +78,21 @@ def test_a_share_that_contradicts_the_configuration(wanted: bool, share: float) 
     with pytest.raises(UserError) as error:
         gpus_per_process(wanted, share, 8.0)
     assert (error.value.code, error.value.field) == ("options-conflict", "--gpus-per-trial")
+
+
+def test_the_checkpoint_that_is_kept_is_of_the_auroc_that_is_compared(tmp_path: Path) -> None:
+    """By default a training keeps that of the lowest loss; what the user or the space says goes before."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {select: loss}", encoding="utf-8")
+    assert load_config("paper").train.select == "loss"
+    for given, expected in (
+        ((None, None, []), "auroc"),
+        (("paper", None, ["optim.lr=1e-3"]), "auroc"),
+        (("paper", None, ["train.select=loss"]), "loss"),
+        (("paper", file, []), "loss"),
+    ):
+        assert base_config(*given).train.select == expected
+    assert drawn_config(base_config("paper", None, []), {"train.select": "loss"}).train.select == "loss"
 
 
 def test_threads_are_those_of_the_trial_s_node() -> None:

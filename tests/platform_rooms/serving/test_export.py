@@ -38,13 +38,14 @@ def saved(folder: Path, tower: str, **text: Any) -> Path:
         embedding=12,
     )
     tokenizer = train_tokenizer(zeroshot.prompts(LABELS) * 2, 200)
-    data = {"geometry": Geometry((4.0, 4.0, 8.0), SIZE).to_dict(), "crop": [16, 16, 8], "style": "report"}
+    data = {"geometry": Geometry((4.0, 4.0, 8.0), SIZE).to_dict(), "style": "report"}
     return checkpoint.save(folder, BrgSA(config, tokenizer=tokenizer), {"data": data, "labels": LABELS})
 
 
 @pytest.mark.parametrize(("tower", "text"), [("vit3d", {}), ("cnn3d", {"pool": "words", "form": "written"})])
 def test_the_example_gives_the_models_scores(tmp_path: Path, tower: str, text: dict[str, Any], capsys: Any) -> None:
     folder, out = saved(tmp_path / "model", tower, **text), tmp_path / "out"
+    out.mkdir()  # an empty folder is as good as none
     main(["export", str(folder), "--out", str(out)])
     assert "example.py" in capsys.readouterr().out
     hu = np.random.default_rng(0).integers(-1500, 1500, SIZE).astype(np.int16)
@@ -61,6 +62,10 @@ def test_the_example_gives_the_models_scores(tmp_path: Path, tower: str, text: d
     assert json.loads((out / "about.json").read_text())["labels"] == LABELS
     with refused("folder-not-empty", field="--out"):
         exporting.export(folder, out)
+    for wrong in ([], ["--help"]):
+        told = subprocess.run([sys.executable, str(out / "example.py"), *wrong], capture_output=True, text=True)
+        assert "usage: example.py" in told.stdout + told.stderr
+        assert "Traceback" not in told.stderr
 
 
 def test_a_program_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

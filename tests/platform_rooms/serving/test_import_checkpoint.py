@@ -91,6 +91,10 @@ def test_predict_works_on_the_run(run: Path, state: dict[str, Tensor], tokenizer
     assert len(predict(run, tmp_path / "scan.nii.gz", options=small).rows) == len(CT_RATE)
 
 
+def test_the_run_names_its_text_model(run: Path) -> None:
+    assert checkpoint.load(run).model.config.text.name == str(run / "text")
+
+
 @pytest.mark.ray
 def test_evaluate_works_on_the_run(run: Path, pairs: Path, tmp_path: Path) -> None:
     result = evaluate(run, pairs, "validation", EvaluateOptions(resamples=10), out=tmp_path)

@@ -41,7 +41,7 @@ def save_model(folder: Path, bank: bool = True, vision: VisionConfig = VISION, *
     )
     torch.manual_seed(0)
     tokenizer = train_tokenizer(zeroshot.prompts(LABELS) * 2, 200)
-    data = {"geometry": GEOMETRY.to_dict(), "crop": list(CROP), "style": "report"}
+    data = {"geometry": GEOMETRY.to_dict(), "style": "report"}
     return checkpoint.save(folder, BrgSA(config, tokenizer=tokenizer), {"data": data, "labels": LABELS, **more})
 
 

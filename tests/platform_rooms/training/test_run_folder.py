@@ -20,7 +20,7 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import query
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, TrainResult, train
-from brgsa_platform.training.run_folder import claimed, previous_run, write_run
+from brgsa_platform.training.run_folder import claimed, default_out, previous_run, write_run
 
 pytestmark = pytest.mark.ray
 
@@ -89,6 +89,23 @@ def test_a_run_that_must_not_go_on_so(
     write_run(tmp_path, store, config(*before), "an id")
     with refused(code, field=field):
         previous_run(tmp_path, store, config(*after))
+
+
+def test_a_run_from_before_a_key(pairs: Path, tmp_path: Path) -> None:
+    """It had what is now the key's default; with another value the run is another one. No name of a folder changes."""
+    store = Store.open(pairs)
+    write_run(tmp_path, store, config(), "an id")
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["config"]["loss"]["contrast"], run["config"]["optim"]["rates"], run["config"]["train"]["log_every"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert previous_run(tmp_path, store, config()) is None  # MLflow does not have it
+    with refused("run-of-other-configuration", field="loss.contrast", value="sigmoid"):
+        previous_run(tmp_path, store, config("loss.contrast=sigmoid"))
+    with refused("run-of-other-configuration", field="optim.rates.text", value=0.5):
+        previous_run(tmp_path, store, config("optim.rates.text=0.5"))
+    name = default_out(store, config(), None)
+    assert default_out(store, config("loss.contrast=info_nce"), None) == name
+    assert default_out(store, config("loss.contrast=sigmoid"), None) != name
 
 
 def test_a_run_that_goes_on_for_longer(pairs: Path, tmp_path: Path) -> None:

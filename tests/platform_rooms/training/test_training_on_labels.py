@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from labelled_runs import NAME, config
+from safetensors.torch import load_file
 
-from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.tracking import query
 from brgsa_platform.training.driver import TrainOptions, train
 
 pytestmark = pytest.mark.ray
-
-NAME = "Pleural effusion"
-SETTINGS = [
-    "data={style: report, shuffle_buffer: 20}",
-    "model.vision={name: cnn3d, volume: [16, 16, 8], width: 4}",
-    "train={epochs: 1, batch_size: 8, threads: 1, workers: 0}",
-]
-
-
-def config(*more: str) -> RunConfig:
-    return load_config("paper-smoke", overrides=[*SETTINGS, "loss.supervised=0.5", *more])
 
 
 def tags_of(run_id: str) -> dict[str, str]:
@@ -38,8 +29,12 @@ def test_every_result_says_what_was_supervised(pairs: Path, tmp_path: Path) -> N
     assert run["supervised"] == [NAME]
     metrics = trained.history[-1]
     assert metrics["train/supervised"] > 0
-    assert metrics["train/temperature"] != 0.1
-    assert metrics["train/bias"] != -2
+    weights = load_file(trained.checkpoint / "model.safetensors")
+    assert metrics["train/temperature"] == pytest.approx(float(weights["scale.log_temperature"].exp()))
+    assert metrics["train/bias"] == pytest.approx(float(weights["scale.bias"]))
+    three_steps = 3 * settings.optim.lr  # about the rate each, as Adam's are
+    assert 0 < abs(math.log(metrics["train/temperature"] / 0.1)) < 1.2 * three_steps
+    assert 0 < abs(metrics["train/bias"] + 2) < 1.2 * three_steps
     assert "val/auroc_unsupervised" not in metrics  # there is no other abnormality
     assert tags_of(trained.run_id)["brgsa.supervised"] == NAME
 

@@ -23,7 +23,7 @@ from brgsa.errors import UserError
 from brgsa.model import BrgSA
 from brgsa.volumes import decode
 from brgsa_platform.config import RunConfig, load_config
-from brgsa_platform.loading.batches import BatchSource, evaluation_batches, split_index
+from brgsa_platform.loading.batches import BatchSource, evaluation_batches
 from brgsa_platform.loading.volume_cache import VolumeCache
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
@@ -103,7 +103,7 @@ def untrained(given: TrainingTask) -> BrgSA:
 def validated(given: TrainingTask, workers: WorkerContext) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
     """Metrics of the untrained model on the validation split, and its embeddings there."""
     settings, store = RunConfig.from_tree(given.config), Store.open(given.store)
-    validation = Validation.of(store, settings, split_index(store, "train"))
+    validation = Validation.of(store, settings)
     assert validation is not None
     model = untrained(given)
     source = BatchSource(
