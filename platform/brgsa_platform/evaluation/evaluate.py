@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from brgsa import checkpoint as checkpoint_files
-from brgsa import gap, metrics, zeroshot
+from brgsa import metrics, zeroshot
+from brgsa.metrics import gap
 from brgsa.errors import UserError, nearest
 from brgsa.model import BrgSA, default_device
 from brgsa.volumes import Geometry

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brgsa import metrics
-from brgsa.gap import Clouds
+from brgsa.metrics.gap import Clouds
 from brgsa.metrics import Bootstrap, Interval
 from brgsa_platform.runtime import console
 

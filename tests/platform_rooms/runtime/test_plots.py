@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brgsa.gap import Clouds
+from brgsa.metrics.gap import Clouds
 from brgsa.metrics import Interval, RocCurve
 from brgsa_platform.runtime.plots import bars_figure, clouds_figure, planes_figure, roc_figure, save
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brgsa.gap import modality_gap, project
+from brgsa.metrics.gap import modality_gap, project
 
 
 def test_identical_clouds_have_no_gap() -> None:
