@@ -24,10 +24,10 @@ from brgsa.metrics.resampling import SENSITIVITY, SPECIFICITY
 
 __all__ = [
     "AT_THRESHOLD",
+    "PAPER_RULE",
     "RANKING",
     "SENSITIVITY",
     "SPECIFICITY",
-    "PAPER_RULE",
     "Bootstrap",
     "Drawing",
     "Interval",

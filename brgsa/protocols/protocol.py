@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from brgsa import zeroshot
 from brgsa.errors import UserError, nearest
 from brgsa.metrics import Drawing, IntervalRule
+from brgsa.metrics.arrays import Floats
+from brgsa.protocols.prompts import TEMPLATE, prompts
 
 FOLDER = Path(__file__).parent
 DEFAULT = "honest"
@@ -41,7 +43,7 @@ class Prompts:
         inverse_temperature: of the softmax over a pair.
     """
 
-    templates: tuple[str, ...] = (zeroshot.TEMPLATE,)
+    templates: tuple[str, ...] = (TEMPLATE,)
     contrast: tuple[str, ...] = ()
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ensemble: str = "embeddings"
@@ -103,16 +105,18 @@ class Protocol:
             for part in key.split("."):
                 value = getattr(value, part)
             if value not in choices:
-                raise _wrong(key, value, f"must be one of {', '.join(choices)}{nearest(str(value), choices)}", self.name)
-        prompts, drawn = self.prompts, self.bootstrap
-        if not prompts.templates:
-            raise _wrong("prompts.templates", prompts.templates, "must hold a template", self.name)
-        if prompts.contrast and len(prompts.contrast) != len(prompts.templates):
-            raise _wrong("prompts.contrast", prompts.contrast, "must hold as many as prompts.templates", self.name)
-        for template in (*prompts.templates, *prompts.contrast):
-            zeroshot.prompts([], template)
-        if not prompts.inverse_temperature > 0:
-            raise _wrong("prompts.inverse_temperature", prompts.inverse_temperature, "must be above 0", self.name)
+                raise _wrong(
+                    key, value, f"must be one of {', '.join(choices)}{nearest(str(value), choices)}", self.name
+                )
+        asked, drawn = self.prompts, self.bootstrap
+        if not asked.templates:
+            raise _wrong("prompts.templates", asked.templates, "must hold a template", self.name)
+        if asked.contrast and len(asked.contrast) != len(asked.templates):
+            raise _wrong("prompts.contrast", asked.contrast, "must hold as many as prompts.templates", self.name)
+        for template in (*asked.templates, *asked.contrast):
+            prompts([], template)
+        if not asked.inverse_temperature > 0:
+            raise _wrong("prompts.inverse_temperature", asked.inverse_temperature, "must be above 0", self.name)
         for key, number, least in (
             ("resamples", drawn.resamples, 1),
             ("seed", drawn.seed, 0),
@@ -136,9 +140,32 @@ class Protocol:
             mean_of_intervals=self.overall == "mean-of-intervals",
         )
 
+    def asked(self, names: Sequence[str]) -> list[str]:
+        """The labels for which a model is asked, each once, so that these labels have scores."""
+        return list(dict.fromkeys(part for name in names for part in self.max_of.get(name, (name,))))
+
+    def combined(self, names: Sequence[str], scored: Sequence[str], scores: Floats) -> Floats:
+        """The scores (N, P) of these labels from those (N, Q) for which there are scores.
+
+        A label of `max_of` whose parts are not all scored has a score of its own.
+        """
+        place = {name: i for i, name in enumerate(scored)}
+        columns = []
+        for name in names:
+            parts = self.max_of.get(name, ())
+            whole = parts and all(part in place for part in parts)
+            columns.append(scores[:, [place[part] for part in (parts if whole else (name,))]].max(axis=1))
+        return np.stack(columns, axis=1) if columns else np.empty((len(scores), 0))
+
+    def can_score(self, name: str, scored: Collection[str]) -> bool:
+        """Whether a label has scores, its own or those of its parts."""
+        parts = self.max_of.get(name, ())
+        return name in scored or (bool(parts) and all(part in scored for part in parts))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: what a file of this protocol holds, and its name."""
-        return _plain(asdict(self))
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
 
 def load_protocol(name: str | Path | Protocol = DEFAULT) -> Protocol:

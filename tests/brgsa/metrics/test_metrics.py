@@ -217,7 +217,9 @@ def test_copies_of_a_scan_do_not_narrow_a_grouped_interval() -> None:
     labels, scores = study(150, 2)
     plain = metrics.bootstrap(labels, scores, metrics.Drawing(400, seed=1)).interval("auroc")
     copies = np.repeat(labels, 4, axis=0), np.repeat(scores, 4, axis=0)
-    grouped = metrics.bootstrap(*copies, metrics.Drawing(400, seed=1), groups=np.repeat(np.arange(150), 4)).interval("auroc")
+    grouped = metrics.bootstrap(*copies, metrics.Drawing(400, seed=1), groups=np.repeat(np.arange(150), 4)).interval(
+        "auroc"
+    )
     naive = metrics.bootstrap(*copies, metrics.Drawing(400, seed=1)).interval("auroc")
     assert grouped == pytest.approx(plain, abs=1e-12)
     assert naive.sd < 0.6 * plain.sd
@@ -258,13 +260,13 @@ def test_seeds_of_each_draw_are_those_of_the_published_code() -> None:
     drawing = metrics.Drawing(3, seed=4, seed_each=True)
     drawn = metrics.bootstrap(labels, scores, drawing).draws["auroc"]
     for r in range(3):
-        np.random.seed(4 + r)  # noqa: NPY002
-        chosen = np.random.choice(range(70), size=70, replace=True)  # noqa: NPY002
+        np.random.seed(4 + r)
+        chosen = np.random.choice(range(70), size=70, replace=True)
         assert drawn[r, 1] == pytest.approx(reference.roc_auc_score(labels[chosen, 1], scores[chosen, 1]), abs=1e-12)
 
 
 def test_the_paper_s_intervals() -> None:
-    """Its overall row is the mean of the abnormalities' rows; a draw without a positive counts 0 and spoils AUROC's percentiles."""
+    """Its overall row is the mean of the rows; a draw without a positive counts 0 and spoils AUROC's percentiles."""
     labels, scores = study(40, 3)
     labels[:, 0] = np.arange(40) == 7
     paper = metrics.bootstrap(labels, scores, metrics.Drawing(300), thresholds=np.zeros(3), rule=metrics.PAPER_RULE)
