@@ -273,6 +273,23 @@ def test_a_pairing_through_a_bank_that_is_not_there_is_refused(archive: Archive,
         evaluate(bare, archive.store, options=EvaluateOptions(pairing="v'.t"))
 
 
+def test_a_checkpoint_without_its_vocabulary_is_refused(archive: Archive, tmp_path: Path) -> None:
+    lacking = save_model(tmp_path / "lacking")
+    (lacking / "text" / "tokenizer.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with refused("checkpoint-damaged"):
+        evaluate(lacking, archive.store, out=tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_protocols_of_scans_and_smallest_voxels_on_a_store(archive: Archive, tmp_path: Path) -> None:
+    few = {name: evaluate(archive.checkpoint, archive.store, options=EvaluateOptions(name, resamples=5), out=tmp_path / name)
+           for name in ("scan", "radfinder-mean7")}  # fmt: skip
+    for name, result in few.items():
+        assert (result.about["volumes"], result.about["observations"], result.about["protocol"]) == (10, 8, name)
+        assert pq.read_table(result.files["scores"]).num_rows == 10
+
+
 def test_an_unwritable_folder_is_refused_before_encoding(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with refused("folder-not-writable", field="--out"):
