@@ -1,5 +1,4 @@
-"""The commands of the README and of the pages on store and evaluation run as they are printed; those of other pages are read by the
-command line."""
+"""The commands of the README, of docs/evaluation.md and docs/store.md run as they are printed; those of other pages are read."""
 
 from __future__ import annotations
 
