@@ -1,4 +1,4 @@
-"""The modality gap: how far apart volumes and texts are on the unit sphere, and its picture in two dimensions.
+"""How embeddings lie: the modality gap between volumes and texts, its picture, and whether a cloud has collapsed.
 
 The plain embeddings give the gap before CMKI, the bridged ones the gap after it.
 """
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+
+RIDGE = 1e-3  # of the classifier in `separability`
 
 
 class Clouds(NamedTuple):
@@ -31,6 +33,70 @@ def modality_gap(volumes: ArrayLike, texts: ArrayLike) -> float:
         ValueError: a cloud is empty or no matrix.
     """
     return float(np.linalg.norm(_directions(volumes).mean(axis=0) - _directions(texts).mean(axis=0)))
+
+
+def separability(volumes: ArrayLike, texts: ArrayLike, groups: ArrayLike, folds: int = 5) -> float:
+    """Share of embeddings whose modality a linear classifier tells, by cross-validation: 1 is parted by a plane, 0.5 is mixed.
+
+    The classifier is a ridge regression on the normalised embeddings (labels 1 and -1).
+
+    Args:
+        volumes, texts: embeddings (N, D) of N volumes and of their texts, row by row.
+        groups: (N,) scans; those of one are in the same fold, for their texts are equal.
+
+    Returns:
+        The mean of both modalities' shares; NaN with fewer groups than folds.
+
+    Raises:
+        ValueError: a cloud is empty or no matrix, or they differ in length.
+    """
+    image, text = _directions(volumes), _directions(texts)
+    if len(image) != len(text):
+        raise ValueError(f"a text for each volume is needed, not {len(text)} for {len(image)}")
+    code = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if code.max() + 1 < folds:
+        return float("nan")
+    points = np.concatenate([image, text])
+    points = np.concatenate([points - points.mean(axis=0), np.ones((len(points), 1))], axis=1)
+    side = np.repeat([1.0, -1.0], len(image))
+    fold = np.tile(np.random.default_rng(0).permutation(code.max() + 1)[code] % folds, 2)
+    right = np.zeros(len(points), bool)
+    ridge = RIDGE * np.eye(points.shape[1])
+    for number in range(folds):
+        held = fold == number
+        rest = points[~held]
+        weights = np.linalg.solve(rest.T @ rest + ridge, rest.T @ side[~held])
+        right[held] = np.sign(points[held] @ weights) == side[held]
+    return float(right.mean())
+
+
+def effective_rank(cloud: ArrayLike) -> float:
+    """How many directions N normalised embeddings (N, D) fill, from 1 (all are one) to min(N, D).
+
+    The exponential of the entropy of the singular values' shares (Roy and Vetterli 2007; RankMe, Garrido et al. 2023). A
+    collapsed tower has a value near 1.
+
+    Raises:
+        ValueError: the cloud is empty or no matrix.
+    """
+    strength = np.linalg.svd(_directions(cloud), compute_uv=False)
+    share = strength / strength.sum() if strength.sum() else np.ones(1)
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def mean_cosine(cloud: ArrayLike) -> float:
+    """The mean cosine between two different of N embeddings (N, D): 1 where all point the same way; NaN for one alone.
+
+    Raises:
+        ValueError: the cloud is empty or no matrix.
+    """
+    directions = _directions(cloud)
+    n = len(directions)
+    if n < 2:
+        return float("nan")
+    total = float(np.sum(directions.sum(axis=0) ** 2) - np.sum(directions**2))
+    return total / (n * (n - 1))
 
 
 def project(volumes: ArrayLike, texts: ArrayLike) -> Clouds:

@@ -1,4 +1,4 @@
-"""The commands of the README, of docs/evaluation.md and docs/store.md run as they are printed; those of other pages are read."""
+"""The commands of the README and of the pages on evaluation and store run as they are printed; those of others are read."""
 
 from __future__ import annotations
 
