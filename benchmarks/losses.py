@@ -29,7 +29,7 @@ from brgsa.phantom.tree import LT_LABELS
 from brgsa.volumes import Geometry
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
-from brgsa_platform.evaluation.tables import EvaluationResult
+from brgsa_platform.evaluation.result import EvaluationResult
 from brgsa_platform.loading.volume_cache import VolumeCache, decode_once
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.prepare import PrepareOptions, prepare

@@ -6,7 +6,8 @@ score is (cos(v, t) + cos(v', t)) / 2; the other pairings are the paper's ablati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,33 +15,74 @@ from torch import Tensor
 from torch.nn import functional
 
 from brgsa.errors import UserError
+from brgsa.protocols.prompts import TEMPLATE, prompts
+from brgsa.protocols.protocol import Prompts
 
 if TYPE_CHECKING:
     from brgsa.model import Embeddings
 
+__all__ = ["PAIRINGS", "TEMPLATE", "Scorer", "contrast_scores", "prompts", "scores"]
+
 PAIRINGS: tuple[str, ...] = ("mean", "v.t", "v.t'", "v'.t", "v'.t'")
 
-TEMPLATE = "There is {abnormality}."
-CT_CLIP_TEMPLATES = ("{abnormality} is present.", "{abnormality} is not present.")
 
+@dataclass(frozen=True)
+class Scorer:
+    """Scores volumes for abnormalities as a protocol asks for them. The prompts are encoded once.
 
-def prompts(names: Sequence[str], template: str = TEMPLATE) -> list[str]:
-    """One sentence per abnormality name.
-
-    A name in the middle of a sentence loses its capital ("There is pleural effusion."), unless it begins with an acronym.
-
-    Raises:
-        UserError: the template lacks the field {abnormality}, or holds another.
+    Attributes:
+        present: embeddings (P, D) of the prompts of each member of the ensemble; one where embeddings are averaged.
+        absent: as many of their absence; empty without a contrast.
+        pairing: one of `PAIRINGS`.
+        inverse_temperature: of the softmax over a pair.
     """
-    place = template.find("{abnormality}")
-    if place < 0 or set("{}") & set(template.replace("{abnormality}", "")):
-        raise UserError(
-            f"The prompt template {template!r} must hold the field {{abnormality}} and no other braces.",
-            code="prompt-template",
-            field="template",
-            value=template,
-        )
-    return [template.replace("{abnormality}", name if place == 0 else _lower_first(name)) for name in names]
+
+    present: Sequence[Embeddings]
+    absent: Sequence[Embeddings]
+    pairing: str
+    inverse_temperature: float
+
+    @classmethod
+    def of(
+        cls, names: Sequence[str], asked: Prompts, encode: Callable[[list[str]], Embeddings], pairing: str = "mean"
+    ) -> Scorer:
+        """Encode all prompts for P names.
+
+        Args:
+            encode: N texts to their embeddings (N, D).
+        """
+
+        def encoded(templates: Sequence[str]) -> list[Embeddings]:
+            most = max((len(asked.synonyms.get(name, ())) for name in names), default=0)
+            members = []
+            for template in templates:
+                for i in range(most + 1):
+                    # A name with fewer synonyms than another repeats its own, so that each of its words weighs alike.
+                    words = [(name, *asked.synonyms.get(name, ())) for name in names]
+                    members.append(encode(prompts([own[i % len(own)] for own in words], template)))
+            return [_mean_direction(members)] if asked.ensemble == "embeddings" and len(members) > 1 else members
+
+        return cls(encoded(asked.templates), encoded(asked.contrast), pairing, asked.inverse_temperature)
+
+    def __call__(self, volumes: Embeddings) -> Tensor:
+        """The scores, float (N, P), of N volumes; see `scores` and `contrast_scores` for what they raise."""
+        if not self.absent:
+            return torch.stack([scores(volumes, texts, self.pairing) for texts in self.present]).mean(dim=0)
+        pairs = zip(self.present, self.absent, strict=True)
+        temperature = self.inverse_temperature
+        each = [contrast_scores(volumes, yes, no, self.pairing, temperature) for yes, no in pairs]
+        return torch.stack(each).mean(dim=0)
+
+
+def _mean_direction(members: Sequence[Embeddings]) -> Embeddings:
+    """The mean of normalised embeddings, plain and bridged apart."""
+    from brgsa.model import Embeddings
+
+    def mean(parts: Sequence[Tensor]) -> Tensor:
+        return torch.stack([functional.normalize(part, dim=-1) for part in parts]).mean(dim=0)
+
+    bridged = [member.bridged for member in members if member.bridged is not None]
+    return Embeddings(mean([member.plain for member in members]), mean(bridged) if bridged else None)
 
 
 def scores(volumes: Embeddings, texts: Embeddings, pairing: str = "mean") -> Tensor:
@@ -111,7 +153,3 @@ def _side(embeddings: Embeddings, name: str, pairing: str) -> Tensor:
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).T
-
-
-def _lower_first(name: str) -> str:
-    return name if name[1:2].isupper() else name[:1].lower() + name[1:]

@@ -22,7 +22,7 @@ from brgsa.phantom import write_tree
 from brgsa.volumes import Geometry
 from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
-from brgsa_platform.evaluation.tables import EvaluationResult, gain
+from brgsa_platform.evaluation.result import EvaluationResult, gain
 from brgsa_platform.loading.volume_cache import decode_once
 from brgsa_platform.runtime.console import Row, print_table, table
 from brgsa_platform.runtime.plots import bars_figure, save

@@ -10,7 +10,8 @@ import torch
 from refusals import refused
 
 from brgsa.labels import CT_RATE
-from brgsa.zeroshot import CT_CLIP_TEMPLATES, PAIRINGS, contrast_scores, prompts, scores
+from brgsa.protocols import load_protocol
+from brgsa.zeroshot import PAIRINGS, contrast_scores, prompts, scores
 
 
 class Pair(NamedTuple):
@@ -77,7 +78,8 @@ def test_prompts_read_as_sentences() -> None:
         "There is COVID-19 pneumonia.",
     ]
     assert prompts(["Lung nodule"], "There is no {abnormality}.") == ["There is no lung nodule."]
-    assert [prompts(["Lung nodule"], t)[0] for t in CT_CLIP_TEMPLATES] == [
+    ct_clip = load_protocol("ct-clip").prompts
+    assert [prompts(["Lung nodule"], t)[0] for t in (*ct_clip.templates, *ct_clip.contrast)] == [
         "Lung nodule is present.",
         "Lung nodule is not present.",
     ]

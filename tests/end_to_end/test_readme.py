@@ -1,5 +1,4 @@
-"""The README's commands and those of the store's page run as they are printed; those of all other pages are read by the command
-line."""
+"""The commands of the README and of the pages on evaluation and store run as they are printed; those of others are read."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ RUN_ELSEWHERE = {
 
 # Verbs that are run as the installed command; the others run in the test's process, which has imported all that they need.
 IN_A_PROCESS = {"prepare", "train", "predict"}
-PAGES = ("README.md", "docs/store.md")
+PAGES = ("README.md", "docs/evaluation.md", "docs/store.md")
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
@@ -84,7 +83,7 @@ def test_every_page_prints_commands_that_the_command_line_takes() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: scans.csv with thirty scans, and scan.nii.gz."""
+    """A user's folder: scans.csv with thirty scans, scan.nii.gz, and score files of two models."""
     made = tmp_path_factory.mktemp("user")
     rng = np.random.default_rng(0)
     rows = []
@@ -97,6 +96,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append([f"{number}.nii.gz", report, split, sick])
     with (made / "scans.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["volume", "report", "split", "Pleural effusion"], *rows])
+    volumes = {"labels": range(80), "scores": range(40), "rival": range(40), "validation": range(40, 80)}
+    truth = rng.integers(0, 2, (80, 2))
+    for name, of in volumes.items():
+        cells = truth if name == "labels" else truth + rng.normal(size=truth.shape)
+        with (made / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [["VolumeName", "Cardiomegaly", "Pleural effusion"], *([i, *cells[i]] for i in of)]
+            )
     (made / "scan.nii.gz").write_bytes((made / "0.nii.gz").read_bytes())
     return made
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import demo, doctor, jobs, model, runs, search, store, ui, weights
+from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, search, store, ui, weights
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ for verb in (
     store.summarize,
     model.train,
     search.tune,
-    model.evaluate,
+    evaluate.evaluate,
     model.predict,
     weights.import_checkpoint,
     weights.export,

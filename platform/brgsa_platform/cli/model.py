@@ -1,21 +1,13 @@
-"""Verbs of a model: train it, evaluate it, ask it about one CT."""
+"""Verbs of a model: train it, ask it about one CT."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from brgsa_platform.cli.options import ConfigFile, Overrides, Preset, StorePath
-
-
-class Protocol(StrEnum):
-    """Where the thresholds come from: the validation split, or (as in the paper) the labels under test."""
-
-    VALIDATION = "validation"
-    PAPER = "paper"
 
 
 def train(
@@ -48,29 +40,6 @@ def train(
         f"{done.out}: best epoch {done.best['epoch']} of {len(done.history)}{score}. "
         f"Next: brgsa evaluate {_short(done.out)} --data {data}"
     )
-
-
-def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
-    data: StorePath,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
-    protocol: Annotated[Protocol, typer.Option(help="Where the threshold comes from.")] = Protocol.VALIDATION,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 5000,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables; default the checkpoint's.")] = None,
-) -> None:
-    """Score a split by prompts: a table per abnormality with 95 % intervals, as CSV and JSON and in MLflow."""
-    from brgsa_platform.evaluation.evaluate import EvaluateOptions
-    from brgsa_platform.evaluation.evaluate import evaluate as run
-
-    done = run(
-        checkpoint,
-        data,
-        split,
-        EvaluateOptions(pairing=pairing, protocol=protocol.value, resamples=resamples),
-        out=out,
-    )
-    done.print()
 
 
 def predict(

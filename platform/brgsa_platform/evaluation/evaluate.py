@@ -5,8 +5,9 @@ Each CT is encoded once, in the driver, whatever the number of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from brgsa import checkpoint as checkpoint_files
-from brgsa import gap, metrics, zeroshot
+from brgsa import zeroshot
 from brgsa.errors import UserError, nearest
+from brgsa.metrics import gap
+from brgsa.metrics.units import prevalence
 from brgsa.model import BrgSA, default_device
+from brgsa.protocols import DEFAULT, Protocol
 from brgsa.volumes import Geometry
+from brgsa_platform.evaluation.options import with_resamples
 from brgsa_platform.evaluation.outputs import file_names, log_result, writable_folder, write_files
-from brgsa_platform.evaluation.tables import EvaluationResult, Gap, mark_supervised, tabulate
-from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, rare_labels, split_index
+from brgsa_platform.evaluation.result import EvaluationResult, Gap, mark_supervised
+from brgsa_platform.evaluation.scored import Scored, Setting, measure
+from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, split_index
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.doubts import doubt_warning
@@ -30,8 +36,6 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts, select_rows
 
-PROTOCOLS = ("validation", "paper")
-CLUSTERS = ("volume", "scan", "patient")
 EXAMPLES = 3  # volumes shown as slices
 
 Scores = NDArray[np.float64]
@@ -42,37 +46,31 @@ class EvaluateOptions:
     """How volumes are scored, and how the scores are measured.
 
     Attributes:
+        protocol: name of one of `brgsa.protocols`, path of a YAML file, or the protocol itself.
         pairing: which embeddings are compared, see `brgsa.zeroshot`.
-        template: the prompt, with the field {abnormality}.
-        contrast: a second template for its absence; the score is then the softmax over the pair (CT-CLIP's way).
-        protocol: "validation" chooses thresholds on the validation split; "paper" on the labels under test, as the
-            publications do.
-        cluster: what the bootstrap draws: "volume" (default of "paper"), "scan" (default of "validation": two
-            reconstructions of a scan are not two observations) or "patient".
-        resamples: bootstrap resamples.
-        seed: of the bootstrap.
+        resamples: bootstrap resamples, in place of the protocol's.
         labels: abnormalities to score; default all that the store has labels for.
         rare: names of the rare ones; default those present in less than 3 % of the store's training scans.
         batch_size: volumes encoded at a time.
         device: default "cuda" where there is one.
     """
 
+    protocol: str | Path | Protocol = DEFAULT
     pairing: str = "mean"
-    template: str = zeroshot.TEMPLATE
-    contrast: str | None = None
-    protocol: str = "validation"
-    cluster: str | None = None
-    resamples: int = 5000
-    seed: int = 0
+    resamples: int | None = None
     labels: Sequence[str] | None = None
     rare: Sequence[str] | None = None
     batch_size: int = 16
     device: str | None = None
 
-    @property
-    def drawn(self) -> str:
-        """What the bootstrap draws."""
-        return self.cluster or ("volume" if self.protocol == "paper" else "scan")
+    @cached_property
+    def chosen(self) -> Protocol:
+        """The protocol with these resamples.
+
+        Raises:
+            UserError: see `with_resamples`.
+        """
+        return with_resamples(self.protocol, self.resamples)
 
     def check(self) -> None:
         """Refuse values that no checkpoint and no store could serve.
@@ -80,26 +78,22 @@ class EvaluateOptions:
         Raises:
             UserError: names the option and what it may be.
         """
-        for option, value, known in (
-            ("protocol", self.protocol, PROTOCOLS),
-            ("cluster", self.drawn, CLUSTERS),
-            ("pairing", self.pairing, zeroshot.PAIRINGS),
-        ):
-            if value not in known:
-                raise UserError(
-                    f"Unknown {option} {value!r}{nearest(value, known)}: choose one of {', '.join(known)}.",
-                    code=f"unknown-{option}",
-                    field=option,
-                    value=value,
-                )
-        for option, number in (("resamples", self.resamples), ("batch_size", self.batch_size)):
-            if number < 1:
-                raise UserError(
-                    f"{option} must be at least 1, not {number}.", code="below-one", field=option, value=number
-                )
-        for template in (self.template, self.contrast):
-            if template is not None:
-                zeroshot.prompts([], template)
+        if self.pairing not in zeroshot.PAIRINGS:
+            raise UserError(
+                f"Unknown pairing {self.pairing!r}{nearest(self.pairing, zeroshot.PAIRINGS)}: choose one of "
+                f"{', '.join(zeroshot.PAIRINGS)}.",
+                code="unknown-pairing",
+                field="pairing",
+                value=self.pairing,
+            )
+        if self.batch_size < 1:
+            raise UserError(
+                f"batch_size must be at least 1, not {self.batch_size}.",
+                code="below-one",
+                field="batch_size",
+                value=self.batch_size,
+            )
+        _ = self.chosen
 
 
 def evaluate(
@@ -126,41 +120,32 @@ def evaluate(
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     evaluation = _Evaluation.of(loaded, Store.open(store_path), split, options)
     folder = writable_folder(Path(out) if out is not None else loaded.path)
-    about = evaluation.about()
+    about, protocol = evaluation.about(), options.chosen
     tags = {
         "brgsa.data": about["data"],
         "brgsa.checkpoint": about["checkpoint"],
-        "brgsa.protocol": options.protocol,
+        "brgsa.protocol": protocol.name,
         "brgsa.supervised": ", ".join(about["supervised"]),
     }
     title = name or f"{about['checkpoint']} on {split}"
-    with tracking.run("evaluate", name=title, params=about, tags=tags, parent=parent_run) as run:
+    params = {**about, "protocol": protocol.to_dict()}
+    with tracking.run("evaluate", name=title, params=params, tags=tags, parent=parent_run) as run:
         model = loaded.model.to(options.device or default_device())
         tested, fitted_on = evaluation.encode(model)
         score = evaluation.scorer(model)
-        scores, labels = score(tested), evaluation.labels_of(tested.rows)
-        result = tabulate(
-            evaluation.names,
-            labels,
-            scores,
-            thresholds=evaluation.thresholds(fitted_on, score),
-            rare=evaluation.rare,
-            groups=evaluation.groups(),
-            resamples=options.resamples,
-            seed=options.seed,
-        )
-        result = mark_supervised(result, evaluation.supervised)
+        scored = evaluation.scored(tested, score)
+        fitting = None if fitted_on is None else evaluation.scored(fitted_on, score)
+        result = mark_supervised(measure(scored, evaluation.setting(fitting)), evaluation.supervised)
         measured_gap, gap_notes = evaluation.gap(model, tested)
         result = replace(
             result,
-            about=about,
             gap=measured_gap,
-            notes=[*evaluation.notes, *gap_notes, *result.notes],
+            notes=[*gap_notes, *result.notes],
             files=file_names(folder, split),
             run_id=run.run_id,
         )
-        write_files(result, tested.rows.volume_ids, scores)
-        log_result(run, result, labels, scores, tested.pictures, evaluation.store.geometry.spacing)
+        write_files(result, scored)
+        log_result(run, result, tested.pictures, np.asarray(scored.labels), evaluation.store.geometry.spacing)
     return result
 
 
@@ -171,9 +156,8 @@ class _Evaluation:
     Attributes:
         names: the P abnormalities, as the store's labels name them.
         index: the volumes under test.
-        fitting: the volumes on which thresholds are chosen; None where there are none.
-        threshold_source: in words, whose those volumes are.
-        rare: names of the rare abnormalities.
+        fitting: the volumes on which thresholds are chosen; None where there are none, or the labels under test serve.
+        prevalence: (P,) share of the training scans with each; None where the store has no training split.
         notes: what there is to say of all this.
     """
 
@@ -184,8 +168,7 @@ class _Evaluation:
     names: list[str]
     index: SplitIndex
     fitting: SplitIndex | None
-    threshold_source: str
-    rare: Sequence[str]
+    prevalence: Scores | None
     notes: list[str]
 
     @classmethod
@@ -196,13 +179,10 @@ class _Evaluation:
         _check_bank(loaded, options.pairing)
         names = _names(store, options)
         index = split_index(store, split)
-        fitting, threshold_source, notes = _fitting_volumes(store, split, index, options.protocol)
-        rare: Sequence[str] = options.rare or ()
-        if options.rare is None:
-            rare, more = _rare_by_prevalence(store, names)
-            notes += more
-        notes += [*filter(None, [doubt_warning(store), _phantom_note(loaded, store)])]
-        return cls(loaded, store, split, options, names, index, fitting, threshold_source, rare, notes)
+        fitting, notes = _fitting_volumes(store, split, index, options.chosen)
+        shares, more = _prevalence(store, names)
+        notes += [*more, *filter(None, [doubt_warning(store), _phantom_note(loaded, store)])]
+        return cls(loaded, store, split, options, names, index, fitting, shares, notes)
 
     @property
     def supervised(self) -> list[str]:
@@ -210,34 +190,25 @@ class _Evaluation:
         return [name for name in self.names if checkpoint_files.is_supervised(self.loaded.run, name)]
 
     def about(self) -> dict[str, Any]:
-        """All that decides on the figures, as plain JSON values."""
-        options, index, folder = self.options, self.index, self.loaded.path
+        """What the figures are of, as plain JSON values."""
+        folder = self.loaded.path
         return {
             "checkpoint": f"{_run_name(folder)}/{folder.name}",
             "data": self.store.fingerprint,
             "split": self.split,
-            "volumes": len(index),
-            "scans": len(np.unique(index.scans)),
-            "patients": len(np.unique(index.patients)),
-            "pairing": options.pairing,
-            "template": options.template,
-            "contrast": options.contrast,
-            "protocol": options.protocol,
-            "threshold_source": self.threshold_source,
-            "cluster": options.drawn,
-            "resamples": options.resamples,
-            "seed": options.seed,
+            "pairing": self.options.pairing,
             "supervised": self.supervised,
         }
+
+    def setting(self, fitting: Scored | None) -> Setting:
+        """What the figures are measured by."""
+        options = self.options
+        return Setting(options.chosen, fitting, self.prevalence, options.rare, self.notes, self.about())
 
     def labels_of(self, index: SplitIndex) -> NDArray[np.float32]:
         """Labels (N, P) of some volumes for the abnormalities under test."""
         labels: NDArray[np.float32] = index.labels[:, [self.store.labels.index(name) for name in self.names]]
         return labels
-
-    def groups(self) -> NDArray[np.int64] | None:
-        """(N,) what the bootstrap draws as one; None draws single volumes."""
-        return {"volume": None, "scan": self.index.scans, "patient": self.index.patients}[self.options.drawn]
 
     def encode(self, model: BrgSA) -> tuple[EncodedSplit, EncodedSplit | None]:
         """The volumes under test and those on which thresholds are chosen, which may be the same."""
@@ -256,31 +227,29 @@ class _Evaluation:
                 return tested, None
             return tested, tested if others is None else encoded(others)
 
-    def scorer(self, model: BrgSA) -> Callable[[EncodedSplit], Scores]:
-        """What gives the scores (N, P) of an encoded split for the prompts, which are encoded once.
+    def scorer(self, model: BrgSA) -> zeroshot.Scorer:
+        """What scores an encoded split for the protocol's prompts, which are encoded once."""
+        protocol = self.options.chosen
+        return zeroshot.Scorer.of(
+            protocol.asked(self.names),
+            protocol.prompts,
+            lambda texts: encode_texts(model, texts),
+            self.options.pairing,
+        )
 
-        Where there are prompts of their absence, the scores are contrasted with those.
-        """
-        template, contrast = self.options.template, self.options.contrast
-        present = encode_texts(model, zeroshot.prompts(self.names, template))
-        absent = None if contrast is None else encode_texts(model, zeroshot.prompts(self.names, contrast))
-        pairing = self.options.pairing
-
-        def score(encoded: EncodedSplit) -> Scores:
-            if absent is None:
-                scores = zeroshot.scores(encoded.embeddings, present, pairing)
-            else:
-                scores = zeroshot.contrast_scores(encoded.embeddings, present, absent, pairing)
-            return scores.numpy().astype(np.float64)
-
-        return score
-
-    def thresholds(self, fitted_on: EncodedSplit | None, score: Callable[[EncodedSplit], Scores]) -> Scores:
-        """(P,) the threshold of each abnormality, NaN where none can be chosen."""
-        if fitted_on is None:
-            return np.full(len(self.names), np.nan)
-        scores, labels = score(fitted_on), self.labels_of(fitted_on.rows)
-        return np.array([metrics.corner_threshold(labels[:, i], scores[:, i]) for i in range(len(self.names))])
+    def scored(self, encoded: EncodedSplit, score: zeroshot.Scorer) -> Scored:
+        """An encoded split with its scores and labels."""
+        protocol, rows = self.options.chosen, encoded.rows
+        scores = score(encoded.embeddings).numpy().astype(np.float64)
+        return Scored(
+            names=self.names,
+            volume_ids=rows.volume_ids,
+            labels=self.labels_of(rows),
+            scores=protocol.combined(self.names, protocol.asked(self.names), scores),
+            scans=rows.scans,
+            patients=rows.patients,
+            voxels=_voxels(self.store, rows) if protocol.unit == "smallest-voxel" else None,
+        )
 
     def gap(self, model: BrgSA, tested: EncodedSplit) -> tuple[Gap | None, list[str]]:
         """The gap between the volumes and the texts of the style that the model was trained on, or why there is none."""
@@ -349,25 +318,32 @@ def _names(store: Store, options: EvaluateOptions) -> list[str]:
 
 
 def _fitting_volumes(
-    store: Store, split: str, index: SplitIndex, protocol: str
-) -> tuple[SplitIndex | None, str, list[str]]:
-    """The volumes on which thresholds are chosen, in words whose they are, and what to say about it."""
-    if protocol == "paper":
-        return index, f"fitted on the {split} labels themselves (protocol paper)", []
+    store: Store, split: str, index: SplitIndex, protocol: Protocol
+) -> tuple[SplitIndex | None, list[str]]:
+    """The volumes on which thresholds are chosen, and what to say about it."""
+    if protocol.threshold == "test":
+        return None, []
     if split == "validation":
-        return index, "fitted on the validation labels themselves", []
+        return index, ["The volumes under test are the validation split itself: thresholds are fitted on them."]
     if "validation" not in store.index(["split"])["split"].to_pylist():
-        note = "The store has no validation split to choose thresholds on, so there are no figures at one."
-        return None, "none", [note]
-    return split_index(store, "validation"), "chosen on the validation split", []
+        return None, []
+    return split_index(store, "validation"), []
 
 
-def _rare_by_prevalence(store: Store, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Which of the names are rare in the training split, and what to say where it has none."""
+def _prevalence(store: Store, names: Sequence[str]) -> tuple[Scores | None, list[str]]:
+    """Share of the training scans with each abnormality, and what to say where there are none."""
     if "train" not in store.index(["split"])["split"].to_pylist():
-        return [], ["The store has no training split to tell rare abnormalities by: all count as common."]
-    rare = dict(zip(store.labels, rare_labels(split_index(store, "train")), strict=True))
-    return [name for name in names if rare[name]], []
+        return None, ["The store has no training split to tell rare abnormalities by: all count as common."]
+    training = split_index(store, "train")
+    shares = prevalence(training.labels.astype(np.float64), training.scans)
+    return shares[[store.labels.index(name) for name in names]], []
+
+
+def _voxels(store: Store, rows: SplitIndex) -> Scores:
+    """(N, 2) area of a voxel in the plane and distance of slices, of the scans as they were before resampling."""
+    index = store.index(["volume_id", "source_spacing"])
+    spacing = dict(zip(index["volume_id"].to_pylist(), index["source_spacing"].to_pylist(), strict=True))
+    return np.array([[x * y, z] for x, y, z in (spacing[volume] for volume in rows.volume_ids)])
 
 
 def _phantom_note(loaded: checkpoint_files.Checkpoint, store: Store) -> str:

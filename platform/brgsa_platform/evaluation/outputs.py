@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from brgsa import metrics
 from brgsa.errors import UserError
 from brgsa.files import written_aside
 from brgsa.volumes.augment import Volume16
-from brgsa_platform.evaluation.tables import EvaluationResult, to_columns, to_csv, to_json, to_metrics
+from brgsa_platform.evaluation.result import EvaluationResult
+from brgsa_platform.evaluation.scored import Scored
+from brgsa_platform.evaluation.tables import to_columns, to_csv, to_json, to_metrics
 from brgsa_platform.tracking.client import Run
 
 
@@ -40,45 +41,47 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
-def file_names(folder: Path, split: str) -> dict[str, str]:
+def file_names(folder: Path, split: str, scores: bool = True) -> dict[str, str]:
     """Kind of file → path, for the files of a split's evaluation."""
-    names = {"csv": f"evaluation-{split}.csv", "json": f"evaluation-{split}.json", "scores": f"scores-{split}.parquet"}
+    names = {"csv": f"evaluation-{split}.csv", "json": f"evaluation-{split}.json"}
+    if scores:
+        names["scores"] = f"scores-{split}.parquet"
     return {kind: str(folder / name) for kind, name in names.items()}
 
 
-def write_files(result: EvaluationResult, volume_ids: list[str], scores: NDArray[np.float64]) -> None:
-    """Write the files of `result.files`, each whole or not at all.
-
-    Args:
-        scores: (N, P) for the N volumes and the result's P abnormalities.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {row.name: scores[:, i] for i, row in enumerate(result.abnormalities)}
-    table = pa.table({"volume_id": volume_ids, **columns})
-    table = table.replace_schema_metadata({"brgsa": json.dumps(result.about)})
+def write_files(result: EvaluationResult, scored: Scored) -> None:
+    """Write the files of `result.files`, each whole or not at all; the scores are those of single volumes."""
     text = json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"
-    with written_aside(Path(result.files["scores"])) as aside:
-        pq.write_table(table, aside)
+    if "scores" in result.files:
+        _write_scores(Path(result.files["scores"]), result, scored)
     for kind, content in (("csv", to_csv(result)), ("json", text)):
         with written_aside(Path(result.files[kind])) as aside:
             aside.write_text(content, encoding="utf-8")
 
 
+def _write_scores(path: Path, result: EvaluationResult, scored: Scored) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: scored.scores[:, i] for i, name in enumerate(scored.names)}
+    table = pa.table({"volume_id": scored.volume_ids, **columns})
+    table = table.replace_schema_metadata({"brgsa": json.dumps(result.about)})
+    with written_aside(path) as aside:
+        pq.write_table(table, aside)
+
+
 def log_result(
     run: Run,
     result: EvaluationResult,
-    labels: NDArray[Any],
-    scores: NDArray[np.float64],
     pictures: Mapping[int, Volume16],
+    labels: NDArray[Any],
     spacing: tuple[float, float, float],
 ) -> None:
     """Log figures, tables and pictures to MLflow; neither volume ids nor report text, which stay where they are.
 
     Args:
-        labels, scores: (N, P) for the N volumes and the result's P abnormalities.
         pictures: row → int16 HU (x, y, z) of a few volumes, shown as slices.
+        labels: (N, P) of the volumes, by row.
         spacing: of the voxels, in mm.
     """
     from brgsa_platform.runtime import plots
@@ -88,8 +91,11 @@ def log_result(
     for kind in ("csv", "json"):
         run.log_artifact(result.files[kind])
     measured = [(i, result.abnormalities[i]) for i in result.columns()]
+    assert result.observed is not None
+    observed = result.observed
     curves = {
-        row.name: (metrics.roc_curve(labels[:, i], scores[:, i]), row.figures["auroc"].value) for i, row in measured
+        row.name: (metrics.roc_curve(observed.labels[:, i], observed.scores[:, i]), row.figures["auroc"].value)
+        for i, row in measured
     }
     run.log_figure(plots.roc_figure(curves, f"ROC curves, {result.about['split']}"), "roc.png")
     bars = {

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from brgsa.files import written_aside
-from brgsa.gap import Clouds
 from brgsa.metrics import Interval, RocCurve
+from brgsa.metrics.gap import Clouds
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F",

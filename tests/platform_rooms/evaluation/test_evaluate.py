@@ -15,8 +15,9 @@ import pytest
 import torch
 from refusals import refused
 
-from brgsa import checkpoint, gap, metrics, zeroshot
+from brgsa import checkpoint, metrics, zeroshot
 from brgsa.config import BankConfig, ModelConfig, TextConfig, VisionConfig
+from brgsa.metrics import gap
 from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.vision import vision_tower
@@ -107,7 +108,7 @@ def as_seen(archive: Archive, volume_ids: list[str]) -> torch.Tensor:
 def test_whole_volumes_are_scored_standardised(archive: Archive, tmp_path: Path) -> None:
     """All of each volume, standardised, as by a tower that does neither and is given both."""
     saved = save_model(tmp_path / "run", vision=replace(VISION, evaluation="whole"))
-    result = evaluate(saved, archive.store, options=EvaluateOptions(resamples=5, protocol="paper"), out=tmp_path)
+    result = evaluate(saved, archive.store, options=EvaluateOptions(resamples=5, protocol="brgsa-paper"), out=tmp_path)
     volume_ids, scores = read_scores(result.files["scores"])
     whole = [standardize(read_volume(archive.scans[volume]), GEOMETRY) for volume in volume_ids]
     volumes = torch.from_numpy((np.stack(whole)[:, None] / 1000 - 0.4978) / 0.2449).float()
@@ -170,14 +171,14 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
 
 def test_thresholds_are_chosen_on_validation_or_on_test_as_asked(archive: Archive, tmp_path: Path) -> None:
     thresholds = {}
-    for protocol in ("validation", "paper"):
+    for protocol in ("honest", "brgsa-paper"):
         options = EvaluateOptions(protocol=protocol, resamples=20)
         result = evaluate(archive.checkpoint, archive.store, options=options, out=tmp_path / protocol)
         thresholds[protocol] = [row.threshold for row in result.abnormalities]
-        assert protocol in result.about["threshold_source"]
-        assert result.about["cluster"] == {"validation": "scan", "paper": "volume"}[protocol]
-    for protocol, split in (("validation", "validation"), ("paper", "test")):
-        options = EvaluateOptions(protocol="paper", resamples=5)
+        assert {"honest": "validation", "brgsa-paper": "under test"}[protocol] in result.about["threshold_source"]
+        assert result.about["cluster"] == {"honest": "scan", "brgsa-paper": "volume"}[protocol]
+    for protocol, split in (("honest", "validation"), ("brgsa-paper", "test")):
+        options = EvaluateOptions(protocol="brgsa-paper", resamples=5)
         here = evaluate(archive.checkpoint, archive.store, split, options, out=tmp_path / "x")
         volume_ids, scores = read_scores(here.files["scores"])
         truth = np.array([archive.labels[volume] for volume in volume_ids])
@@ -215,8 +216,7 @@ def test_chosen_labels_contrast_and_rare_names(archive: Archive, tmp_path: Path)
     options = EvaluateOptions(
         labels=chosen,
         rare=["Cardiomegaly"],
-        template=zeroshot.CT_CLIP_TEMPLATES[0],
-        contrast=zeroshot.CT_CLIP_TEMPLATES[1],
+        protocol="ct-clip",
         resamples=5,
     )
     result = evaluate(archive.checkpoint, archive.store, options=options, out=tmp_path)
@@ -239,14 +239,11 @@ def test_the_same_call_gives_the_same_table(archive: Archive, tmp_path: Path) ->
     ("options", "code", "field"),
     [
         ({"pairing": "t.v"}, "unknown-pairing", "pairing"),
-        ({"protocol": "honest"}, "unknown-protocol", "protocol"),
-        ({"cluster": "hospital"}, "unknown-cluster", "cluster"),
+        ({"protocol": "honesty"}, "unknown-protocol", "protocol"),
         ({"labels": ["Cardiomegali"]}, "unknown-label", "labels"),
         ({"rare": ["Gout"]}, "unknown-label", "rare"),
         ({"resamples": 0}, "below-one", "resamples"),
         ({"batch_size": 0}, "below-one", "batch_size"),
-        ({"template": "There is it."}, "prompt-template", "template"),
-        ({"contrast": "There is none."}, "prompt-template", "template"),
     ],
 )
 def test_mistakes_are_named_before_anything_starts(
@@ -274,6 +271,23 @@ def test_a_pairing_through_a_bank_that_is_not_there_is_refused(archive: Archive,
     bare = save_model(tmp_path / "bare", bank=False)
     with refused("pairing-needs-bank", value="v'.t"):
         evaluate(bare, archive.store, options=EvaluateOptions(pairing="v'.t"))
+
+
+def test_a_checkpoint_without_its_vocabulary_is_refused(archive: Archive, tmp_path: Path) -> None:
+    lacking = save_model(tmp_path / "lacking")
+    (lacking / "text" / "tokenizer.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with refused("checkpoint-damaged"):
+        evaluate(lacking, archive.store, out=tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_protocols_of_scans_and_smallest_voxels_on_a_store(archive: Archive, tmp_path: Path) -> None:
+    few = {name: evaluate(archive.checkpoint, archive.store, options=EvaluateOptions(name, resamples=5), out=tmp_path / name)
+           for name in ("scan", "radfinder-mean7")}  # fmt: skip
+    for name, result in few.items():
+        assert (result.about["volumes"], result.about["observations"], result.about["protocol"]) == (10, 8, name)
+        assert pq.read_table(result.files["scores"]).num_rows == 10
 
 
 def test_an_unwritable_folder_is_refused_before_encoding(archive: Archive, tmp_path: Path) -> None:

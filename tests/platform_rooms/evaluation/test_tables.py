@@ -12,11 +12,25 @@ import numpy as np
 import pytest
 
 from brgsa import metrics
+from brgsa.protocols import BootstrapChoice, Protocol
 from brgsa_platform.evaluation import tables
+from brgsa_platform.evaluation.result import EvaluationResult, gain, mark_supervised, tabulate
 from brgsa_platform.runtime import plots
 
 NAMES = ["Cardiomegaly", "Pleural effusion", "Pneumothorax", "Lung cyst"]
-ABOUT = {"data": "abc", "split": "test", "volumes": 90, "cluster": "scan", "resamples": 100, "seed": 0}
+ABOUT = {
+    "data": "abc",
+    "split": "test",
+    "volumes": 90,
+    "cluster": "scan",
+    "resamples": 100,
+    "seed": 0,
+    "protocol": "mine",
+}
+
+
+def protocol(resamples: int = 10, seed: int = 0) -> Protocol:
+    return Protocol("mine", bootstrap=BootstrapChoice(resamples=resamples, seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +42,11 @@ def study() -> tuple[np.ndarray, np.ndarray]:
 
 
 def table(
-    study: tuple[np.ndarray, np.ndarray], about: dict[str, Any] | None = None, **changes: object
-) -> tables.EvaluationResult:
+    study: tuple[np.ndarray, np.ndarray], about: dict[str, Any] | None = None, seed: int = 0, **changes: object
+) -> EvaluationResult:
     labels, scores = study
-    options: dict[str, Any] = {"thresholds": np.zeros(4), "rare": ["Pneumothorax"], "resamples": 100} | changes
-    return replace(tables.tabulate(NAMES, labels, scores, **options), about=about or ABOUT)
+    options: dict[str, Any] = {"thresholds": np.zeros(4), "rare": ["Pneumothorax"]} | changes
+    return replace(tabulate(NAMES, labels, scores, protocol(100, seed), **options), about=about or ABOUT)
 
 
 def test_means_are_over_the_measured_abnormalities_of_each_group(study: tuple[np.ndarray, np.ndarray]) -> None:
@@ -60,7 +74,7 @@ def test_one_that_everybody_has_is_not_measured_either(study: tuple[np.ndarray, 
     labels, scores = study
     full = labels.copy()
     full[:, 3] = 1
-    result = tables.tabulate(NAMES, full, scores, thresholds=np.zeros(4), resamples=10)
+    result = tabulate(NAMES, full, scores, protocol(), thresholds=np.zeros(4))
     assert result.columns() == [0, 1, 2]
     assert np.isnan(result.abnormalities[3].figures["auprc"].value)  # 1.0 for free would lift the mean
     assert any("No negative" in note for note in result.notes)
@@ -70,10 +84,10 @@ def test_an_interval_of_a_handful_of_positives_is_cautioned_about(study: tuple[n
     labels, scores = study
     few = labels.copy()
     few[:, 3] = np.arange(90) < 4
-    result = tables.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10)
+    result = tabulate(NAMES, few, scores, protocol(), thresholds=np.zeros(4))
     assert next(note for note in result.notes if "says too little" in note).endswith(": Lung cyst.")
     few[:, 3] = np.arange(90) < 5
-    assert not tables.tabulate(NAMES, few, scores, thresholds=np.zeros(4), resamples=10).notes
+    assert not tabulate(NAMES, few, scores, protocol(), thresholds=np.zeros(4)).notes
 
 
 def test_without_a_threshold_only_the_ranking_is_measured(study: tuple[np.ndarray, np.ndarray]) -> None:
@@ -90,7 +104,18 @@ def test_csv_holds_what_json_holds(study: tuple[np.ndarray, np.ndarray]) -> None
     tree = tables.to_json(result)
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(result))))
     assert [row["abnormality"] for row in rows[:4]] == NAMES
-    assert [row["group"] for row in rows] == ["common", "common", "rare", "common", "macro", "common", "rare"]
+    assert [row["group"] for row in rows] == [
+        "common",
+        "common",
+        "rare",
+        "common",
+        "macro",
+        "common",
+        "rare",
+        "head",
+        "medium",
+        "tail",
+    ]
     for row in rows[:3]:
         figures = tree["abnormalities"][row["abnormality"]]
         assert float(row["auroc_low"]) == pytest.approx(figures["auroc"]["low"], rel=1e-5)
@@ -103,7 +128,7 @@ def test_what_the_model_was_supervised_on_is_marked_in_every_table(
     study: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = table(study, about=ABOUT | {"checkpoint": "run/epoch-0001", "threshold_source": "chosen elsewhere"})
-    result = tables.mark_supervised(plain, ["Pleural effusion", "Lung cyst", "Emphysema"])
+    result = mark_supervised(plain, ["Pleural effusion", "Lung cyst", "Emphysema"])
     areas = [row.figures["auroc"].value for row in result.abnormalities]
     assert result.means["unsupervised"]["auroc"].value == pytest.approx((areas[0] + areas[2]) / 2)
     assert result.means["macro"] == plain.means["macro"]
@@ -112,7 +137,7 @@ def test_what_the_model_was_supervised_on_is_marked_in_every_table(
     assert [tree["abnormalities"][name]["supervised"] for name in NAMES] == [False, True, False, True]
     assert tree["unsupervised"]["abnormalities"] == 2
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(result))))
-    assert [row["supervised"] for row in rows] == ["no", "yes", "no", "yes", "yes", "yes", "no", "no"]
+    assert [row["supervised"] for row in rows] == ["no", "yes", "no", "yes", "yes", "yes", "no", "no", "no", "no", "no"]
     assert rows[-1]["group"] == "unsupervised"
     columns = tables.to_columns(result)
     assert columns["supervised"] == [row["supervised"] for row in rows]
@@ -120,7 +145,7 @@ def test_what_the_model_was_supervised_on_is_marked_in_every_table(
     (note,) = set(result.notes) - set(plain.notes)
     assert "not zero-shot" in note
     assert "Pleural effusion" in note
-    result.print()
+    tables.print_result(result)
     shown = capsys.readouterr().out
     assert "Pleural effusion (supervised)" in shown
     assert "mean of unsupervised (2)" in shown
@@ -128,18 +153,18 @@ def test_what_the_model_was_supervised_on_is_marked_in_every_table(
 
 def test_a_model_without_labels_has_no_such_mean(study: tuple[np.ndarray, np.ndarray]) -> None:
     plain = table(study)
-    assert tables.mark_supervised(plain, ["Emphysema"]) == plain
-    assert plain.means.keys() == {"macro", "common", "rare"}
+    assert mark_supervised(plain, ["Emphysema"]) == plain
+    assert plain.means.keys() == {"macro", "common", "rare", "head", "medium", "tail"}
     assert set(tables.to_columns(plain)["supervised"]) == {"no"}
 
 
 def test_gain_is_paired(study: tuple[np.ndarray, np.ndarray]) -> None:
     labels, scores = study
     result = table(study)
-    assert tables.gain(result, result) == (0, 0, 0, 0, 0)
+    assert gain(result, result) == (0, 0, 0, 0, 0)
     noise = np.random.default_rng(1).normal(size=scores.shape)
     worse = table((labels, scores + 0.3 * noise))
-    difference = tables.gain(result, worse)
+    difference = gain(result, worse)
     assert difference.value == pytest.approx(
         result.means["common"]["auroc"].value - worse.means["common"]["auroc"].value
     )
@@ -147,11 +172,13 @@ def test_gain_is_paired(study: tuple[np.ndarray, np.ndarray]) -> None:
     both = [r.means["common"]["auroc"].sd for r in (result, worse)]
     assert difference.sd < np.hypot(*both)  # the volumes' luck is shared and falls out
     with pytest.raises(ValueError, match="seed"):
-        tables.gain(result, table(study, about=ABOUT | {"seed": 1}, seed=1))
+        gain(result, table(study, about=ABOUT | {"seed": 1}, seed=1))
 
 
 def test_terminal_table_and_notes(study: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
-    table(study, about=ABOUT | {"checkpoint": "run/epoch-0001", "threshold_source": "chosen elsewhere"}).print()
+    tables.print_result(
+        table(study, about=ABOUT | {"checkpoint": "run/epoch-0001", "threshold_source": "chosen elsewhere"})
+    )
     shown = capsys.readouterr().out
     assert "Pneumothorax (rare)" in shown
     assert "mean of common (2)" in shown

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brgsa.gap import Clouds
 from brgsa.metrics import Interval, RocCurve
+from brgsa.metrics.gap import Clouds
 from brgsa_platform.runtime.plots import bars_figure, clouds_figure, planes_figure, roc_figure, save
 
 PNG = b"\x89PNG\r\n\x1a\n"

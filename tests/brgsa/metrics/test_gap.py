@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brgsa.gap import modality_gap, project
+from brgsa.metrics.gap import effective_rank, mean_cosine, modality_gap, project, separability
 
 
 def test_identical_clouds_have_no_gap() -> None:
@@ -53,3 +53,23 @@ def test_single_points_and_empty_clouds() -> None:
     assert project([[1.0]], [[2.0]]).volumes.shape == (1, 2)
     with pytest.raises(ValueError, match="at least one point"):
         modality_gap(np.empty((0, 4)), np.ones((2, 4)))
+
+
+def test_a_plane_tells_parted_clouds_and_not_mixed_ones() -> None:
+    rng = np.random.default_rng(0)
+    cloud, scans = rng.normal(size=(200, 6)), np.arange(200) // 2
+    assert separability(cloud + 3, cloud - 3, scans) == 1.0
+    assert separability(cloud, rng.normal(size=(200, 6)), scans) == pytest.approx(0.5, abs=0.1)
+    assert np.isnan(separability(cloud[:4], cloud[:4], scans[:4]))
+    with pytest.raises(ValueError):
+        separability(cloud, cloud[:5], scans)
+
+
+def test_a_collapsed_cloud_has_one_direction() -> None:
+    rng = np.random.default_rng(0)
+    assert effective_rank(np.ones((50, 8))) == pytest.approx(1, abs=1e-6)
+    assert mean_cosine(np.ones((50, 8))) == pytest.approx(1)
+    assert effective_rank(np.eye(8)) == pytest.approx(8)
+    assert mean_cosine(np.eye(8)) == pytest.approx(0)
+    assert 6 < effective_rank(rng.normal(size=(500, 8))) <= 8
+    assert np.isnan(mean_cosine(np.ones((1, 3))))

@@ -35,11 +35,21 @@ def study(volumes: int = 200, abnormalities: int = 4, seed: int = 3) -> tuple[np
     return labels, labels * 0.7 + rng.normal(size=labels.shape)
 
 
+def best_sensitivity(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Sensitivity at 90 % specificity, from scikit-learn's ROC."""
+    fpr, tpr, _ = reference.roc_curve(labels, scores, drop_intermediate=False)
+    return float(tpr[fpr <= 0.1 + 1e-9].max())
+
+
 def test_hand_computed_figures() -> None:
     labels, scores = [0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]
     assert metrics.auroc(labels, scores) == pytest.approx(3 / 4)
     assert metrics.auprc(labels, scores) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert metrics.auroc([0, 1], [0.5, 0.5]) == 0.5
+    # Ten negatives at 1 to 10: one may be called positive, so the cut lies below 10 and above 9.
+    assert metrics.sensitivity_at([0] * 10 + [1, 1, 1, 1], [*range(1, 11), 11, 9.5, 10, 9]) == 3 / 4
+    # A positive that ties with a negative too many is not found.
+    assert metrics.sensitivity_at([0] * 10 + [1, 1], [*range(1, 9), 10, 10, 10, 11]) == 1 / 2
 
 
 @given(st.one_of(TIED, ANY))
@@ -48,6 +58,7 @@ def test_agrees_with_scikit_learn(sample: tuple[np.ndarray, np.ndarray]) -> None
     labels, scores = sample
     assert metrics.auroc(labels, scores) == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-9)
     assert metrics.auprc(labels, scores) == pytest.approx(reference.average_precision_score(labels, scores), abs=1e-9)
+    assert metrics.sensitivity_at(labels, scores) == pytest.approx(best_sensitivity(labels, scores), abs=1e-9)
     fpr, tpr, thresholds = reference.roc_curve(labels, scores, drop_intermediate=False)
     curve = metrics.roc_curve(labels, scores)
     np.testing.assert_allclose(curve.fpr, fpr, atol=1e-12)
@@ -146,7 +157,7 @@ def test_each_bootstrap_draw_is_the_figure_of_that_resample(decimals: int, group
     labels[::7, 1] = np.nan
     groups = np.repeat(np.arange(30), 2) if grouped else np.arange(60)
     cuts = np.array([0.1, 0.2, 0.3])
-    resampled = metrics.bootstrap(labels, scores, 20, seed=5, groups=groups, thresholds=cuts)
+    resampled = metrics.bootstrap(labels, scores, metrics.Drawing(20, seed=5), groups=groups, thresholds=cuts)
 
     size = groups.max() + 1
     drawn = np.random.default_rng(5).integers(0, size, (20, size))
@@ -157,13 +168,15 @@ def test_each_bootstrap_draw_is_the_figure_of_that_resample(decimals: int, group
             y, s = labels[keep, p], scores[keep, p]
             assert resampled.draws["auroc"][r, p] == pytest.approx(reference.roc_auc_score(y, s), abs=1e-9)
             assert resampled.draws["auprc"][r, p] == pytest.approx(reference.average_precision_score(y, s), abs=1e-9)
+            sensitivity = best_sensitivity(y, s)
+            assert resampled.draws[metrics.SENSITIVITY][r, p] == pytest.approx(sensitivity, abs=1e-9)
             here = metrics.at_threshold(y, s, cuts[p])
             assert {m: resampled.draws[m][r, p] for m in metrics.AT_THRESHOLD} == pytest.approx(here, abs=1e-12)
 
 
 def test_bootstrap_points_are_the_figures_of_all_volumes() -> None:
     labels, scores = study()
-    resampled = metrics.bootstrap(labels, scores, 10, thresholds=np.zeros(4))
+    resampled = metrics.bootstrap(labels, scores, metrics.Drawing(10), thresholds=np.zeros(4))
     for p in range(4):
         assert resampled.point["auroc"][p] == metrics.auroc(labels[:, p], scores[:, p])
         assert resampled.point["auprc"][p] == metrics.auprc(labels[:, p], scores[:, p])
@@ -175,7 +188,7 @@ def test_intervals_hold_the_point_and_shrink_with_more_volumes() -> None:
     widths = []
     for volumes in (100, 1600):
         labels, scores = study(volumes)
-        macro = metrics.bootstrap(labels, scores, 500).interval("auroc")
+        macro = metrics.bootstrap(labels, scores, metrics.Drawing(500)).interval("auroc")
         assert macro.low < macro.value < macro.high
         assert macro.mean == pytest.approx(macro.value, abs=0.01)
         widths.append(macro.high - macro.low)
@@ -184,7 +197,7 @@ def test_intervals_hold_the_point_and_shrink_with_more_volumes() -> None:
 
 def test_bootstrap_agrees_with_the_variance_of_hanley_and_mcneil() -> None:
     labels, scores = study(800, 1)
-    interval = metrics.bootstrap(labels, scores, 1000).interval("auroc")
+    interval = metrics.bootstrap(labels, scores, metrics.Drawing(1000)).interval("auroc")
     area, positives, negatives = interval.value, labels.sum(), (1 - labels).sum()
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)) / (
@@ -195,17 +208,19 @@ def test_bootstrap_agrees_with_the_variance_of_hanley_and_mcneil() -> None:
 
 def test_bootstrap_is_deterministic_in_its_seed() -> None:
     labels, scores = study()
-    first, again, other = (metrics.bootstrap(labels, scores, 50, seed) for seed in (1, 1, 2))
+    first, again, other = (metrics.bootstrap(labels, scores, metrics.Drawing(50, seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.draws["auroc"], again.draws["auroc"])
     assert not np.array_equal(first.draws["auroc"], other.draws["auroc"])
 
 
 def test_copies_of_a_scan_do_not_narrow_a_grouped_interval() -> None:
     labels, scores = study(150, 2)
-    plain = metrics.bootstrap(labels, scores, 400, seed=1).interval("auroc")
+    plain = metrics.bootstrap(labels, scores, metrics.Drawing(400, seed=1)).interval("auroc")
     copies = np.repeat(labels, 4, axis=0), np.repeat(scores, 4, axis=0)
-    grouped = metrics.bootstrap(*copies, 400, seed=1, groups=np.repeat(np.arange(150), 4)).interval("auroc")
-    naive = metrics.bootstrap(*copies, 400, seed=1).interval("auroc")
+    grouped = metrics.bootstrap(*copies, metrics.Drawing(400, seed=1), groups=np.repeat(np.arange(150), 4)).interval(
+        "auroc"
+    )
+    naive = metrics.bootstrap(*copies, metrics.Drawing(400, seed=1)).interval("auroc")
     assert grouped == pytest.approx(plain, abs=1e-12)
     assert naive.sd < 0.6 * plain.sd
 
@@ -218,7 +233,7 @@ def test_a_resample_without_a_positive_is_left_out() -> None:
     scores = np.column_stack([scores, scores[:, 0]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        resampled = metrics.bootstrap(labels, scores, 500)
+        resampled = metrics.bootstrap(labels, scores, metrics.Drawing(500))
         missing = np.isnan(resampled.draws["auroc"])
         assert 0.25 < missing[:, 0].mean() < 0.5
         assert missing[:, 2].all()
@@ -229,12 +244,50 @@ def test_a_resample_without_a_positive_is_left_out() -> None:
 
 
 def test_nothing_to_measure_is_not_a_number() -> None:
-    empty = metrics.bootstrap(np.empty((0, 3)), np.empty((0, 3)), 10)
+    empty = metrics.bootstrap(np.empty((0, 3)), np.empty((0, 3)), metrics.Drawing(10))
     assert np.isnan(empty.interval("auroc")).all()
 
 
 def test_five_thousand_resamples_take_seconds() -> None:
     labels, scores = study(500, 18)
     start = time.perf_counter()
-    metrics.bootstrap(labels, scores, 5000)
-    assert time.perf_counter() - start < 15  # 1-2 s on an idle core; the room is for a busy machine
+    metrics.bootstrap(labels, scores, metrics.Drawing(5000))
+    assert time.perf_counter() - start < 15  # under 1 s on an idle core; the room is for a busy machine
+
+
+def test_seeds_of_each_draw_are_those_of_the_published_code() -> None:
+    labels, scores = study(70, 2)
+    drawing = metrics.Drawing(3, seed=4, seed_each=True)
+    drawn = metrics.bootstrap(labels, scores, drawing).draws["auroc"]
+    for r in range(3):
+        np.random.seed(4 + r)
+        chosen = np.random.choice(range(70), size=70, replace=True)
+        assert drawn[r, 1] == pytest.approx(reference.roc_auc_score(labels[chosen, 1], scores[chosen, 1]), abs=1e-12)
+
+
+def test_the_paper_s_intervals() -> None:
+    """Its overall row is the mean of the rows; a draw without a positive counts 0 and spoils AUROC's percentiles."""
+    labels, scores = study(40, 3)
+    labels[:, 0] = np.arange(40) == 7
+    paper = metrics.bootstrap(labels, scores, metrics.Drawing(300), thresholds=np.zeros(3), rule=metrics.PAPER_RULE)
+    honest = metrics.bootstrap(labels, scores, metrics.Drawing(300), thresholds=np.zeros(3))
+    lost = np.isnan(honest.draws["auroc"][:, 0])
+    assert lost.any()
+    assert (paper.draws["auprc"][lost, 0] == 0).all()
+    assert (paper.draws["recall"][lost, 0] == 0).all()
+    rare = paper.interval("auroc", 0)
+    assert rare.mean == honest.interval("auroc", 0).mean
+    assert np.isnan(rare.low)
+    common = [paper.interval("auroc", i) for i in (1, 2)]
+    assert common[0].value == common[0].mean == honest.interval("auroc", 1).mean
+    assert common[0].sd == pytest.approx(honest.draws["auroc"][:, 1].std(ddof=1), abs=1e-12)
+    overall = paper.interval("auroc", [1, 2])
+    np.testing.assert_allclose(overall, np.mean(common, axis=0), atol=1e-12)
+    of_the_mean = honest.interval("auroc", [1, 2])
+    assert overall.high - overall.low > of_the_mean.high - of_the_mean.low
+
+
+def test_without_a_threshold_there_is_no_recall_even_where_draws_count_zero() -> None:
+    labels, scores = study(40, 2)
+    paper = metrics.bootstrap(labels, scores, metrics.Drawing(5), rule=metrics.PAPER_RULE)
+    assert np.isnan(paper.interval("recall")).all()

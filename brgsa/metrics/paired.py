@@ -1,0 +1,87 @@
+"""Two models on the same volumes: is one better beyond chance?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from brgsa.metrics.arrays import Floats, column
+from brgsa.metrics.bootstrap import Bootstrap, Interval, IntervalRule
+
+
+class DeLong(NamedTuple):
+    """Two correlated AUROCs: both, the standard error of their difference, and the two-sided p-value of no difference."""
+
+    first: float
+    second: float
+    sd: float
+    p: float
+
+
+def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
+    """DeLong's test of two models' scores (N,) on the same volumes (DeLong et al. 1988; by midranks, Sun and Xu 2014).
+
+    It takes volumes for independent: two reconstructions of one scan make it too sure. All is NaN without both classes; p is 1
+    where the two rank alike.
+
+    Raises:
+        ValueError: shapes differ, a label is not 0, 1 or NaN, or a score is not finite.
+    """
+    truth, one = column(labels, first)
+    _, other = column(labels, second)
+    present = truth > 0
+    if not present.any() or present.all():
+        return DeLong(*[float("nan")] * 4)
+    components = [_components(score[present], score[~present]) for score in (one, other)]
+    areas = [float(positive.mean()) for positive, _ in components]
+    variance = sum(
+        float(np.var(a - b, ddof=1)) / len(a) if len(a) > 1 else 0.0 for a, b in zip(*components, strict=True)
+    )
+    sd = float(np.sqrt(variance))
+    gap = areas[0] - areas[1]
+    if sd < 1e-12:
+        return DeLong(*areas, 0.0, 1.0 if abs(gap) < 1e-12 else 0.0)
+    return DeLong(*areas, sd, float(2 * stats.norm.sf(abs(gap) / sd)))
+
+
+def _components(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
+    """The share of the other class that each positive lies above, and that each negative lies below; ties count half."""
+    m, n = len(positive), len(negative)
+    ranks = stats.rankdata(np.concatenate([positive, negative]))
+    above = (ranks[:m] - stats.rankdata(positive)) / n
+    below = 1 - (ranks[m:] - stats.rankdata(negative)) / m
+    return above, below
+
+
+def difference(
+    first: Bootstrap, second: Bootstrap, metric: str, columns: int | list[int] | None = None
+) -> tuple[Interval, float]:
+    """What the first model gains over the second in a figure, or in its mean over several abnormalities, and its p-value.
+
+    Both were measured on the same draws. The interval is that of the difference of the means; p is two-sided: twice the
+    share of draws on the other side of zero, of R + 1 draws of which one is no difference.
+    """
+    draws = first.draws[metric] - second.draws[metric]
+    paired = Bootstrap({metric: first.point[metric] - second.point[metric]}, {metric: draws}, IntervalRule(ddof=1))
+    found = paired.interval(metric, columns)
+    if np.isnan(found.value):
+        return found, float("nan")
+    chosen = draws if columns is None else draws[:, np.atleast_1d(np.asarray(columns))]
+    known = ~np.isnan(chosen)
+    sums = np.where(known, chosen, 0.0).sum(axis=1)[known.any(axis=1)]
+    below, above = int((sums <= 0).sum()), int((sums >= 0).sum())
+    return found, min(1.0, 2 * (min(below, above) + 1) / (len(sums) + 1))
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """Holm's adjusted p-values (1979) of several tests, in their order; NaN are no tests and stay NaN."""
+    values = np.asarray(p, dtype=np.float64)
+    adjusted = np.full(values.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
+    return adjusted
