@@ -24,7 +24,6 @@ from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
 from brgsa.vision import Attention, ConvNet3D, ResNet3D, ViT3D
 
-
 ROUNDING = 1e-6  # of a score in float32: a map that adds up to less is made of rounding errors
 
 

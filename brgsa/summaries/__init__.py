@@ -1,5 +1,7 @@
-"""Summaries of chest CT reports: a rule-based reader of 33 abnormalities, and the styles that are written from its findings."""
+"""Summaries of chest CT reports: a rule-based reader, the styles in which its findings are written, and what holds a language
+model's statements to the report."""
 
+from brgsa.summaries.hierarchy import canonical, known_names
 from brgsa.summaries.reader import (
     Finding,
     Mention,
@@ -10,7 +12,7 @@ from brgsa.summaries.reader import (
     read_mentions,
     understood,
 )
-from brgsa.summaries.styles import NOTHING_FOUND, STYLES, statement, summarize, summarize_many
+from brgsa.summaries.styles import NOTHING_FOUND, STYLES, Style, load_style, statement, summarize, summarize_many
 
 __all__ = [
     "NOTHING_FOUND",
@@ -18,6 +20,10 @@ __all__ = [
     "Finding",
     "Mention",
     "Status",
+    "Style",
+    "canonical",
+    "known_names",
+    "load_style",
     "read_findings",
     "read_findings_detailed",
     "read_many",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from brgsa.summaries.sections import is_organ
-from brgsa.summaries.vocabulary import listed, read_yaml, vocabulary
+from brgsa.summaries.vocabulary import listed, open_vocabulary, read_yaml
 
 VERDICT_WORD = r"(?:none|no|nil|yes|absent|present|negative|positive|neg|pos)"
 _PAIR = re.compile(r"^(?P<key>[^:;|=?\t]{2,80}?)(?P<sep>\s*[:=]+>?\s*|\s+[-–—]+>?\s*)(?P<value>.*)$", re.DOTALL)
@@ -69,7 +69,7 @@ def pair_of(part: str) -> tuple[str, str] | None:
     if not pair or len(pair["key"].split()) > _LONGEST_KEY:
         return None
     key, value = pair["key"].strip(" \"'.-"), pair["value"].strip(" \"'")
-    names = vocabulary().names(key)
+    names = open_vocabulary().names(key)
     if ":" in pair["sep"]:
         return (key, value) if names or is_organ(key) or _list_verdict(key) or _denies(key) else None
     return (key, value) if names and (_verdict(value) or not value) else None
@@ -78,7 +78,7 @@ def pair_of(part: str) -> tuple[str, str] | None:
 def is_verdict_pair(part: str) -> bool:
     """Whether a text is an abnormality with a verdict: "Effusion: none"."""
     pair = pair_of(part)
-    return pair is not None and bool(vocabulary().names(pair[0]) and _verdict(pair[1]))
+    return pair is not None and bool(open_vocabulary().names(pair[0]) and _verdict(pair[1]))
 
 
 def statements_of_pair(key: str, value: str, context: str) -> tuple[list[Statement], str]:
@@ -86,9 +86,11 @@ def statements_of_pair(key: str, value: str, context: str) -> tuple[list[Stateme
     if not key:
         return [Statement(value, value, context)], context
     text = f"{key}: {value}"
-    if (listed_verdict := _list_verdict(key)) and not (vocabulary().names(key) and not vocabulary().names(value)):
+    if (listed_verdict := _list_verdict(key)) and not (
+        open_vocabulary().names(key) and not open_vocabulary().names(value)
+    ):
         return [Statement(text, value, context, listed_verdict)], context
-    if vocabulary().names(key):
+    if open_vocabulary().names(key):
         return _of_finding(key, value, text, context), context
     if _denies(key):
         return [Statement(text, f"{key} {value}", context)], context
@@ -97,15 +99,15 @@ def statements_of_pair(key: str, value: str, context: str) -> tuple[list[Stateme
 
 def _of_finding(key: str, value: str, text: str, context: str) -> list[Statement]:
     """The statements of a key that names an abnormality."""
-    verdict, named = _sided_verdict(value), vocabulary().names(value)
+    verdict, named = _sided_verdict(value), open_vocabulary().names(value)
     if verdict == "unsaid":
         return []
-    if named & vocabulary().names(key):  # "Effusion: no pleural effusion"
+    if named & open_vocabulary().names(key):  # "Effusion: no pleural effusion"
         return [Statement(text, value, context)]
     if not verdict:  # "Nodules: 4 mm", "Effusion: small"
         return [Statement(text, f"{key} {value}", context)]
     head, stop, rest = re.match(r"([^,;.(]*)([,;.(]?)\s*(.*)", value, re.DOTALL).groups()  # type: ignore[union-attr]
-    more = rest if stop and not vocabulary().names(head) else value
+    more = rest if stop and not open_vocabulary().names(head) else value
     return [Statement(text, key, context, verdict), *([Statement(more, more, context)] if named else [])]
 
 
@@ -127,7 +129,7 @@ def row_statements(cells: list[str], columns: list[str]) -> list[Statement]:
     Args:
         columns: the cells of the table's head; in a column "Absent", "yes" denies.
     """
-    if not cells or not vocabulary().names(cells[0]):
+    if not cells or not open_vocabulary().names(cells[0]):
         return []
     filled = [(place, cell) for place, cell in enumerate(cells[1:], start=1) if cell.strip(" -–")]
     place, cell = next(((place, cell) for place, cell in filled if _verdict(cell)), (filled or [(0, "")])[0])
@@ -143,7 +145,7 @@ def row_statements(cells: list[str], columns: list[str]) -> list[Statement]:
 
 def _denies(key: str) -> bool:
     """Whether a key denies what follows it: "No evidence of"."""
-    return _DENYING.search(key) is not None and not vocabulary().names(key)
+    return _DENYING.search(key) is not None and not open_vocabulary().names(key)
 
 
 def verdict_of_pair(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from brgsa.summaries.clauses import BRACKETED, NOW, clauses
 from brgsa.summaries.pairs import Statement
 from brgsa.summaries.statements import statements
-from brgsa.summaries.vocabulary import DENIAL, listed, pattern, read_yaml, vocabulary
+from brgsa.summaries.vocabulary import DENIAL, Vocabulary, listed, pattern, read_yaml, vocabulary
 
 
 class Status(StrEnum):
@@ -163,11 +163,20 @@ def understood(report: str) -> bool:
     return _understood(_parts(statements(report)))
 
 
-def read(reports: Sequence[str]) -> list[Reading]:
-    """Each report as read, in one batch."""
+def is_normal(text: str) -> bool:
+    """Whether a sentence calls the scan or an organ normal."""
+    return _ways("normal").search(text.lower()) is not None
+
+
+def read(reports: Sequence[str], words: Vocabulary | None = None) -> list[Reading]:
+    """Each report as read, in one batch.
+
+    Args:
+        words: the abnormalities that are looked for; default the 33 of `vocabulary`.
+    """
     stated = [statements(report) for report in reports]
     located = [_parts(of_report) for of_report in stated]
-    judged = _judge({part for parts in located for _, part in parts})
+    judged = _judge({part for parts in located for _, part in parts}, words or vocabulary())
     out = []
     for of_report, parts in zip(stated, located, strict=True):
         mentions = [
@@ -239,9 +248,8 @@ def _pipeline() -> Any:
     return nlp
 
 
-def _judge(parts: Iterable[_Part]) -> dict[_Part, list[Mention]]:
+def _judge(parts: Iterable[_Part], words: Vocabulary) -> dict[_Part, list[Mention]]:
     """The mentions of each part, judged."""
-    words = vocabulary()
     out: dict[_Part, list[Mention]] = {}
     doubted: list[tuple[_Part, str, list[_Named]]] = []
     for part in parts:

@@ -34,6 +34,8 @@ _EARLIER = re.compile(
     r"(?=[^:\n]*\d)(?:[\w ,/()'-]|\.(?=\d))*)$",
     re.IGNORECASE,
 )
+_CONCLUDING = re.compile(r"\b(?:impressions?|conclusions?|opinion|summary|diagnos[ie]s|results?)\b", re.IGNORECASE)
+_POINT = re.compile(r"[\"“”•]")  # before the first point of an impression without a header
 _REACH = 70  # characters before a separator in which its name begins
 
 
@@ -59,6 +61,18 @@ def spoken_sections(text: str) -> list[str]:
             start, kind = (header.start if header.kind == "organ" else header.end), header.kind
     out.append(_spoken_part(text[start:], kind, first is not None))
     return [part for part in out if part.strip()]
+
+
+def impression(text: str) -> str:
+    """The impression of a clean report: what stands under such a header, or after the first quotation mark or bullet, as in
+    CT-RATE's reports; "" where it has none."""
+    headers = sorted(_headers(text))
+    for number, header in enumerate(headers):
+        if header.kind == "spoken" and _CONCLUDING.search(text[header.start : header.end]):
+            end = headers[number + 1].start if number + 1 < len(headers) else len(text)
+            return text[header.end : end].strip(' :\n"“”•·*')
+    point = _POINT.search(text)
+    return text[point.end() :].strip() if point and text[: point.start()].strip() else ""
 
 
 def _spoken_part(section: str, kind: str, structured: bool) -> str:

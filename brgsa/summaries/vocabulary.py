@@ -154,12 +154,26 @@ def _entry(name: str, raw: dict[str, str], words: dict[str, str]) -> Entry:
 
 @cache
 def vocabulary() -> Vocabulary:
-    """The vocabulary, read once."""
+    """The vocabulary of CT-RATE's and CT-RATE-LT's 33 abnormalities, read once."""
     raw = read_yaml("vocabulary.yaml")
-    entries = tuple(_entry(name, entry, raw["words"]) for name, entry in raw["abnormalities"].items())
     places = {
         name: re.compile("|".join(pattern(word, {}) for word in listed(words))) for name, words in raw["places"].items()
     }
+    return _indexed(_entries(raw), places)
+
+
+@cache
+def open_vocabulary() -> Vocabulary:
+    """The 33 abnormalities and those of `open_vocabulary.yaml`, read once."""
+    base = vocabulary()
+    return _indexed((*base.entries, *_entries(read_yaml("open_vocabulary.yaml"))), base.places)
+
+
+def _entries(raw: Any) -> tuple[Entry, ...]:
+    return tuple(_entry(name, entry, raw["words"]) for name, entry in raw["abnormalities"].items())
+
+
+def _indexed(entries: tuple[Entry, ...], places: dict[str, re.Pattern[str]]) -> Vocabulary:
     by_beginning: dict[str, tuple[int, ...]] = {}
     for number, entry in enumerate(entries):
         for part in entry.beginnings:

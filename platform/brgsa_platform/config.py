@@ -39,7 +39,8 @@ class DataSection(Section):
     """What a training batch is made of. The crop is `model.vision.volume`, placed at random.
 
     Attributes:
-        style: the summary style whose text is paired with the volume; "report" is the report as written.
+        style: the summary style whose text is paired with the volume, by its column in the store or its YAML file; "report"
+            is the report as written.
         unit: what an epoch has one item of: each "volume"; each "scan", or each "text", which is a distinct report, and of
             these one reconstruction, drawn anew each epoch.
         distinct_texts: two items with equal texts, or of equal reports, never stand in one batch; two of a scan never do.
@@ -78,6 +79,14 @@ class DataSection(Section):
     loader: Literal["ray", "torch"] = "ray"
     cpus: float | None = Field(None, gt=0)
     object_store_share: float = Field(0.5, gt=0, le=1)
+
+    @field_validator("style", mode="before")
+    @classmethod
+    def _column(cls, value: Any) -> Any:
+        """The style's column in a store: a style of the user's own is given by its file."""
+        from brgsa.summaries.styles.style import is_file, load_style
+
+        return load_style(value).key if isinstance(value, str) and is_file(value) else value
 
     @field_validator("flip", mode="before")
     @classmethod

@@ -264,8 +264,8 @@ def test_report_without_finding(style: str) -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with refused("unknown-style", field="style", value="short"):
-        summarize(REPORT, "short")
+    with refused("unknown-style", field="style", value="shrt"):
+        summarize(REPORT, "shrt")
     with refused("unknown-abnormality", field="names", value="Gout"):
         summarize(REPORT, "positives", ["Gout"])
     with refused("empty-report"):

@@ -298,9 +298,11 @@ def _check_comparable(store: Store, goals: Sequence[str]) -> None:
 
 def _summarize_missing(store: Store, parameters: Sequence[tune_spaces.Parameter]) -> None:
     """Compute the summary styles that the space draws and the store lacks."""
+    from brgsa.summaries.styles.style import is_file, load_style
     from brgsa_platform.summaries.summarize import summarize
 
     wanted = {str(choice) for p in parameters if p.field == "data.style" for choice in p.choices}
-    missing = sorted(wanted - set(store.styles()) - {"report"})
+    there = {*store.styles(), "report"}
+    missing = sorted(style for style in wanted if (load_style(style).key if is_file(style) else style) not in there)
     if missing:
         summarize(store.path, missing)

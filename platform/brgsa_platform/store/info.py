@@ -42,7 +42,8 @@ class StoreInfo:
         histogram: share of voxels in each of 32 bins of 64 HU from -1024 up.
         flags: flag, without its numbers → volumes that carry it.
         quarantine: stage → volumes refused there.
-        styles: summary styles that have been computed.
+        styles: summary styles that have been computed, by the names of their columns.
+        written_by: such a name → what wrote it: `style`, `hash`, `backend`, `model`.
         doubts: flags and refusals, with shares and examples.
         phantom: whether some volumes are synthetic.
     """
@@ -62,6 +63,7 @@ class StoreInfo:
     flags: dict[str, int]
     quarantine: dict[str, int]
     styles: list[str]
+    written_by: dict[str, dict[str, str]]
     doubts: Doubts
     phantom: bool = False
 
@@ -74,7 +76,7 @@ class StoreInfo:
         grid = "×".join(map(str, geometry["shape"])) + " voxels of " + _times(geometry["spacing"])
         print_line(f"{self.path}: {grid} mm, {self.bytes / 2**30:.2f} GiB in {self.shards} shards")
         print_line(
-            f"fingerprint {self.fingerprint}; summaries: {', '.join(self.styles) or 'none yet'}; strict: "
+            f"fingerprint {self.fingerprint}; summaries: {self._summaries() or 'none yet'}; strict: "
             f"{self.settings['strict']}" + ("; synthetic (brgsa phantom)" if self.phantom else "")
         )
         kinds = ("patients", "scans", "volumes")
@@ -94,6 +96,16 @@ class StoreInfo:
         if self.quarantine:
             print_line("quarantine: " + ", ".join(f"{stage} {n}" for stage, n in self.quarantine.items()))
         self.doubts.print()
+
+    def _summaries(self) -> str:
+        """Each style's column with the style's hash and, of a language model, its name: "positives (a1b2c3d4e5f6)"."""
+        told = {}
+        for key in self.styles:
+            about = self.written_by[key]
+            told[key] = " ".join(
+                about[name] for name in ("hash", "backend", "model") if about.get(name) not in (None, "", "rules")
+            )
+        return ", ".join(f"{key} ({words})" if words else key for key, words in told.items())
 
     def draw(self, file: Path) -> None:
         """Write a PNG of spacings, extents and HU.
@@ -148,6 +160,7 @@ def info(path: str) -> StoreInfo:
         flags=found.by_flag,
         quarantine=dict(Counter(store.quarantine()["stage"].to_pylist()).most_common()),
         styles=store.styles(),
+        written_by={key: store.about_style(key) for key in store.styles()},
         doubts=found,
         phantom=store.phantom,
     )

@@ -32,6 +32,7 @@ from brgsa_platform.store.reader import encoded_volume
 
 FORMAT = 2
 REPORT = "report"
+PROVENANCE = b"brgsa"  # key in a summary table's metadata: JSON of what wrote it
 UNREAD = "report:unread"  # flag of a volume of whose report nothing was understood
 SUMMARY = "summary."
 META_FILE, INDEX_FILE, QUARANTINE_FILE, SUMMARY_FILE = (
@@ -248,6 +249,12 @@ class Store:
         """The summary styles that have been computed, sorted."""
         suffix = f"/{SUMMARY_FILE}"
         return sorted(name.removesuffix(suffix) for name in self.folder.sizes("summaries") if name.endswith(suffix))
+
+    def about_style(self, key: str) -> dict[str, str]:
+        """What wrote a style's summaries: `style`, `hash`, `backend`, `model`, as far as its table tells."""
+        with self.folder.open(summary_file(key)) as file:
+            written = json.loads((pq.read_schema(file).metadata or {}).get(PROVENANCE, b"{}"))
+        return {name: str(written[name]) for name in ("style", "hash", "backend", "model") if name in written}
 
     def texts(self, style: str) -> dict[str, str]:
         """volume_id → text in a style; "report" is the report as written, empty where the archive has none.
