@@ -127,7 +127,7 @@ def _watched(tower: nn.Module) -> Iterator[_Activations | _Attentions]:
             attentions = _Attentions()
             for module in tower.modules():
                 if isinstance(module, Attention):
-                    module.forward = _bound(attentions, module)  # type: ignore[method-assign]
+                    module.forward = _bound(attentions, module)  # type: ignore[method-assign, assignment]
                     undo.callback(module.__dict__.pop, "forward")
             yield attentions
         else:

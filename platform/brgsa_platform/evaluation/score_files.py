@@ -21,7 +21,7 @@ from brgsa.protocols import Protocol
 from brgsa_platform.evaluation.scored import Codes, Floats, Scored
 from brgsa_platform.layouts.ids import COLUMN_OF, ID_COLUMNS, IdKind, column_key, file_name, id_in, loose_id
 from brgsa_platform.layouts.tables.files import Table, read_table
-from brgsa_platform.layouts.tables.label_columns import label_columns, label_of, parse_label
+from brgsa_platform.layouts.tables.label_columns import is_rad_chestct_s_own, label_columns, label_of, parse_label
 from brgsa_platform.layouts.tables.matching import id_columns
 
 SPACING = ("XYSpacing", "ZSpacing")  # of CT-RATE's metadata tables
@@ -58,7 +58,7 @@ class LabelTable:
             np.array(values, dtype=np.float64).reshape(len(table.rows), len(published.of)),
         )
         own = [at for at, column in enumerate(table.columns) if column not in published.taken and _may_be_label(column)]
-        others = [at for at in own if not published.rad_chestct and _holds_labels(table, at)]
+        others = [] if is_rad_chestct_s_own(table.columns) else [at for at in own if _holds_labels(table, at)]
         columns = [[math.nan if (v := parse_label(row[at])) is None else v for row in table.rows] for at in others]
         if others:
             labels = np.concatenate([labels, np.array(columns, dtype=np.float64).T], axis=1)

@@ -174,7 +174,8 @@ def heat_figure(
         for column, plane in enumerate(PLANES):
             axes = figure.add_subplot(grid[row, column])
             _slice(axes, hu, plane, at, spacing, LUNG)
-            picture, aspect = _plane(heat, plane, at, spacing)
+            shown, aspect = _plane(heat, plane, at, spacing)
+            picture = np.asarray(shown, dtype=np.float64)
             red = np.zeros((*picture.shape, 4))
             red[..., 0], red[..., 1] = 1.0, 0.25 * picture
             red[..., 3] = 0.65 * picture
