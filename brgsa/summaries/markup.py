@@ -59,6 +59,7 @@ _RUN_TOGETHER = (
     (re.compile(r"(?<=[a-z])\.(?=\d{1,2}[.)][ ]?[A-Z])"), ". "),  # effusion.2.Nodule
     (re.compile(r"(?<=[a-z]{3})(?=[A-Z][a-z]+\b)(?<!\bMac)"), ". "),  # effusionNo
     (re.compile(r"(?<=[A-Za-z]{3})\.(?=[A-Za-z]{2,}[ ,:.])(?!(?:com|org|net)\b)"), ". "),  # effusion.no
+    (re.compile(r"(?<=[A-Za-z]{3})\?(?=[A-Z][a-z])"), "? "),  # mass?There
     # "No effusion No pneumothorax"
     (
         re.compile(

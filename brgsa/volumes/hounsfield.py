@@ -49,6 +49,12 @@ def filling(values: npt.NDArray[np.float32]) -> float | None:
     return float(found[counts.argmax()])
 
 
+def blank_slices(volume: npt.NDArray[Any]) -> int:
+    """How many axial slices of a volume (x, y, z) hold one value, judged from at most 64 by 64 of their voxels."""
+    part = volume[:: -(-volume.shape[0] // 64), :: -(-volume.shape[1] // 64)]
+    return int((part.max(axis=(0, 1)) == part.min(axis=(0, 1))).sum())
+
+
 def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: float) -> tuple[bool, bool]:
     """Whether values (n,) still need the table's slope and intercept, and whether that is sure.
 

@@ -29,6 +29,7 @@ QUALITY_FLAGS = {
     "taken.",
     "header:decimal-comma": "Its numbers are written with a decimal comma, which DICOM does not know.",
     "projection:described": "Its description names a projection (MIP, MinIP), though it calls itself an original.",
+    "slices:blank": "Axial slices of it hold one value, as where some were lost or never filled.",
     "slices:thick": "Its slices are over three times as thick as they are apart, as those of projections (MIP, MinIP) are.",
     "files:unreadable": "Files beside its slices have no header that can be read, and may be slices of it.",
     "acquisitions:joined": "It is made of several acquisitions that follow each other without a gap.",

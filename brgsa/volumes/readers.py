@@ -78,6 +78,8 @@ def read_volume(
         array, spacing, directions = upright(array, spacing, directions)
     turned, turned_spacing, _ = reorient(array, spacing, directions)
     flags += geometry_flags
+    if blank := hounsfield.blank_slices(turned):
+        flags.append(str(Doubt("slices:blank", f"{blank} of {turned.shape[2]}")))
     if rescale and "rescale:unsure" not in flags and ("rescale:csv" in flags) != ("geometry:csv" in flags):
         flags.append("release:mixed")
     return Volume(turned, turned_spacing, str(path), (*flags, *map(str, report.doubts)))

@@ -88,6 +88,20 @@ def test_formats_of_itk_that_nobody_checks_here_are_refused(suffix: str, tmp_pat
         read_volume(tmp_path / f"a{suffix}", trust_geometry=True)
 
 
+@pytest.mark.parametrize("spacing", ["nan nan nan", "5 5 NaN", "inf 5 6", "5 0.0 6", "-5 5 6"])
+def test_a_nrrd_s_spacing_that_itk_takes_for_another_is_refused(spacing: str, tmp_path: Path) -> None:
+    fields = {"space": "", "space directions": "", "space origin": "", "spacings": spacing}
+    path = save_nrrd(tmp_path / "a.nrrd", chest(), SPACING, np.eye(3), fields)
+    with refused("spacing-impossible", value=spacing.replace(" ", "×")):
+        read_volume(path, trust_geometry=True)
+
+
+def test_a_metaimage_s_text_is_not_read_as_voxels(tmp_path: Path) -> None:
+    path = save_metaimage(tmp_path / "a.mha", chest(), SPACING, np.eye(3), {"HeaderSize": "100"})
+    with refused("header-damaged"):
+        read_volume(path)
+
+
 def test_a_nrrd_s_encoding_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = save_nrrd(tmp_path / "a.nrrd", chest(), SPACING, np.eye(3), {"encoding": "bzip2"})
     with refused("encoding-unknown", field="encoding", value="bzip2"):

@@ -66,6 +66,16 @@ def test_a_masked_scan_is_flagged(value: int, tmp_path: Path) -> None:
     assert body.flags == ("rescale:header", "geometry:header"), "air around the body is where air is"
 
 
+@pytest.mark.parametrize("value", [0, -1000, -32768])
+def test_blank_slices_are_flagged_along_the_patient(value: int, tmp_path: Path) -> None:
+    hu = chest()
+    hu[:, :, 7], hu[:, :, 19] = value, value
+    assert read_volume(save_nifti(tmp_path / "a.nii.gz", hu)).flags[-1] == "slices:blank 2 of 20"
+    along_x = np.array([[0, -5.0, 0, 0], [0, 0, -5, 0], [6, 0, 0, 0], [0, 0, 0, 1]])
+    path = save_nifti(tmp_path / "b.nii.gz", np.ascontiguousarray(hu.transpose(2, 0, 1)), along_x)
+    assert read_volume(path).flags[-1] == "slices:blank 2 of 20"
+
+
 def test_the_header_s_own_rescale_is_applied(tmp_path: Path) -> None:
     image = nib.Nifti1Image(chest(), np.diag([-5.0, -5.0, 6.0, 1.0]))
     image.header.set_slope_inter(0.5, -100.0)

@@ -29,7 +29,7 @@ TEXT: dict[Label, list[str]] = {
 }
 TYPED: dict[Label, list[Any]] = {1: [1, 1.0, True], 0: [0, 0.0, False], None: [None, -1, -1.0]}
 SUFFIXES = (".nii.gz", ".nrrd", ".npz", ".mha")
-REPORT = "Effusion, right; no nodule."
+REPORT = "Hemithorax, right; no nodule."
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def told_of(error: UserError, drawn: Drawn) -> None:
     words = set(re.findall(r"\w+", str(error)))
     ids = {name for name in (*drawn.archive.volumes, *drawn.archive.truth) if not name.isdigit()}
     assert not ids & words, error
-    assert "Effusion" not in words
+    assert "Hemithorax" not in words
 
 
 @sample(0.5)

@@ -133,7 +133,7 @@ class _Header:
 
     def check(self) -> None:
         """Refuse a name of another format, by which ITK chooses its reader; a unit that is no length; an unknown encoding;
-        and a negative spacing, of which ITK takes the absolute value.
+        a spacing of which ITK would take the absolute value, or 1; a HeaderSize by which it would read the text as voxels.
         """
         kind, suffixes = ("NRRD", (".nrrd", ".nhdr")) if self._nrrd else ("MetaImage", (".mha", ".mhd"))
         if self._path.suffix.lower() not in suffixes:
@@ -162,8 +162,11 @@ class _Header:
                 value=encoding,
             )
         spacing = self._fields.get("spacings" if self._nrrd else "elementspacing", "").split()
-        if any(number.startswith("-") for number in spacing):
+        if any(re.fullmatch(r"-.*|[+]?(?:nan|inf).*|0*[.]?0*", number, re.IGNORECASE) for number in spacing):
             raise impossible_spacing(self._path, spacing)
+        local = self._fields.get("elementdatafile", "").upper() in ("LOCAL", "LOCAL_FILE")
+        if local and self._fields.get("headersize", "0") not in ("0", "-1"):
+            raise self.damaged(RuntimeError("HeaderSize beside voxels in the same file"))
 
     def damaged(self, error: RuntimeError) -> VolumeError:
         """The refusal of a header that ITK cannot make sense of, as where a NRRD gives its spacing twice."""

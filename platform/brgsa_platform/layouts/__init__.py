@@ -3,9 +3,10 @@
 from brgsa_platform.layouts.archive import LAYOUTS, Reading, read_archive
 from brgsa_platform.layouts.ct_rate import METADATA_COLUMNS
 from brgsa_platform.layouts.identity import identity_key, pseudonym
-from brgsa_platform.layouts.ids import loose_id
+from brgsa_platform.layouts.ids import file_name, loose_id
 from brgsa_platform.layouts.item import SPLITS, Item
 from brgsa_platform.layouts.tables.account import TableAccount
+from brgsa_platform.layouts.tables.files import read_table
 from brgsa_platform.layouts.tables.label_columns import LABELS
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "Item",
     "Reading",
     "TableAccount",
+    "file_name",
     "identity_key",
     "loose_id",
     "pseudonym",
     "read_archive",
+    "read_table",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from brgsa.phantom import is_phantom
 from brgsa.text import as_read
 from brgsa.volumes import Geometry, SeveralSeries, Volume, quality_warnings, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
+from brgsa_platform.layouts import METADATA_COLUMNS, file_name, read_table
 from brgsa_platform.runtime import console
 from brgsa_platform.training import run_checkpoints
 
@@ -202,25 +202,27 @@ def _percentile(reference: Mapping[str, Sequence[float]], text: str, score: floa
     return (bisect.bisect_left(known, score) + bisect.bisect_right(known, score)) / (2 * len(known))
 
 
-def _metadata_row(table: Path, volume: str) -> dict[str, str]:
-    """The row of a volume in CT-RATE's metadata table."""
-    try:
-        with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("VolumeName") == volume:
-                    return row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+def _metadata_row(file: Path, volume: str) -> dict[str, str]:
+    """The row of a volume in CT-RATE's metadata table; see `layouts.read_table` for how a table may be written."""
+    table = read_table(file)
+    table.require("VolumeName")
+    rows = [row for row in table.rows if file_name(table.cell(row, "VolumeName")) == file_name(volume)]
+    found = [{name: table.cell(row, name) for name in METADATA_COLUMNS} for row in rows]
+    if not found:
         raise UserError(
-            f"The metadata table {table} cannot be read ({error}): give CT-RATE's CSV.",
-            code="metadata-unreadable",
-            field=str(table),
-        ) from error
-    raise UserError(
-        f"The metadata table {table} has no row whose VolumeName is {volume}: give the table of this scan.",
-        code="metadata-without-scan",
-        field=str(table),
-        value=volume,
-    )
+            f"The metadata table {file} has no row whose VolumeName is {volume}: give the table of this scan.",
+            code="metadata-without-scan",
+            field=str(file),
+            value=volume,
+        )
+    if any(row != found[0] for row in found):
+        raise UserError(
+            f"The metadata table {file} has rows of different values whose VolumeName is {volume}: keep one.",
+            code="conflicting-ids",
+            field=str(file),
+            value=volume,
+        )
+    return found[0]
 
 
 def _check_picture(path: Path) -> None:

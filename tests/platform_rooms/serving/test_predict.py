@@ -150,7 +150,15 @@ def test_a_bare_file_is_read_with_its_metadata_row_and_cautioned_about_without(
     with refused("metadata-without-scan", field=str(table), value="scan.nii.gz"):
         predict(saved, scan, options=ScanOptions(table))
     other = tmp_path / "other.csv"
-    with refused("metadata-unreadable", field=str(other)):
+    with refused("unreadable-table", field=str(other)):
+        predict(saved, bare, options=ScanOptions(other))
+    text = table.read_text()
+    for written in ("\ufeff" + text, text.replace("VolumeName", "volume_name"), text.replace(".nii.gz", "")):
+        other.write_text(written, encoding="utf-8")
+        again = predict(saved, bare, options=ScanOptions(other))
+        assert (again.rows, again.warnings) == (prediction.rows, [])
+    other.write_text(text + text.splitlines()[1].replace("6.0", "3.0") + "\n")
+    with refused("conflicting-ids", field=str(other), value=bare.name):
         predict(saved, bare, options=ScanOptions(other))
 
 
