@@ -17,9 +17,9 @@ from brgsa.volumes.errors import VolumeError, unreadable
 from brgsa.volumes.formats import read_stored
 from brgsa.volumes.geometry_check import LARGEST_SHEAR, GeometryReport, check_geometry
 from brgsa.volumes.quality_flags import QUALITY_FLAGS
-from brgsa.volumes.stored import Doubt, Stored, millimetres
+from brgsa.volumes.stored import Doubt, Stored, millimetres, to_affine
 from brgsa.volumes.upright import upright
-from brgsa.volumes.volume import Volume, reorient
+from brgsa.volumes.volume import Placement, Volume, axis_order, reorient
 
 FEWEST_VOXELS = 8  # along any axis
 SAME_SPACING = 0.01  # relative difference
@@ -74,15 +74,30 @@ def read_volume(
         doubts.insert(0, Doubt("spacing:assumed", millimetres(spacing), refused=True))
     report = check_geometry(array.shape, spacing, directions, bare=by_header and stored.identity, doubts=doubts)
     _check_geometry(path, report, trust_geometry)
+    affine = stored.affine
     if report.shear > LARGEST_SHEAR:
+        middle = (np.array(array.shape) - 1) / 2
         array, spacing, directions = upright(array, spacing, directions)
+        affine = _about(affine[:3, :3] @ middle + affine[:3, 3], array.shape, spacing, directions)
+    order, flips, _ = axis_order(directions)
     turned, turned_spacing, _ = reorient(array, spacing, directions)
     flags += geometry_flags
     if blank := hounsfield.blank_slices(turned):
         flags.append(str(Doubt("slices:blank", f"{blank} of {turned.shape[2]}")))
     if rescale and "rescale:unsure" not in flags and ("rescale:csv" in flags) != ("geometry:csv" in flags):
         flags.append("release:mixed")
-    return Volume(turned, turned_spacing, str(path), (*flags, *map(str, report.doubts)))
+    placement = Placement(affine, order, flips)
+    return Volume(turned, turned_spacing, str(path), (*flags, *map(str, report.doubts)), placement)
+
+
+def _about(
+    centre: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+    spacing: tuple[float, float, float],
+    directions: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """The affine of a grid whose middle is at `centre`, mm in LPS."""
+    return to_affine(spacing, directions, centre - (directions * spacing) @ ((np.array(shape) - 1) / 2))
 
 
 def _read(path: Path, series: str | None, folders: Sequence[Path | str]) -> Stored:

@@ -41,6 +41,7 @@ class Stored:
         identity: whether the file's axes are those of its own format, unturned: what a program writes that knows none.
         stated: whether the file itself gives any geometry; if not, it is the one that the archive publishes.
         doubts: what the header says twice and differently, or in another unit.
+        origin: mm in LPS of the middle of the first voxel.
     """
 
     array: npt.NDArray[Any]
@@ -51,6 +52,22 @@ class Stored:
     identity: bool = False
     stated: bool = True
     doubts: tuple[Doubt, ...] = ()
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64]:
+        """float64 (4, 4): a voxel's indices (i, j, k) to mm in LPS, as the file says."""
+        return to_affine(self.spacing, self.directions, self.origin)
+
+
+def to_affine(
+    spacing: tuple[float, float, float], directions: npt.NDArray[np.float64], origin: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """Spacing, directions and origin, all as in `Stored`, as one matrix (4, 4)."""
+    affine = np.eye(4)
+    affine[:3, :3] = directions * spacing
+    affine[:3, 3] = origin
+    return affine
 
 
 def millimetres(numbers: Any) -> str:

@@ -11,6 +11,27 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class Placement:
+    """How a volume's array lies in its file, and the file's voxels in the patient.
+
+    Attributes:
+        affine: float64 (4, 4): indices (i, j, k) in the file to mm in LPS, as the file's header says. A sheared scan has
+            that of its upright grid.
+        order: the file's axis that became x, y, z.
+        flips: whether it was turned round.
+    """
+
+    affine: npt.NDArray[np.float64]
+    order: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    def to_file(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """An array (x, y, z) in the file's own axes (i, j, k); a view."""
+        turned = array[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
+        return turned.transpose(tuple(int(i) for i in np.argsort(self.order)))
+
+
+@dataclass(frozen=True)
 class Volume:
     """A CT volume in Hounsfield units.
 
@@ -20,12 +41,14 @@ class Volume:
         spacing: mm between voxel centres along x, y, z.
         source: the file that it was read from.
         flags: notes of the reader, each "topic:note": the origin of rescale and geometry, and what looks odd.
+        placement: where it lies in its file and in the patient; None for a volume that no file holds.
     """
 
     array: npt.NDArray[np.int16] | npt.NDArray[np.float32]
     spacing: tuple[float, float, float]
     source: str = ""
     flags: tuple[str, ...] = ()
+    placement: Placement | None = None
 
 
 def axis_order(directions: npt.NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], float]:

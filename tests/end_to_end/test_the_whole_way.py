@@ -18,7 +18,8 @@ from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.search.driver import tune
 from brgsa_platform.search.result import SearchResult
 from brgsa_platform.search.spec import SearchMethod, SearchOptions
-from brgsa_platform.serving.predict import ScanOptions, predict
+from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.scorer import ScanOptions
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import connection
 from brgsa_platform.training.driver import TrainResult, train

@@ -222,7 +222,8 @@ def read_series(path: Path, name: str | None = None, folders: Sequence[Path | st
         ) from error
     spacing, directions = geometry_of(series.headers)
     identity = bool((abs(directions - [[1, 0, 0], [0, 1, 0], [0, 0, 1]]) < 1e-4).all())
-    return Stored(array.T, spacing, directions, identity=identity, doubts=series.doubts)
+    x, y, z = series.headers[0].position or (0.0, 0.0, 0.0)
+    return Stored(array.T, spacing, directions, identity=identity, doubts=series.doubts, origin=(x, y, z))
 
 
 def _as_error(path: Path, series: Series) -> VolumeError:

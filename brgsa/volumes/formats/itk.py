@@ -82,6 +82,7 @@ def read_itk(path: Path) -> Stored:
         raise not_numbers(path)
     spacing = np.array(reader.GetSpacing()[:3]) * text.factor
     check_spacing(path, spacing.tolist())
+    origin = np.array(reader.GetOrigin()[:3]) * text.factor
     directions = np.array(reader.GetDirection()).reshape(len(size), len(size))[:3, :3]
     try:
         packed = text.packed_voxels(shape)
@@ -97,6 +98,7 @@ def read_itk(path: Path) -> Stored:
         oriented=oriented,
         identity=bool(np.allclose(directions, np.eye(3), atol=1e-4)),
         doubts=tuple(text.doubts(directions)),
+        origin=(float(origin[0]), float(origin[1]), float(origin[2])),
     )
 
 

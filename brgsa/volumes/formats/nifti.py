@@ -52,7 +52,8 @@ def read_nifti(path: Path) -> Stored:
     check_spacing(path, pixdim.tolist())
     try:
         dtype = header.get_data_dtype()
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)[:3, :3] * factor
+        best = np.asarray(header.get_best_affine(), dtype=np.float64)
+        affine, origin = best[:3, :3] * factor, LPS @ best[:3, 3] * factor
         slope, intercept = header.get_slope_inter()
         offset, count = int(header["vox_offset"]), math.prod(shape)
         if min(shape) < 1:
@@ -86,6 +87,7 @@ def read_nifti(path: Path) -> Stored:
             *([Doubt("units:converted", unit)] if factor != 1 else []),
             *(_contradictions(header, pixdim / factor) if oriented else ()),
         ),
+        origin=(float(origin[0]), float(origin[1]), float(origin[2])),
     )
 
 

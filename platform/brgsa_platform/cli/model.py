@@ -62,8 +62,8 @@ def predict(
     picture: Annotated[Path | None, typer.Option(help="Write a PNG of what the model sees.")] = None,
 ) -> None:
     """Score one CT: a ranked table of prompts."""
-    from brgsa_platform.serving.predict import ScanOptions
     from brgsa_platform.serving.predict import predict as run
+    from brgsa_platform.serving.scorer import ScanOptions
 
     done = run(
         checkpoint,

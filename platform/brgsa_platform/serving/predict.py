@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import bisect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-import torch
-
-from brgsa import checkpoint as checkpoint_files
-from brgsa import zeroshot
 from brgsa.errors import UserError
-from brgsa.model import default_device
-from brgsa.phantom import is_phantom
-from brgsa.text import as_read
-from brgsa.volumes import Geometry, SeveralSeries, Volume, quality_warnings, read_volume, standardize
-from brgsa.volumes.augment import centre_crop
-from brgsa_platform.layouts import METADATA_COLUMNS, file_name, read_table
 from brgsa_platform.runtime import console
-from brgsa_platform.training import run_checkpoints
+from brgsa_platform.serving.scorer import RankedPrompt, ScanOptions, Scorer
 
 SHARE = "higher than"  # head of the percentiles' column
 SUPERVISED = " (supervised)"  # mark of a prompt
-
-
-@dataclass(frozen=True)
-class ScanOptions:
-    """How a scan is read.
-
-    Attributes:
-        metadata: CT-RATE's metadata table (CSV), for a file whose header lacks spacing or HU rescale.
-        series: SeriesInstanceUID, for a DICOM folder that holds several CT series.
-        trust_geometry: take a geometry that contradicts itself or that no chest has, with a caution.
-    """
-
-    metadata: Path | str | None = None
-    series: str | None = None
-    trust_geometry: bool = False
-
-
-class RankedPrompt(NamedTuple):
-    """A prompt, its score, and the share (0 to 1) of the validation scans that score lower for it, where that is known.
-
-    Raw cosines say little: what can be read is how a scan stands among others. A prompt is supervised where it names an
-    abnormality on whose labels the model was trained; its score is then not zero-shot.
-    """
-
-    prompt: str
-    score: float
-    percentile: float | None
-    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,97 +91,20 @@ def predict(
     scan_path, picture = Path(scan_path), None if picture is None else Path(picture)
     if picture is not None:
         _check_picture(picture)
-    loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
-    texts = _texts(loaded, prompts)
-    geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
-    scan = _read(scan_path, options)
-    model = loaded.model.to(device or default_device())
-    crop = model.config.vision.evaluated(geometry.shape)
-    seen = np.ascontiguousarray(centre_crop(standardize(scan, geometry), crop))
-    # Not the training's fused step: on a GPU it is compiled first, which takes longer than one volume.
-    volume = torch.from_numpy(seen).float().div_(1000.0).clamp_(-1.0, 1.0)[None, None]
-    scores = zeroshot.scores(model.encode_volumes(volume), model.encode_texts(texts), pairing)[0].tolist()
-
-    # Training keeps its validation scores of the default pairing only.
-    reference = loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
-    rows = [
-        RankedPrompt(text, score, _percentile(reference, text, score), checkpoint_files.is_supervised(loaded.run, text))
-        for text, score in zip(texts, scores, strict=True)
-    ]
+    scorer = Scorer(checkpoint, prompts, pairing=pairing, device=device)
+    seen = scorer.read(scan_path, options)
+    rows = scorer.score(seen)
     if picture is not None:
         from brgsa_platform.runtime import plots
 
-        plots.save(plots.planes_figure([("what the model sees", seen)], geometry.spacing), picture)
-    warnings = quality_warnings(scan.flags)
-    if not is_phantom(scan_path):
-        warnings += filter(None, [checkpoint_files.phantom_warning(loaded.run)])
-    return Prediction(scan_path, _ranked(rows), warnings, picture)
-
-
-def _read(path: Path, options: ScanOptions) -> Volume:
-    row = None if options.metadata is None else _metadata_row(Path(options.metadata), path.name)
-    try:
-        return read_volume(path, row, options.series, trust_geometry=options.trust_geometry)
-    except SeveralSeries as error:
-        lines = "".join(f"\n  {choice}" for choice in error.choices)
-        raise UserError(
-            f"{error} Choose with --series:{lines}", code=error.code, field="--series", value=error.value
-        ) from error
-
-
-def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -> list[str]:
-    """The texts to score."""
-    texts = list(prompts) if prompts else zeroshot.prompts(loaded.run["labels"])
-    if not texts:
-        raise UserError(
-            f"{loaded.path} names no labels to ask for: give a --prompt.", code="no-prompts", field="--prompt"
-        )
-    for text, read in zip(texts, as_read(texts, loaded.model.text.form), strict=True):
-        if not read.strip():
-            raise UserError(
-                'A prompt is empty: give --prompt a sentence such as "There is pleural effusion."',
-                code="empty-prompt",
-                field="--prompt",
-                value=text,
-            )
-    return texts
+        plots.save(plots.planes_figure([("what the model sees", seen.hu)], scorer.geometry.spacing), picture)
+    return Prediction(scan_path, _ranked(rows), seen.cautions, picture)
 
 
 def _ranked(rows: Sequence[RankedPrompt]) -> list[RankedPrompt]:
     if all(row.percentile is not None for row in rows):
         return sorted(rows, key=lambda row: (-(row.percentile or 0.0), -row.score))
     return sorted(rows, key=lambda row: -row.score)
-
-
-def _percentile(reference: Mapping[str, Sequence[float]], text: str, score: float) -> float | None:
-    """Share of the reference scores, which rise, below `score`; of equal ones half."""
-    known = reference.get(text)
-    if not known:
-        return None
-    return (bisect.bisect_left(known, score) + bisect.bisect_right(known, score)) / (2 * len(known))
-
-
-def _metadata_row(file: Path, volume: str) -> dict[str, str]:
-    """The row of a volume in CT-RATE's metadata table; see `layouts.read_table` for how a table may be written."""
-    table = read_table(file)
-    table.require("VolumeName")
-    rows = [row for row in table.rows if file_name(table.cell(row, "VolumeName")) == file_name(volume)]
-    found = [{name: table.cell(row, name) for name in METADATA_COLUMNS} for row in rows]
-    if not found:
-        raise UserError(
-            f"The metadata table {file} has no row whose VolumeName is {volume}: give the table of this scan.",
-            code="metadata-without-scan",
-            field=str(file),
-            value=volume,
-        )
-    if any(row != found[0] for row in found):
-        raise UserError(
-            f"The metadata table {file} has rows of different values whose VolumeName is {volume}: keep one.",
-            code="conflicting-ids",
-            field=str(file),
-            value=volume,
-        )
-    return found[0]
 
 
 def _check_picture(path: Path) -> None:

@@ -23,7 +23,8 @@ from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.planning.budget import budget_of
 from brgsa_platform.serving.import_checkpoint import import_reference
-from brgsa_platform.serving.predict import ScanOptions, predict
+from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.scorer import ScanOptions
 from brgsa_platform.training.state import TrainingState
 
 VOLUME = (8, 8, 4)

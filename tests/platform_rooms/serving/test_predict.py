@@ -21,7 +21,8 @@ from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.vision import vision_tower
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.serving.predict import ScanOptions, predict
+from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.scorer import ScanOptions
 from scans import chest, save_dicom
 
 LABELS = ["Cardiomegaly", "Pleural effusion", "Lung nodule"]

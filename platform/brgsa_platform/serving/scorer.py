@@ -1,0 +1,190 @@
+"""A checkpoint ready for scans: how a CT is read for it, and what it says of one."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from brgsa import checkpoint as checkpoint_files
+from brgsa import zeroshot
+from brgsa.errors import UserError
+from brgsa.model import default_device
+from brgsa.phantom import is_phantom
+from brgsa.text import as_read
+from brgsa.volumes import Geometry, SeveralSeries, Volume, quality_warnings, read_volume, standardize
+from brgsa.volumes.augment import centre_crop
+from brgsa_platform.layouts import METADATA_COLUMNS, file_name, read_table
+from brgsa_platform.training import run_checkpoints
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """How a scan is read.
+
+    Attributes:
+        metadata: CT-RATE's metadata table (CSV), for a file whose header lacks spacing or HU rescale.
+        series: SeriesInstanceUID, for a DICOM folder that holds several CT series.
+        trust_geometry: take a geometry that contradicts itself or that no chest has, with a caution.
+    """
+
+    metadata: Path | str | None = None
+    series: str | None = None
+    trust_geometry: bool = False
+
+
+class RankedPrompt(NamedTuple):
+    """A prompt, its score, and the share (0 to 1) of the validation scans that score lower for it, where that is known.
+
+    Raw cosines say little: what can be read is how a scan stands among others. A prompt is supervised where it names an
+    abnormality on whose labels the model was trained; its score is then not zero-shot.
+    """
+
+    prompt: str
+    score: float
+    percentile: float | None
+    supervised: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A scan as a model sees it.
+
+    Attributes:
+        path: of the scan.
+        scan: as it was read, on its own grid.
+        hu: int16 HU (x, y, z) on the model's grid, cropped as in an evaluation.
+        cautions: what looks odd in it.
+    """
+
+    path: Path
+    scan: Volume
+    hu: npt.NDArray[np.int16]
+    cautions: list[str]
+
+    def tensor(self) -> torch.Tensor:
+        """float32 (1, 1, X, Y, Z) in [-1, 1], which the vision tower takes."""
+        # Not the training's fused step: on a GPU it is compiled first, which takes longer than one volume.
+        return torch.from_numpy(self.hu).float().div_(1000.0).clamp_(-1.0, 1.0)[None, None]
+
+
+class Scorer:
+    """A checkpoint with its prompts.
+
+    Args:
+        checkpoint: a checkpoint folder, or a run's (its best checkpoint).
+        prompts: texts to score; default "There is …" for each label of the checkpoint.
+        pairing: which embeddings are compared, see `brgsa.zeroshot`.
+        device: default "cuda" where there is one.
+
+    Raises:
+        UserError: the checkpoint cannot be used, or a prompt is empty.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str,
+        prompts: Sequence[str] | None = None,
+        *,
+        pairing: str = "mean",
+        device: str | None = None,
+    ) -> None:
+        loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
+        self.path, self.run, self.pairing = loaded.path, loaded.run, pairing
+        self.texts = _texts(loaded, prompts)
+        self.geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
+        self.model = loaded.model.to(device or default_device())
+        self.embedded = self.model.encode_texts(self.texts)
+        # Training keeps its validation scores of the default pairing only.
+        self._reference: Mapping[str, Sequence[float]] = (
+            loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
+        )
+
+    def read(self, path: Path, options: ScanOptions = ScanOptions()) -> Seen:
+        """A CT in HU (see `brgsa.volumes.read_volume`); for DICOM also a study's folder, or one above it.
+
+        Raises:
+            UserError: the scan or its metadata cannot be used.
+        """
+        scan = _read(path, options)
+        crop = self.model.config.vision.evaluated(self.geometry.shape)
+        hu = np.ascontiguousarray(centre_crop(standardize(scan, self.geometry), crop))
+        cautions = quality_warnings(scan.flags)
+        if not is_phantom(path):
+            cautions += filter(None, [checkpoint_files.phantom_warning(self.run)])
+        return Seen(path, scan, hu, cautions)
+
+    def score(self, seen: Seen) -> list[RankedPrompt]:
+        """Each prompt's score for a scan, in the prompts' order."""
+        embeddings = self.model.encode_volumes(seen.tensor())
+        scores = zeroshot.scores(embeddings, self.embedded, self.pairing)[0].tolist()
+        return [self.ranked(text, score) for text, score in zip(self.texts, scores, strict=True)]
+
+    def ranked(self, text: str, score: float) -> RankedPrompt:
+        """A score among those of the validation scans."""
+        return RankedPrompt(text, score, self._percentile(text, score), checkpoint_files.is_supervised(self.run, text))
+
+    def _percentile(self, text: str, score: float) -> float | None:
+        """Share of the reference scores, which rise, below `score`; of equal ones half."""
+        known = self._reference.get(text)
+        if not known:
+            return None
+        return (bisect.bisect_left(known, score) + bisect.bisect_right(known, score)) / (2 * len(known))
+
+
+def _read(path: Path, options: ScanOptions) -> Volume:
+    row = None if options.metadata is None else _metadata_row(Path(options.metadata), path.name)
+    try:
+        return read_volume(path, row, options.series, trust_geometry=options.trust_geometry)
+    except SeveralSeries as error:
+        lines = "".join(f"\n  {choice}" for choice in error.choices)
+        raise UserError(
+            f"{error} Choose with --series:{lines}", code=error.code, field="--series", value=error.value
+        ) from error
+
+
+def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -> list[str]:
+    """The texts to score."""
+    texts = list(prompts) if prompts else zeroshot.prompts(loaded.run["labels"])
+    if not texts:
+        raise UserError(
+            f"{loaded.path} names no labels to ask for: give a --prompt.", code="no-prompts", field="--prompt"
+        )
+    for text, read in zip(texts, as_read(texts, loaded.model.text.form), strict=True):
+        if not read.strip():
+            raise UserError(
+                'A prompt is empty: give --prompt a sentence such as "There is pleural effusion."',
+                code="empty-prompt",
+                field="--prompt",
+                value=text,
+            )
+    return texts
+
+
+def _metadata_row(file: Path, volume: str) -> dict[str, str]:
+    """The row of a volume in CT-RATE's metadata table; see `layouts.read_table` for how a table may be written."""
+    table = read_table(file)
+    table.require("VolumeName")
+    rows = [row for row in table.rows if file_name(table.cell(row, "VolumeName")) == file_name(volume)]
+    found = [{name: table.cell(row, name) for name in METADATA_COLUMNS} for row in rows]
+    if not found:
+        raise UserError(
+            f"The metadata table {file} has no row whose VolumeName is {volume}: give the table of this scan.",
+            code="metadata-without-scan",
+            field=str(file),
+            value=volume,
+        )
+    if any(row != found[0] for row in found):
+        raise UserError(
+            f"The metadata table {file} has rows of different values whose VolumeName is {volume}: keep one.",
+            code="conflicting-ids",
+            field=str(file),
+            value=volume,
+        )
+    return found[0]
