@@ -1,8 +1,9 @@
 """Where a volume supports a prompt: the gradient of their score, followed back into the vision tower.
 
-- Convolutional towers: HiResCAM (Draelos and Carin 2020, arXiv 2011.08891), which is Grad-CAM (Selvaraju et al. 2017, arXiv
-  1610.02391) with each place's own gradient instead of its mean over the volume.
 - Transformers: attention rollout weighted by gradients (Chefer et al. 2021, arXiv 2103.15679).
+- Convolutional towers: integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) from several neutral volumes. Grad-CAM
+  knows only the cells of the last feature map, and on a coarse grid these are larger than the chest's organs
+  (docs/heatmaps.md has the figures).
 
 A map tells what raised the score, not whether the score is high: `Support.score` does.
 """
@@ -16,15 +17,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from brgsa import zeroshot
-from brgsa.errors import UserError
 from brgsa.model import BrgSA, Embeddings
-from brgsa.vision import Attention, ConvNet3D, ResNet3D, ViT3D
+from brgsa.vision import Attention, ViT3D
 
-ROUNDING = 1e-6  # of a score in float32: a map that adds up to less is made of rounding errors
+Spacing = tuple[float, float, float]
+Target = Callable[[Embeddings], Tensor]  # the scores (B,) of B volumes
+
+ROUNDING = 1e-8  # what a voxel adds to a score in float32 is rounding below this
+# Of the integrated gradients; chosen on the demo's phantom (docs/heatmaps.md).
+BLURRED_MM = (17.0, 34.0, 68.0)
+SMOOTHED_MM = 14.0
+BODY = -0.9  # of HU / 1000
+STEPS, STEPS_AT_ONCE = 12, 4
 
 
 @dataclass(frozen=True)
@@ -41,114 +49,112 @@ class Support:
     relevance: npt.NDArray[np.float32]
 
 
-def support(
-    model: BrgSA, volume: Tensor, prompt: Embeddings, against: Embeddings | None = None, pairing: str = "mean"
-) -> Support:
+def support(model: BrgSA, volume: Tensor, prompt: Embeddings, spacing: Spacing, pairing: str = "mean") -> Support:
     """The map of a prompt's support in one volume.
+
+    A transformer's keeps the attention weights of all blocks: 4 bytes · blocks · heads · tokens², 4.3 GB for the paper's.
 
     Args:
         volume: float (1, 1, X, Y, Z) in [-1, 1] (HU / 1000).
         prompt: the prompt's embeddings, (1, D).
-        against: embeddings of other prompts, (P, D): what speaks for all of them alike is taken off.
+        spacing: mm of a voxel along x, y and z.
         pairing: see `zeroshot.scores`.
-
-    Raises:
-        UserError: the model's vision tower is one that no map is known for ("no-heat-map").
     """
-    was_training = model.training
+
+    def target(volumes: Embeddings) -> Tensor:
+        return zeroshot.scores(volumes, prompt, pairing)[:, 0]
+
+    was_training, volume = model.training, volume.to(model.device).detach()
     model.eval()
     try:
-        with torch.enable_grad(), _watched(model.vision) as watched:
-            # Weights may be locked; the volume's gradient leads through all layers.
-            embeddings = model.embed_volumes(volume.to(model.device).detach().requires_grad_())
-            score = zeroshot.scores(embeddings, prompt, pairing)[0, 0]
-            target = score
-            if against is not None:
-                target = score - zeroshot.scores(embeddings, against, pairing)[0].mean()
-            cells = watched.relevance(target)
+        with torch.enable_grad():
+            score = target(model.encode_volumes(volume)).item()
+            if isinstance(model.vision, ViT3D):
+                relevance = _rollout(model, model.vision, volume, target)
+            else:
+                relevance = _integrated_gradients(model, volume, target, spacing)
     finally:
         model.train(was_training)
-    if isinstance(model.vision, ViT3D):
-        cells = cells.reshape(model.vision.patch_embed.grid(tuple(volume.shape[2:])))
-    fine = functional.interpolate(cells[None, None], size=volume.shape[2:], mode="trilinear", align_corners=False)
-    relevance = fine[0, 0].detach().float().cpu().numpy()
-    nothing = float(cells.detach().sum()) < ROUNDING
-    return Support(score.item(), np.zeros_like(relevance) if nothing else relevance / relevance.max())
+    highest = float(relevance.max())
+    found = relevance.detach().float().cpu().numpy()
+    return Support(score, found / highest if highest > ROUNDING else np.zeros_like(found))
 
 
-class _Activations:
-    """A convolutional tower's last feature map, (1, C, x, y, z), kept with its gradient."""
-
-    def __init__(self) -> None:
-        self.kept: Tensor | None = None
-
-    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.kept = output
-
-    def relevance(self, target: Tensor) -> Tensor:
-        """HiResCAM: gradient times activation, summed over the channels; what lowers the target is left out."""
-        assert self.kept is not None
-        (gradient,) = torch.autograd.grad(target, self.kept)
-        return (gradient * self.kept).sum(dim=1)[0].clamp(min=0)
+def _integrated_gradients(model: BrgSA, volume: Tensor, target: Target, spacing: Spacing) -> Tensor:
+    """What each voxel adds to the target on the way from volumes that show nothing to this one, (X, Y, Z)."""
+    total = torch.zeros(volume.shape[2:], device=volume.device)
+    for neutral in _neutral(volume, spacing):
+        gradient = torch.zeros_like(volume)
+        for part in ((torch.arange(STEPS, device=volume.device) + 0.5) / STEPS).split(STEPS_AT_ONCE):
+            way = (neutral + (volume - neutral) * part.view(-1, 1, 1, 1, 1)).requires_grad_()
+            (step,) = torch.autograd.grad(target(model.embed_volumes(way)).sum(), way)
+            gradient += step.sum(dim=0, keepdim=True) / STEPS
+        added = _smooth(gradient * (volume - neutral), SMOOTHED_MM, spacing)[0, 0]
+        total += added / added.abs().max().clamp(min=ROUNDING)  # so that none of them outweighs the others
+    return total.clamp(min=0)
 
 
-class _Attentions:
-    """The attention weights of every block of a transformer, each (1, heads, tokens, tokens), kept with their gradients."""
+def _neutral(volume: Tensor, spacing: Spacing) -> Iterator[Tensor]:
+    """Volumes without what a prompt may name. Each leaves traces of its own in a map; together they hide each other's."""
+    for width in BLURRED_MM:
+        yield _smooth(volume, width, spacing)
+    yield torch.full_like(volume, -1.0)  # air
+    yield torch.where(volume > BODY, 0.0, volume)  # water wherever the body is
+    yield volume.flip(2)  # the other side of the body
 
-    def __init__(self) -> None:
-        self.kept: list[Tensor] = []
 
-    def attend(self, attention: Attention, tokens: Tensor) -> Tensor:
-        """`Attention.forward` without the fused kernel, which does not give its weights."""
+def _smooth(volume: Tensor, width: float, spacing: Spacing) -> Tensor:
+    """A volume (1, 1, X, Y, Z) under a Gaussian of `width` mm."""
+    for axis, mm in enumerate(spacing):
+        sigma = width / mm
+        reach = min(int(3 * sigma + 0.5), volume.shape[2 + axis] - 1)
+        distance = torch.arange(-reach, reach + 1, device=volume.device, dtype=volume.dtype)
+        kernel = torch.softmax(-0.5 * (distance / sigma) ** 2, dim=0)
+        shape = [1] * 5
+        shape[2 + axis] = -1
+        pad = [0] * 6
+        pad[4 - 2 * axis : 6 - 2 * axis] = [reach, reach]
+        volume = functional.conv3d(functional.pad(volume, pad, mode="replicate"), kernel.view(shape))
+    return volume
+
+
+def _rollout(model: BrgSA, tower: ViT3D, volume: Tensor, target: Target) -> Tensor:
+    """The rollout R = R + mean over heads of (gradient · attention)⁺ R; then what the class token owes each patch."""
+    with _attention_kept(tower) as kept:
+        # Weights may be locked; the volume's gradient leads through all layers.
+        score = target(model.embed_volumes(volume.requires_grad_())).sum()
+    gradients = torch.autograd.grad(score, kept)
+    # Only the class token's row is needed: from the last block to the first, one row instead of a matrix.
+    row = functional.one_hot(torch.tensor(0, device=volume.device), kept[0].shape[-1]).to(score)
+    for weights, gradient in zip(reversed(kept), reversed(gradients), strict=True):
+        row = row + row @ (gradient * weights).clamp(min=0).mean(dim=1)[0]
+    cells = row[1:].reshape(1, 1, *tower.patch_embed.grid(tuple(volume.shape[2:])))
+    fine: Tensor = functional.interpolate(cells, size=volume.shape[2:], mode="trilinear", align_corners=False)
+    return fine[0, 0]
+
+
+@contextmanager
+def _attention_kept(tower: ViT3D) -> Iterator[list[Tensor]]:
+    """Within the context the tower keeps each block's attention weights, (1, heads, tokens, tokens), in their graph."""
+    kept: list[Tensor] = []
+    with ExitStack() as undo:
+        for module in tower.modules():
+            if isinstance(module, Attention):
+                module.forward = _keeping(module, kept)  # type: ignore[method-assign, assignment]
+                undo.callback(module.__dict__.pop, "forward")
+        yield kept
+
+
+def _keeping(attention: Attention, kept: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """`Attention.forward` without the fused kernel, which does not give its weights."""
+
+    def forward(tokens: Tensor) -> Tensor:
         batch, count, width = tokens.shape
         qkv = attention.qkv(tokens).view(batch, count, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys, values = qkv.unbind(0)
         weights = torch.softmax(queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5, dim=-1)
-        self.kept.append(weights)
+        kept.append(weights)
         mixed: Tensor = attention.proj((weights @ values).transpose(1, 2).reshape(batch, count, width))
         return mixed
 
-    def relevance(self, target: Tensor) -> Tensor:
-        """The rollout R = R + mean over heads of (gradient · attention)⁺ R; then what the class token owes each patch."""
-        gradients = torch.autograd.grad(target, self.kept)
-        count = self.kept[0].shape[-1]
-        # Only the class token's row is needed: from the last block to the first, one row instead of a matrix.
-        row = functional.one_hot(torch.tensor(0), count).to(target)
-        for weights, gradient in zip(reversed(self.kept), reversed(gradients), strict=True):
-            row = row + row @ (gradient * weights).clamp(min=0).mean(dim=1)[0]
-        return row[1:]
-
-
-@contextmanager
-def _watched(tower: nn.Module) -> Iterator[_Activations | _Attentions]:
-    """The tower keeps what its map needs while it works within the context."""
-    with ExitStack() as undo:
-        if isinstance(tower, ViT3D):
-            attentions = _Attentions()
-            for module in tower.modules():
-                if isinstance(module, Attention):
-                    module.forward = _bound(attentions, module)  # type: ignore[method-assign, assignment]
-                    undo.callback(module.__dict__.pop, "forward")
-            yield attentions
-        else:
-            activations = _Activations()
-            handle = _last_layer(tower).register_forward_hook(activations.keep)
-            undo.callback(handle.remove)
-            yield activations
-
-
-def _bound(attentions: _Attentions, attention: Attention) -> Callable[[Tensor], Tensor]:
-    def forward(tokens: Tensor) -> Tensor:
-        return attentions.attend(attention, tokens)
-
     return forward
-
-
-def _last_layer(tower: nn.Module) -> nn.Module:
-    """The layer whose feature map the tower pools."""
-    if isinstance(tower, ConvNet3D):
-        return tower.net
-    if isinstance(tower, ResNet3D):
-        return tower.net.layer4
-    name = type(tower).__name__
-    raise UserError(f"No heat map is known for the vision tower {name}.", code="no-heat-map", value=name)

@@ -33,6 +33,11 @@ class Embeddings(NamedTuple):
         """The same embeddings in the CPU's memory."""
         return Embeddings(self.plain.cpu(), None if self.bridged is None else self.bridged.cpu())
 
+    def row(self, number: int) -> Embeddings:
+        """One of them, as a batch of one."""
+        bridged = None if self.bridged is None else self.bridged[number : number + 1]
+        return Embeddings(self.plain[number : number + 1], bridged)
+
     @staticmethod
     def concatenate(parts: Sequence[Embeddings]) -> Embeddings:
         """Several batches of one model as one, row after row."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, search, store, ui, weights
+from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, scans, search, store, ui, weights
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -31,7 +31,8 @@ for verb in (
     model.train,
     search.tune,
     evaluate.evaluate,
-    model.predict,
+    scans.predict,
+    scans.heatmap,
     weights.import_checkpoint,
     weights.export,
     ui.ui,

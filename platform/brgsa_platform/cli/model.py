@@ -1,4 +1,4 @@
-"""Verbs of a model: train it, ask it about one CT."""
+"""The verb that trains a model."""
 
 from __future__ import annotations
 
@@ -40,40 +40,6 @@ def train(
         f"{done.out}: best epoch {done.best['epoch']} of {len(done.history)}{score}. "
         f"Next: brgsa evaluate {_short(done.out)} --data {data}"
     )
-
-
-def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best checkpoint).")],
-    scan: Annotated[
-        Path, typer.Argument(help="One CT in HU: NIfTI, NRRD, MetaImage, .npz, or a DICOM series' or study's folder.")
-    ],
-    prompt: Annotated[list[str] | None, typer.Option(help="A text to score; default every label's prompt.")] = None,
-    pairing: Annotated[str, typer.Option(help="mean, v.t, v.t', v'.t or v'.t'.")] = "mean",
-    metadata: Annotated[
-        Path | None, typer.Option(help="CT-RATE's metadata CSV, for a file of its first release.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(help="SeriesInstanceUID, for a DICOM folder that holds several CT series.")
-    ] = None,
-    trust_geometry: Annotated[
-        bool, typer.Option("--trust-geometry", help="Take a geometry that contradicts itself or is no chest's.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    picture: Annotated[Path | None, typer.Option(help="Write a PNG of what the model sees.")] = None,
-) -> None:
-    """Score one CT: a ranked table of prompts."""
-    from brgsa_platform.serving.predict import predict as run
-    from brgsa_platform.serving.scorer import ScanOptions
-
-    done = run(
-        checkpoint,
-        scan,
-        prompt,
-        ScanOptions(metadata, series, trust_geometry),
-        pairing=pairing,
-        picture=picture,
-    )
-    done.print(as_json=json)
 
 
 def _short(path: Path) -> Path:

@@ -23,6 +23,8 @@ from brgsa.volumes.augment import centre_crop
 from brgsa_platform.layouts import METADATA_COLUMNS, file_name, read_table
 from brgsa_platform.training import run_checkpoints
 
+SAME = 0.01  # relative difference of two lengths
+
 
 @dataclass(frozen=True)
 class ScanOptions:
@@ -61,12 +63,14 @@ class Seen:
         scan: as it was read, on its own grid.
         hu: int16 HU (x, y, z) on the model's grid, cropped as in an evaluation.
         cautions: what looks odd in it.
+        outside: how it differs from all scans of the training, where the checkpoint knows them.
     """
 
     path: Path
     scan: Volume
     hu: npt.NDArray[np.int16]
     cautions: list[str]
+    outside: list[str]
 
     def tensor(self) -> torch.Tensor:
         """float32 (1, 1, X, Y, Z) in [-1, 1], which the vision tower takes."""
@@ -118,7 +122,7 @@ class Scorer:
         cautions = quality_warnings(scan.flags)
         if not is_phantom(path):
             cautions += filter(None, [checkpoint_files.phantom_warning(self.run)])
-        return Seen(path, scan, hu, cautions)
+        return Seen(path, scan, hu, cautions, outside_of(scan, self.run["data"].get("seen", {})))
 
     def score(self, seen: Seen) -> list[RankedPrompt]:
         """Each prompt's score for a scan, in the prompts' order."""
@@ -136,6 +140,21 @@ class Scorer:
         if not known:
             return None
         return (bisect.bisect_left(known, score) + bisect.bisect_right(known, score)) / (2 * len(known))
+
+
+def outside_of(scan: Volume, seen: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+    """In what a scan lies outside all that a model was trained on.
+
+    Args:
+        seen: "spacing" and "extent", each the lowest and highest mm of x, y and z (see `train`); empty where it is not known.
+    """
+    extent = [(n - 1) * mm for n, mm in zip(scan.array.shape, scan.spacing, strict=True)]
+    found = []
+    for name, values in (("spacing", scan.spacing), ("extent", extent)):
+        for axis, value, (low, high) in zip("xyz", values, seen.get(name, ()), strict=False):
+            if not low * (1 - SAME) <= value <= high * (1 + SAME):
+                found.append(f"{name} {axis} {value:.4g} mm, the training's {low:.4g} to {high:.4g}")
+    return found
 
 
 def _read(path: Path, options: ScanOptions) -> Volume:
