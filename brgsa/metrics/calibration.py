@@ -5,7 +5,7 @@ Scalings are fitted on other volumes than those they are judged on (the validati
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,14 +50,6 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -
         expected = np.bincount(place, weights=share, minlength=bins) / counts
         observed = np.bincount(place, weights=truth, minlength=bins) / counts
     return Reliability(counts, expected, observed)
-
-
-class Scaling(Protocol):
-    """What makes probabilities of scores."""
-
-    def __call__(self, scores: ArrayLike) -> Floats:
-        """The probabilities (N,) of scores (N,)."""
-        ...
 
 
 class Temperature(NamedTuple):

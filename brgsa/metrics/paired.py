@@ -34,7 +34,7 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     _, other = column(labels, second)
     present = truth > 0
     if not present.any() or present.all():
-        return DeLong(*[float("nan")] * 4)
+        return DeLong(np.nan, np.nan, np.nan, np.nan)
     components = [_components(score[present], score[~present]) for score in (one, other)]
     areas = [float(positive.mean()) for positive, _ in components]
     variance = sum(
@@ -43,8 +43,8 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     sd = float(np.sqrt(variance))
     gap = areas[0] - areas[1]
     if sd < 1e-12:
-        return DeLong(*areas, 0.0, 1.0 if abs(gap) < 1e-12 else 0.0)
-    return DeLong(*areas, sd, float(2 * stats.norm.sf(abs(gap) / sd)))
+        return DeLong(areas[0], areas[1], 0.0, 1.0 if abs(gap) < 1e-12 else 0.0)
+    return DeLong(areas[0], areas[1], sd, float(2 * stats.norm.sf(abs(gap) / sd)))
 
 
 def _components(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:

@@ -76,7 +76,7 @@ def overlap_at(
             similarity[scans[rows, None] == scans[None, sick]] = -np.inf
         if not most:
             break
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
+        nearest = _largest(similarity, most)
         there = np.take_along_axis(similarity, nearest, axis=1) > -np.inf
         both = np.einsum("qp,qkp->qk", truth[rows], of_candidates[nearest])
         either = truth[rows].sum(axis=1)[:, None] + of_candidates.sum(axis=1)[nearest] - both
@@ -93,6 +93,13 @@ def _similarities(queries: ArrayLike, candidates: ArrayLike, chunk: int) -> Iter
     for start in range(0, len(one), chunk):
         rows = slice(start, min(start + chunk, len(one)))
         yield rows, one[rows] @ other.T
+
+
+def _largest(similarity: Singles, count: int) -> NDArray[np.intp]:
+    """Columns of the largest values of each row, falling."""
+    chosen = np.argpartition(similarity, -count, axis=1)[:, -count:]
+    order = np.argsort(-np.take_along_axis(similarity, chosen, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, axis=1)
 
 
 def _directions(embeddings: ArrayLike) -> Singles:

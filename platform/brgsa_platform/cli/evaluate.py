@@ -25,6 +25,12 @@ Scores = Annotated[
     Path | None, typer.Option(help="A model's scores in place of a checkpoint: a column an abnormality.")
 ]
 Labels = Annotated[Path | None, typer.Option(help="The labels of the scored volumes.")]
+Compare = Annotated[
+    Path | None, typer.Option(help="Another model beside it: a run, a checkpoint, or a file of scores.")
+]
+Workers = Annotated[int, typer.Option(help="Processes that encode volumes; the figures are the same.")]
+Keep = Annotated[bool, typer.Option("--save-embeddings", help="Keep v, v', t and t' as Parquet beside the tables.")]
+Embeddings = Annotated[Path | None, typer.Option(help="Folder with embeddings that --save-embeddings kept.")]
 ValidationScores = Annotated[Path | None, typer.Option(help="Scores on which thresholds are chosen.")]
 ValidationLabels = Annotated[Path | None, typer.Option(help="Their labels, where --labels has them not.")]
 TrainingLabels = Annotated[Path | None, typer.Option(help="Labels that tell which abnormalities are rare.")]
@@ -39,6 +45,10 @@ def evaluate(
     protocol: ProtocolName = "honest",
     resamples: Resamples = None,
     out: Out = None,
+    compare: Compare = None,
+    workers: Workers = 1,
+    save_embeddings: Keep = False,
+    embeddings: Embeddings = None,
     scores: Scores = None,
     labels: Labels = None,
     validation_scores: ValidationScores = None,
@@ -61,7 +71,7 @@ def evaluate(
         if labels is None:
             raise UserError("--scores needs --labels, a table of the same volumes.", code="no-labels", field="--labels")
         files = ScoreFiles(scores, labels, validation_scores, validation_labels, training_labels, metadata)
-        _show(evaluate_scores(files, with_resamples(protocol, resamples), out=out), json)
+        _show(evaluate_scores(files, with_resamples(protocol, resamples), rival=compare, out=out), json)
         return
     if checkpoint is None or data is None:
         raise UserError(
@@ -72,7 +82,15 @@ def evaluate(
     from brgsa_platform.evaluation.evaluate import EvaluateOptions
     from brgsa_platform.evaluation.evaluate import evaluate as run
 
-    options = EvaluateOptions(protocol=protocol, pairing=pairing, resamples=resamples)
+    options = EvaluateOptions(
+        protocol=protocol,
+        pairing=pairing,
+        resamples=resamples,
+        workers=workers,
+        save_embeddings=save_embeddings,
+        embeddings=embeddings,
+        compare=compare,
+    )
     _show(run(checkpoint, data, split, options, out=out), json)
 
 

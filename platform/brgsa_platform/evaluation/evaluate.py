@@ -1,13 +1,12 @@
 """`brgsa evaluate`: a checkpoint and a store's split in, scores of prompts, tables and pictures out.
 
-Each CT is encoded once, in the driver, whatever the number of prompts.
+Each CT is encoded once, here or by several workers, whatever the number of prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,82 +17,42 @@ from numpy.typing import NDArray
 from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
 from brgsa.errors import UserError, nearest
-from brgsa.metrics import gap
 from brgsa.metrics.units import prevalence
-from brgsa.model import BrgSA, default_device
-from brgsa.protocols import DEFAULT, Protocol
+from brgsa.model import BrgSA, Embeddings, default_device
+from brgsa.protocols import Protocol
 from brgsa.volumes import Geometry
-from brgsa_platform.evaluation.options import with_resamples
+from brgsa.volumes.augment import Volume16
+from brgsa_platform.evaluation.alignment import Paired, alignment
+from brgsa_platform.evaluation.compare import compare
+from brgsa_platform.evaluation.embeddings import (
+    EmbeddedSplit,
+    Encoding,
+    embeddings_file,
+    parts_folder,
+    read_kept,
+    remove_parts,
+    weights_digest,
+    write_embeddings,
+)
+from brgsa_platform.evaluation.options import EvaluateOptions
 from brgsa_platform.evaluation.outputs import file_names, log_result, writable_folder, write_files
-from brgsa_platform.evaluation.result import EvaluationResult, Gap, mark_supervised
+from brgsa_platform.evaluation.result import Alignment, EvaluationResult, mark_supervised
+from brgsa_platform.evaluation.score_files import read_rival
 from brgsa_platform.evaluation.scored import Scored, Setting, measure
-from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, split_index
+from brgsa_platform.loading.batches import BatchSource, SplitIndex, split_index
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store.doubts import doubt_warning
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import run_checkpoints
-from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts, select_rows
+from brgsa_platform.training.encoding import encode_texts
+
+__all__ = ["EvaluateOptions", "evaluate"]
 
 EXAMPLES = 3  # volumes shown as slices
 
 Scores = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """How volumes are scored, and how the scores are measured.
-
-    Attributes:
-        protocol: name of one of `brgsa.protocols`, path of a YAML file, or the protocol itself.
-        pairing: which embeddings are compared, see `brgsa.zeroshot`.
-        resamples: bootstrap resamples, in place of the protocol's.
-        labels: abnormalities to score; default all that the store has labels for.
-        rare: names of the rare ones; default those present in less than 3 % of the store's training scans.
-        batch_size: volumes encoded at a time.
-        device: default "cuda" where there is one.
-    """
-
-    protocol: str | Path | Protocol = DEFAULT
-    pairing: str = "mean"
-    resamples: int | None = None
-    labels: Sequence[str] | None = None
-    rare: Sequence[str] | None = None
-    batch_size: int = 16
-    device: str | None = None
-
-    @cached_property
-    def chosen(self) -> Protocol:
-        """The protocol with these resamples.
-
-        Raises:
-            UserError: see `with_resamples`.
-        """
-        return with_resamples(self.protocol, self.resamples)
-
-    def check(self) -> None:
-        """Refuse values that no checkpoint and no store could serve.
-
-        Raises:
-            UserError: names the option and what it may be.
-        """
-        if self.pairing not in zeroshot.PAIRINGS:
-            raise UserError(
-                f"Unknown pairing {self.pairing!r}{nearest(self.pairing, zeroshot.PAIRINGS)}: choose one of "
-                f"{', '.join(zeroshot.PAIRINGS)}.",
-                code="unknown-pairing",
-                field="pairing",
-                value=self.pairing,
-            )
-        if self.batch_size < 1:
-            raise UserError(
-                f"batch_size must be at least 1, not {self.batch_size}.",
-                code="below-one",
-                field="batch_size",
-                value=self.batch_size,
-            )
-        _ = self.chosen
 
 
 def evaluate(
@@ -107,6 +66,8 @@ def evaluate(
     name: str | None = None,
 ) -> EvaluationResult:
     """Score every volume of a split for every abnormality, measure, and keep tables and pictures.
+
+    Killed, the same call goes on with what had been encoded.
 
     Args:
         checkpoint: a checkpoint folder, or a run's (its best checkpoint).
@@ -131,21 +92,33 @@ def evaluate(
     params = {**about, "protocol": protocol.to_dict()}
     with tracking.run("evaluate", name=title, params=params, tags=tags, parent=parent_run) as run:
         model = loaded.model.to(options.device or default_device())
-        tested, fitted_on = evaluation.encode(model)
+        tested, fitted_on = evaluation.encode(model, folder)
         score = evaluation.scorer(model)
-        scored = evaluation.scored(tested, score)
-        fitting = None if fitted_on is None else evaluation.scored(fitted_on, score)
+        scored = evaluation.scored(evaluation.index, tested, score)
+        fitting = None
+        if evaluation.fitting is not None and fitted_on is not None:
+            fitting = evaluation.scored(evaluation.fitting, fitted_on, score)
         result = mark_supervised(measure(scored, evaluation.setting(fitting)), evaluation.supervised)
-        measured_gap, gap_notes = evaluation.gap(model, tested)
+        aligned, texts = evaluation.alignment(model, tested)
+        notes = [] if aligned.gap is not None else [evaluation.no_gap()]
         result = replace(
             result,
-            gap=measured_gap,
-            notes=[*gap_notes, *result.notes],
+            alignment=aligned,
+            notes=[*notes, *result.notes],
             files=file_names(folder, split),
             run_id=run.run_id,
         )
+        if options.compare is not None:
+            rival = evaluation.rival(options.compare, scored, folder)
+            result = replace(result, comparison=compare(options.compare.name, scored, rival, evaluation.setting(None)))
+        if options.save_embeddings:
+            kept = replace(tested, texts=texts)
+            result.files["embeddings"] = str(evaluation.keep(folder, split, kept))
+            if fitted_on is not None and fitted_on is not tested:
+                evaluation.keep(folder, "validation", fitted_on)
         write_files(result, scored)
-        log_result(run, result, tested.pictures, np.asarray(scored.labels), evaluation.store.geometry.spacing)
+        log_result(run, result, evaluation.pictures(), np.asarray(scored.labels), evaluation.store.geometry.spacing)
+        remove_parts(folder)
     return result
 
 
@@ -210,22 +183,66 @@ class _Evaluation:
         labels: NDArray[np.float32] = index.labels[:, [self.store.labels.index(name) for name in self.names]]
         return labels
 
-    def encode(self, model: BrgSA) -> tuple[EncodedSplit, EncodedSplit | None]:
-        """The volumes under test and those on which thresholds are chosen, which may be the same."""
+    def encode(self, model: BrgSA, folder: Path) -> tuple[EmbeddedSplit, EmbeddedSplit | None]:
+        """The volumes under test and those on which thresholds are chosen, which may be the same.
+
+        Args:
+            folder: where what is encoded is kept for a while, and was perhaps left before a kill.
+        """
         others = self.fitting if self.fitting is not self.index else None
+        options = self.options
+        if options.embeddings is not None:
+            tested = read_kept(options.embeddings, self.split, self.identity(), self.index)
+            if others is None:
+                return tested, tested if self.fitting is not None else None
+            return tested, read_kept(options.embeddings, "validation", self.identity(), others)
         seen = model.config.vision.evaluated(self.store.geometry.shape)
         total = len(self.index) + (len(others) if others is not None else 0)
+        parts = parts_folder(folder, self.identity(), options.batch_size)
         with ray_session(), progress(total, f"encode {self.split} volumes") as advance:
 
-            def encoded(index: SplitIndex, keep: Sequence[int] = ()) -> EncodedSplit:
+            def encoded(split: str, index: SplitIndex) -> EmbeddedSplit:
                 source = BatchSource(index, seen)
-                batches = evaluation_batches(source, batch_size=self.options.batch_size)
-                return encode_split(model, index, batches, advance=advance, keep=keep)
+                how = Encoding(self.loaded.path.absolute(), split, source, options.batch_size, parts, options.device)
+                volumes = how.encode(model, options.workers, advance)
+                return EmbeddedSplit(index.volume_ids, volumes, identity=self.identity())
 
-            tested = encoded(self.index, keep=_examples(self.index, self.labels_of(self.index)))
+            tested = encoded(self.split, self.index)
             if self.fitting is None:
                 return tested, None
-            return tested, tested if others is None else encoded(others)
+            return tested, tested if others is None else encoded("validation", others)
+
+    def rival(self, path: Path, scored: Scored, folder: Path) -> Scored:
+        """The scores of another model for the volumes under test: of a file, or of a checkpoint that is asked here."""
+        if not path.is_dir():
+            return read_rival(path, scored, self.options.chosen)
+        other = _Evaluation.of(
+            checkpoint_files.load(run_checkpoints.resolve(path)), self.store, self.split, self.options
+        )
+        alone = replace(other, fitting=None, options=replace(self.options, embeddings=None))
+        model = other.loaded.model.to(self.options.device or default_device())
+        return alone.scored(self.index, alone.encode(model, folder)[0], alone.scorer(model))
+
+    def identity(self) -> dict[str, Any]:
+        """What embeddings are of: they serve another evaluation of the same."""
+        return {
+            "weights": weights_digest(self.loaded.path),
+            "data": self.store.fingerprint,
+            "style": self.loaded.run["data"]["style"],
+        }
+
+    def keep(self, folder: Path, split: str, embedded: EmbeddedSplit) -> Path:
+        """Write a split's embeddings for other protocols."""
+        path = embeddings_file(folder, split)
+        write_embeddings(path, embedded)
+        return path
+
+    def pictures(self) -> dict[int, Volume16]:
+        """Row → int16 HU of the few volumes that are shown."""
+        seen = self.loaded.model.config.vision.evaluated(self.store.geometry.shape)
+        reader = BatchSource(self.index, seen).reader()
+        rows = _examples(self.index, self.labels_of(self.index))
+        return dict(zip(rows, reader.read(np.array(rows), 0), strict=True))
 
     def scorer(self, model: BrgSA) -> zeroshot.Scorer:
         """What scores an encoded split for the protocol's prompts, which are encoded once."""
@@ -237,10 +254,10 @@ class _Evaluation:
             self.options.pairing,
         )
 
-    def scored(self, encoded: EncodedSplit, score: zeroshot.Scorer) -> Scored:
+    def scored(self, rows: SplitIndex, embedded: EmbeddedSplit, score: zeroshot.Scorer) -> Scored:
         """An encoded split with its scores and labels."""
-        protocol, rows = self.options.chosen, encoded.rows
-        scores = score(encoded.embeddings).numpy().astype(np.float64)
+        protocol = self.options.chosen
+        scores = score(embedded.volumes).numpy().astype(np.float64)
         return Scored(
             names=self.names,
             volume_ids=rows.volume_ids,
@@ -251,26 +268,43 @@ class _Evaluation:
             voxels=_voxels(self.store, rows) if protocol.unit == "smallest-voxel" else None,
         )
 
-    def gap(self, model: BrgSA, tested: EncodedSplit) -> tuple[Gap | None, list[str]]:
-        """The gap between the volumes and the texts of the style that the model was trained on, or why there is none."""
+    def alignment(self, model: BrgSA, tested: EmbeddedSplit) -> tuple[Alignment, Embeddings | None]:
+        """How volumes and the texts of the style that the model was trained on lie, and the embeddings of these texts."""
+        texts = self._texts()
+        embedded = tested.texts
+        if embedded is None and any(text.strip() for text in texts):
+            embedded = _embedded_texts(model, texts)
+        codes = np.unique(np.array(texts, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
+        paired = Paired(tested.volumes, embedded, codes, self.index.scans, self.labels_of(self.index))
+        return alignment(paired), embedded
+
+    def _texts(self) -> list[str]:
+        """The volumes' texts in the style that the model was trained on; all empty where the store lacks it."""
         style = self.loaded.run["data"]["style"]
         if style != "report" and style not in self.store.styles():
-            return None, [
-                f"No modality gap: the store has no summaries of style {style}; brgsa summarize --style {style} adds them."
-            ]
+            return [""] * len(self.index)
         by_volume = self.store.texts(style)
-        texts = [by_volume.get(volume) or "" for volume in tested.rows.volume_ids]
-        written = torch.tensor([i for i, text in enumerate(texts) if text.strip()], dtype=torch.long)
-        if not len(written):
-            return None, ["No modality gap: the volumes of this split have no reports."]
-        sentences = encode_texts(model, [texts[i] for i in written.tolist()])
-        volumes = select_rows(tested.embeddings, written)
-        before = (volumes.plain.numpy(), sentences.plain.numpy())
-        plain = Gap(gap.modality_gap(*before), gap.project(*before))
-        if volumes.bridged is None or sentences.bridged is None:
-            return plain, []
-        after = (volumes.bridged.numpy(), sentences.bridged.numpy())
-        return replace(plain, after=gap.modality_gap(*after), clouds_after=gap.project(*after)), []
+        return [by_volume.get(volume) or "" for volume in self.index.volume_ids]
+
+    def no_gap(self) -> str:
+        """Why there is no modality gap."""
+        style = self.loaded.run["data"]["style"]
+        if style != "report" and style not in self.store.styles():
+            return f"No modality gap: the store has no summaries of style {style}; brgsa summarize --style {style} adds them."
+        return "No modality gap: the volumes of this split have no reports."
+
+
+def _embedded_texts(model: BrgSA, texts: Sequence[str]) -> Embeddings:
+    """The embeddings (N, D) of N texts; NaN where a text is empty."""
+    written = torch.tensor([i for i, text in enumerate(texts) if text.strip()], dtype=torch.long)
+    read = encode_texts(model, [texts[i] for i in written.tolist()])
+
+    def spread(rows: torch.Tensor) -> torch.Tensor:
+        filled = torch.full((len(texts), rows.shape[1]), torch.nan)
+        filled[written] = rows.float()
+        return filled
+
+    return Embeddings(spread(read.plain), None if read.bridged is None else spread(read.bridged))
 
 
 def _check_geometry(loaded: checkpoint_files.Checkpoint, store: Store) -> None:

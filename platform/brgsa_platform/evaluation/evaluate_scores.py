@@ -8,9 +8,10 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa.protocols import DEFAULT, Protocol, load_protocol
+from brgsa_platform.evaluation.compare import compare
 from brgsa_platform.evaluation.outputs import file_names, writable_folder, write_files
 from brgsa_platform.evaluation.result import EvaluationResult
-from brgsa_platform.evaluation.score_files import LabelTable, read_scored
+from brgsa_platform.evaluation.score_files import LabelTable, read_rival, read_scored
 from brgsa_platform.evaluation.scored import Setting, measure
 
 
@@ -38,14 +39,26 @@ def evaluate_scores(
     protocol: str | Path | Protocol = DEFAULT,
     *,
     rare: Sequence[str] | None = None,
+    rival: Path | None = None,
     out: Path | None = None,
 ) -> EvaluationResult:
     """The table of a score file under a protocol; with `out`, also as files.
 
+    Args:
+        rare: names of the rare abnormalities, in place of what prevalence tells.
+        rival: another model's scores, to stand beside these.
+
     Raises:
-        UserError: see `read_scored`, `LabelTable.read`, `load_protocol` and `measure`; overlapping-validation where a volume
-            is both under test and among those on which thresholds are chosen.
+        UserError: see `read_scored`, `LabelTable.read`, `load_protocol` and `measure`; rival-is-folder;
+            overlapping-validation where a volume is both under test and among those on which thresholds are chosen.
     """
+    if rival is not None and rival.is_dir():
+        raise UserError(
+            f"{rival} is a folder: without a store no checkpoint can be asked; give --compare a file of its scores.",
+            code="rival-is-folder",
+            field="--compare",
+            value=str(rival),
+        )
     chosen = load_protocol(protocol)
     labels = LabelTable.read(files.labels)
     scored, notes = read_scored(files.scores, labels, chosen, files.metadata)
@@ -79,6 +92,8 @@ def evaluate_scores(
         about={"checkpoint": files.scores.name, "data": files.labels.name, "split": "", "supervised": []},
     )
     result = measure(scored, setting)
+    if rival is not None:
+        result = replace(result, comparison=compare(rival.name, scored, read_rival(rival, scored, chosen), setting))
     if folder is None:
         return result
     result = replace(result, files=file_names(folder, files.scores.stem, scores=False))

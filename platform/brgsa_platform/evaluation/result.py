@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from brgsa import metrics
 from brgsa.metrics import Bootstrap, Interval
+from brgsa.metrics.calibration import Reliability, Temperature
 from brgsa.metrics.gap import Clouds
+from brgsa.metrics.top_k import top_k
 from brgsa.protocols import Protocol
 from brgsa_platform.loading.batches import RARE_BELOW
 
@@ -79,17 +81,91 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Alignment:
+    """How a split's embeddings lie: the gap between volumes and texts, and figures of retrieval, separability and collapse.
+
+    Attributes:
+        gap: None where no volume has a text.
+        figures: name with its group, as "retrieval/report_to_volume_at_5" → value.
+    """
+
+    gap: Gap | None
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether the probabilities that scalings make of the scores hold on the observations under test.
+
+    Attributes:
+        errors: scaling → expected calibration error (P,), NaN where it cannot be fitted.
+        scales: position of an abnormality → its temperature.
+        curves: scaling → reliability over all abnormalities together.
+    """
+
+    errors: dict[str, Floats]
+    scales: dict[int, Temperature]
+    curves: dict[str, Reliability]
+
+    def mean_error(self, scaling: str) -> float:
+        """The mean over the abnormalities with a scaling."""
+        return float(np.nanmean(self.errors[scaling]))
+
+
+@dataclass(frozen=True)
 class Observations:
     """What was measured: U observations, as the protocol's unit makes them, and P abnormalities.
 
     Attributes:
         ids: of the volume that an observation is, or of the first that it is made of.
         labels, scores: (U, P).
+        groups: (U,) what the bootstrap draws as one; None for single observations.
     """
 
     ids: list[str]
     labels: Floats
     scores: Floats
+    groups: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the first model gains over the second in AUROC.
+
+    Attributes:
+        first, second: both figures, on the volumes that both have scored.
+        gain: the first less the second, with the interval of the paired draws.
+        p: of no difference, two-sided, by the paired draws.
+        p_holm: the same, corrected for the number of abnormalities.
+        p_delong, p_delong_holm: by DeLong's test, which takes observations for independent; NaN for a mean.
+    """
+
+    first: float
+    second: float
+    gain: Interval
+    p: float
+    p_holm: float = float("nan")
+    p_delong: float = float("nan")
+    p_delong_holm: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first model beside a second.
+
+    Attributes:
+        name: of the second.
+        volumes: that both have scored.
+        abnormalities: name → gain, of those that both have scored and that can be measured.
+        means: group → gain of its mean.
+        notes: what was left out.
+    """
+
+    name: str
+    volumes: int
+    abnormalities: dict[str, Gain]
+    means: dict[str, Gain]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -104,6 +180,10 @@ class EvaluationResult:
         notes: sentences on what was left out, or fitted where it should not be.
         about: checkpoint, data fingerprint, split, protocol and the other choices, as plain JSON values.
         observed: what was measured.
+        top: strict Recall@1 and Precision@3 over all abnormalities together.
+        calibration: None without a validation split to fit it on.
+        alignment: of a checkpoint's embeddings; None for a file of scores.
+        comparison: with another model.
         files: kind of file → path of what was written.
         run_id: its MLflow run.
     """
@@ -114,13 +194,21 @@ class EvaluationResult:
     notes: list[str]
     about: dict[str, Any] = field(default_factory=dict)
     observed: Observations | None = None
-    gap: Gap | None = None
+    top: dict[str, Interval] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    alignment: Alignment | None = None
+    comparison: Comparison | None = None
     files: dict[str, str] = field(default_factory=dict)
     run_id: str = ""
 
     def columns(self, group: str = "macro") -> list[int]:
         """Positions of a group's measured abnormalities."""
         return [i for i, row in enumerate(self.abnormalities) if row.measured and row.belongs_to(group)]
+
+    @property
+    def gap(self) -> Gap | None:
+        """The modality gap, where it was measured."""
+        return None if self.alignment is None else self.alignment.gap
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -165,7 +253,9 @@ def tabulate(
         is_rare = bool(shares[i] < RARE_BELOW) if rare is None else name in rare
         counts = int(present[i]), int(absent[i])
         rows.append(Abnormality(name, is_rare, *counts, float(thresholds[i]), figures, float(shares[i])))
-    result = EvaluationResult(rows, {}, drawn, _notes(rows))
+    first = top_k(labels, scores, protocol.drawing, groups=groups, rule=protocol.rule)
+    top = {name: first.interval(name) for name in first.point}
+    result = EvaluationResult(rows, {}, drawn, _notes(rows), top=top)
     for group in GROUPS:
         result.means[group] = {metric: _mean(drawn, metric, result.columns(group)) for metric in METRICS}
     return result

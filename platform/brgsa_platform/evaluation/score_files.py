@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +112,24 @@ def read_scored(
         voxels=_voxels(read_table(metadata), table, found) if metadata else _voxels(labels.table, table, found),
     )
     return scored, notes
+
+
+def read_rival(path: Path, scored: Scored, protocol: Protocol) -> Scored:
+    """Another model's scores, from a file, for volumes whose labels are known: its volumes and abnormalities among those.
+
+    Raises:
+        UserError: see `read_scored`.
+    """
+    ids = [] if scored.volume_ids[:1] == ["row 1"] else scored.volume_ids
+    columns = (COLUMN_OF[IdKind.VOLUME],) if ids else ("",)
+    rows = [[one] for one in ids] or [[""]] * len(scored.volume_ids)
+    table = Table(Path("labels under test"), columns, rows, list(range(1, len(rows) + 1)))
+    known = LabelTable(table, scored.names, np.asarray(scored.labels, dtype=np.float64))
+    found, _ = read_scored(path, known, replace(protocol, unit="volume"))
+    if ids:  # in the spelling of the volumes under test, not of the file
+        spelled = {file_name(one): one for one in ids}
+        return replace(found, volume_ids=[spelled[file_name(one)] for one in found.volume_ids])
+    return found
 
 
 def _joined(scores: Table, labels: Table) -> tuple[list[int], list[int], str]:

@@ -13,6 +13,7 @@ from brgsa import metrics
 from brgsa.errors import UserError
 from brgsa.metrics.units import Units, mean_of, smallest_of
 from brgsa.protocols import Protocol
+from brgsa_platform.evaluation.calibrate import calibrate
 from brgsa_platform.evaluation.result import EvaluationResult, Observations, tabulate
 
 Floats = NDArray[np.float64]
@@ -107,14 +108,16 @@ def measure(scored: Scored, setting: Setting) -> EvaluationResult:
         notes.append(
             f"{units.contradicting} volumes have another label than a volume of the same {protocol.unit}, where one counts."
         )
-    thresholds, source, more = _thresholds(scored.names, units, setting)
+    fitted = setting.fitting.units(protocol.unit) if setting.fitting and protocol.threshold == "validation" else None
+    thresholds, source, more = _thresholds(units, fitted, protocol)
+    groups = _drawn_as_one(scored, units, protocol)
     result = tabulate(
         scored.names,
         units.labels,
         units.scores,
         protocol,
         thresholds=thresholds,
-        groups=_drawn_as_one(scored, units, protocol),
+        groups=groups,
         prevalence=setting.prevalence,
         rare=setting.rare,
     )
@@ -132,8 +135,13 @@ def measure(scored: Scored, setting: Setting) -> EvaluationResult:
         "seed": drawn.seed,
         "protocol_settings": protocol.to_dict(),
     }
-    observed = Observations([scored.volume_ids[i] for i in units.first], units.labels, units.scores)
-    return replace(result, about=about, observed=observed, notes=[*notes, *more, *result.notes])
+    return replace(
+        result,
+        about=about,
+        observed=Observations([scored.volume_ids[i] for i in units.first], units.labels, units.scores, groups),
+        calibration=None if fitted is None else calibrate(fitted, units, result.columns()),
+        notes=[*notes, *more, *result.notes],
+    )
 
 
 def _drawn_as_one(scored: Scored, units: Units, protocol: Protocol) -> Codes | None:
@@ -144,15 +152,14 @@ def _drawn_as_one(scored: Scored, units: Units, protocol: Protocol) -> Codes | N
     return groups[units.first]
 
 
-def _thresholds(names: Sequence[str], units: Units, setting: Setting) -> tuple[Floats, str, list[str]]:
+def _thresholds(units: Units, fitted: Units | None, protocol: Protocol) -> tuple[Floats, str, list[str]]:
     """(P,) the threshold of each abnormality, NaN where none can be chosen; in words whose they are; what to say of it."""
-    protocol = setting.protocol
     if protocol.threshold == "test":
         return _corners(units), f"fitted on the labels under test (protocol {protocol.name})", []
-    if setting.fitting is None:
+    if fitted is None:
         note = "There are no validation scores to choose thresholds on, so there are no figures at one."
-        return np.full(len(names), np.nan), "none", [note]
-    return _corners(setting.fitting.units(protocol.unit)), "chosen on the validation split", []
+        return np.full(units.labels.shape[1], np.nan), "none", [note]
+    return _corners(fitted), "chosen on the validation split", []
 
 
 def _corners(units: Units) -> Floats:

@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from brgsa import metrics
 from brgsa.metrics import Interval
-from brgsa_platform.evaluation.result import FREQUENCIES, METRICS, Abnormality, EvaluationResult
+from brgsa_platform.evaluation.result import (
+    FREQUENCIES,
+    METRICS,
+    Abnormality,
+    Comparison,
+    EvaluationResult,
+    Gain,
+)
 from brgsa_platform.runtime import console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_TOP = {"recall_at_1": "strict Recall@1", "precision_at_3": "Precision@3"}
 NARROW = 100  # columns of a terminal below which the figures at the threshold are left to the CSV
 
 
@@ -25,12 +33,17 @@ def print_result(result: EvaluationResult) -> None:
     console.print_table(to_table(result, brief=console.stdout_console().width < NARROW))
     for line in summary(result):
         console.print_line(line)
+    if result.comparison is not None:
+        console.print_table(comparison_table(result))
+        for note in result.comparison.notes:
+            console.print_line(note)
 
 
 def to_line(result: EvaluationResult) -> str:
     """The figures as one line of JSON, for another program; what was not measured is null.
 
     {"protocol": …, "abnormalities": {NAME: {"auroc": {"value", "low", "high"}, …}}, "means": {"macro": {…}, "common": …, …}}
+    and, where there is one, "comparison": {"with", "volumes", "abnormalities": {NAME: {"gain": {…}, "p", …}}, "means": …}.
     """
 
     def figures(of: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
@@ -42,8 +55,12 @@ def to_line(result: EvaluationResult) -> str:
     tree = {
         "protocol": result.about.get("protocol"),
         "abnormalities": {row.name: figures(row.figures) for row in result.abnormalities},
-        "means": {group: figures(result.means[group]) for group in result.groups},
+        "means": {
+            group: figures(result.means[group] | (result.top if group == "macro" else {})) for group in result.groups
+        },
     }
+    if result.comparison is not None:
+        tree["comparison"] = _comparison(result.comparison)
     return json.dumps(tree, allow_nan=False)
 
 
@@ -68,6 +85,10 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
             group: {"abnormalities": len(result.columns(group)), **_intervals(result.means[group])}
             for group in result.groups
         },
+        "top": _intervals(result.top),
+        "comparison": None if result.comparison is None else _comparison(result.comparison),
+        "calibration": _calibration(result),
+        "alignment": {} if result.alignment is None else {k: _number(v) for k, v in result.alignment.figures.items()},
         "modality_gap": None if result.gap is None else {"before": result.gap.before, "after": result.gap.after},
         "notes": result.notes,
         "mlflow_run_id": result.run_id,
@@ -128,6 +149,12 @@ def to_metrics(result: EvaluationResult) -> dict[str, float]:
             flat[f"{metric}/{group}_low"], flat[f"{metric}/{group}_high"] = interval.low, interval.high
     for row in result.abnormalities:
         flat |= {f"{metric}/{row.name}": row.figures[metric].value for metric in metrics.RANKING}
+    for metric, interval in result.top.items():
+        flat |= {metric: interval.value, f"{metric}_low": interval.low, f"{metric}_high": interval.high}
+    if result.calibration is not None:
+        flat |= {f"ece/{scaling}": result.calibration.mean_error(scaling) for scaling in result.calibration.errors}
+    if result.alignment is not None:
+        flat |= result.alignment.figures
     if result.gap is not None:
         flat["gap/before"] = result.gap.before
         flat["gap/after"] = math.nan if result.gap.after is None else result.gap.after
@@ -168,9 +195,17 @@ def to_table(result: EvaluationResult, brief: bool = False) -> Table:
 def summary(result: EvaluationResult) -> list[str]:
     """The lines below the table: modality gap, where the thresholds come from, notes, and what was written."""
     lines = []
+    if any(math.isfinite(interval.value) for interval in result.top.values()):
+        told = [f"{_TOP[name]} {_shown(interval, with_span=True)}" for name, interval in result.top.items()]
+        lines.append(f"What is named first: {', '.join(told)}.")
     if result.gap is not None:
         after = "no bank" if result.gap.after is None else f"{result.gap.after:.3f} after CMKI"
-        lines.append(f"Modality gap {result.gap.before:.3f} before, {after}.")
+        lines.append(f"Modality gap {result.gap.before:.3f} before, {after}.{_parted(result)}")
+    if result.alignment is not None:
+        lines += _retrieved(result.alignment.figures)
+    if result.calibration is not None:
+        errors = [f"{result.calibration.mean_error(name):.3f} by {name}" for name in result.calibration.errors]
+        lines.append(f"Expected calibration error, scaled on the validation split: {', '.join(errors)}.")
     about = result.about
     if about:
         lines.append(
@@ -181,6 +216,86 @@ def summary(result: EvaluationResult) -> list[str]:
     if result.files:
         lines.append(f"Written: {', '.join(result.files.values())}. Curves and pictures: brgsa ui")
     return lines
+
+
+def comparison_table(result: EvaluationResult) -> Table:
+    """What the model gains over another, an abnormality a row."""
+    found = result.comparison
+    assert found is not None
+
+    def cells(name: str, of: Gain) -> list[str]:
+        span = f" ({of.gain.low:+.3f} to {of.gain.high:+.3f})" if math.isfinite(of.gain.low) else ""
+        ps = [of.p, of.p_holm, of.p_delong, of.p_delong_holm]
+        return [name, f"{of.first:.3f}", f"{of.second:.3f}", f"{of.gain.value:+.3f}{span}", *map(_probability, ps)]
+
+    rows = [console.Row(cells(name, of)) for name, of in found.abnormalities.items()]
+    rows += [console.Row(cells(f"mean of {group}", of), style="bold") for group, of in found.means.items()]
+    heads = ["abnormality", "AUROC", found.name, "gain (95 %)", "p", "p, Holm", "p, DeLong", "DeLong, Holm"]
+    title = f"Beside {found.name}: {found.volumes} volumes, protocol {result.about.get('protocol', '')}"
+    return console.table(heads, rows, title=title, right=range(1, len(heads)), unbroken=range(3, len(heads)))
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    def plain(of: Gain) -> dict[str, Any]:
+        gain = {"value": _number(of.gain.value), "low": _number(of.gain.low), "high": _number(of.gain.high)}
+        ps = {key: _number(getattr(of, key)) for key in ("p", "p_holm", "p_delong", "p_delong_holm")}
+        return {"first": _number(of.first), "second": _number(of.second), "gain": gain, **ps}
+
+    return {
+        "with": found.name,
+        "volumes": found.volumes,
+        "abnormalities": {name: plain(of) for name, of in found.abnormalities.items()},
+        "means": {group: plain(of) for group, of in found.means.items()},
+    }
+
+
+def _probability(p: float) -> str:
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _parted(result: EvaluationResult) -> str:
+    figures = result.alignment.figures if result.alignment else {}
+    shares = [figures[key] for key in ("separability/before", "separability/after") if key in figures]
+    told = " and ".join("-" if math.isnan(share) else f"{share:.2f}" for share in shares)
+    return f" A plane tells volumes from texts in {told} of all." if told else ""
+
+
+def _retrieved(figures: Mapping[str, float]) -> list[str]:
+    """A line for each way of retrieval, and one for the towers' ranks."""
+    lines = []
+    for way, name in (
+        ("volume_to_report", "Volume to report, recall"),
+        ("report_to_volume", "Report to volume, recall"),
+        ("volume_to_volume_map", "Volume to volume, overlap"),
+    ):
+        found = {
+            key.rpartition("_")[2]: value for key, value in figures.items() if key.startswith(f"retrieval/{way}_at_")
+        }
+        told = [f"{value:.3f} at {k}" for k, value in found.items() if math.isfinite(value)]
+        if told:
+            lines.append(f"{name}: {', '.join(told)}.")
+    ranks = [
+        f"{figures[key]:.1f} {key[9:-5]}" for key in ("collapse/volumes_rank", "collapse/texts_rank") if key in figures
+    ]
+    return [*lines, f"Directions filled: {', '.join(ranks)}."]
+
+
+def _calibration(result: EvaluationResult) -> dict[str, Any] | None:
+    found = result.calibration
+    if found is None:
+        return None
+    names = [row.name for row in result.abnormalities]
+    return {
+        "error": {scaling: _number(found.mean_error(scaling)) for scaling in found.errors},
+        "abnormalities": {
+            names[i]: {**scale._asdict(), **{f"error_{s}": _number(float(e[i])) for s, e in found.errors.items()}}
+            for i, scale in found.scales.items()
+        },
+        "reliability": {
+            scaling: {part: [_number(float(v)) for v in values] for part, values in curve._asdict().items()}
+            for scaling, curve in found.curves.items()
+        },
+    }
 
 
 def _title(about: Mapping[str, Any]) -> str:

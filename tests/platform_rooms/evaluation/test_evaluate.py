@@ -290,6 +290,87 @@ def test_protocols_of_scans_and_smallest_voxels_on_a_store(archive: Archive, tmp
         assert pq.read_table(result.files["scores"]).num_rows == 10
 
 
+def test_embeddings_are_kept_and_serve_every_protocol_without_the_encoder(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = EvaluateOptions(resamples=10, save_embeddings=True)
+    made = evaluate(archive.checkpoint, archive.store, options=few, out=tmp_path / "kept")
+    kept = pq.read_table(tmp_path / "kept" / "embeddings-test.parquet")
+    assert kept.column_names == ["volume_id", "v", "v_bridged", "t", "t_bridged"]
+    assert kept.num_rows == 10
+    assert (tmp_path / "kept" / "embeddings-validation.parquet").is_file()
+
+    monkeypatch.setattr(BrgSA, "encode_volumes", lambda *_: pytest.fail("a volume was encoded"))
+    read = replace(few, embeddings=tmp_path / "kept", save_embeddings=False)
+    again = evaluate(archive.checkpoint, archive.store, options=read, out=tmp_path / "again")
+    texts = [Path(result.files["csv"]).read_text(encoding="utf-8") for result in (made, again)]
+    assert texts[0] == texts[1]
+    assert made.alignment is not None
+    assert again.alignment is not None
+    assert again.alignment.figures == pytest.approx(made.alignment.figures, nan_ok=True)
+    other = evaluate(
+        archive.checkpoint, archive.store, options=replace(read, protocol="ct-clip"), out=tmp_path / "other"
+    )
+    assert other.about["protocol"] == "ct-clip"
+    torch.manual_seed(1)
+    with refused("embeddings-differ", value="weights"):
+        evaluate(save_model(tmp_path / "bare", bank=False), archive.store, options=read, out=tmp_path / "no")
+    with refused("unreadable-embeddings"):
+        evaluate(archive.checkpoint, archive.store, options=replace(read, embeddings=tmp_path), out=tmp_path / "no")
+
+
+def test_several_workers_give_the_same_and_go_on_after_a_kill(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("brgsa_platform.evaluation.embeddings.PART", 4)
+    few = EvaluateOptions(resamples=10, batch_size=2)
+    alone = evaluate(archive.checkpoint, archive.store, options=few, out=tmp_path / "one")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("brgsa_platform.evaluation.evaluate.write_files", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(archive.checkpoint, archive.store, options=few, out=tmp_path / "two")
+    parts = sorted((tmp_path / "two").glob(".encoding-*/*"))
+    assert len(parts) == 3 + 2  # ten and eight volumes, four a part
+    parts[1].unlink()
+    left = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
+    with monkeypatch.context() as patch:
+        patch.setattr("brgsa_platform.evaluation.evaluate.remove_parts", lambda folder: None)
+        together = evaluate(archive.checkpoint, archive.store, options=replace(few, workers=2), out=tmp_path / "two")
+    assert {part: part.stat().st_mtime_ns for part in left} == left
+    texts = [Path(result.files["csv"]).read_text(encoding="utf-8") for result in (alone, together)]
+    assert texts[0] == texts[1]
+
+
+def test_calibration_and_what_is_named_first_are_in_the_file(archive: Archive, tmp_path: Path) -> None:
+    result = evaluate(archive.checkpoint, archive.store, options=EvaluateOptions(resamples=5), out=tmp_path)
+    tree = json.loads(Path(result.files["json"]).read_text(encoding="utf-8"))
+    assert tree["calibration"]["error"].keys() == {"temperature", "isotonic"}
+    assert 0 <= tree["calibration"]["abnormalities"]["Cardiomegaly"]["error_isotonic"] <= 1
+    assert sum(tree["calibration"]["reliability"]["temperature"]["counts"]) > 10
+    assert 0 <= tree["top"]["precision_at_3"]["value"] <= 1
+    assert tree["alignment"]["retrieval/report_to_volume_at_5"] >= 0.5  # eight reports, ten volumes
+    assert 1 <= tree["alignment"]["collapse/volumes_rank"] <= 10
+
+
+def test_another_checkpoint_stands_beside_it(archive: Archive, tmp_path: Path) -> None:
+    rival = save_model(tmp_path / "rival", bank=False)
+    options = EvaluateOptions(resamples=10, compare=rival)
+    result = evaluate(archive.checkpoint, archive.store, options=options, out=tmp_path / "out")
+    alone = evaluate(rival, archive.store, options=EvaluateOptions(resamples=10), out=tmp_path / "alone")
+    assert result.comparison is not None
+    macro = result.comparison.means["macro"]
+    assert macro.first == pytest.approx(result.means["macro"]["auroc"].value)
+    assert macro.second == pytest.approx(alone.means["macro"]["auroc"].value)
+    by_file = replace(options, compare=Path(alone.files["scores"]))
+    again = evaluate(archive.checkpoint, archive.store, options=by_file, out=tmp_path / "out").comparison
+    assert again is not None
+    assert again.means == result.comparison.means
+
+
 def test_an_unwritable_folder_is_refused_before_encoding(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with refused("folder-not-writable", field="--out"):
