@@ -23,7 +23,7 @@ def predict(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            help="CTs in HU: NIfTI, NRRD, MetaImage, .npz, a DICOM series' or study's folder. With --out any number."
+            help="CTs in HU: NIfTI, NRRD, MetaImage, .npz, a DICOM series' or study's folder; several with --out."
         ),
     ],
     prompt: Annotated[list[str] | None, typer.Option(help="A text to score; default every label's prompt.")] = None,
