@@ -21,9 +21,8 @@ from brgsa.text import as_read
 from brgsa.volumes import Geometry, SeveralSeries, Volume, quality_warnings, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
 from brgsa_platform.layouts import METADATA_COLUMNS, file_name, read_table
+from brgsa_platform.store.training_range import outside_of
 from brgsa_platform.training import run_checkpoints
-
-SAME = 0.01  # relative difference of two lengths
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,12 @@ class Scorer:
         """
         scan = _read(path, options)
         crop = self.model.config.vision.evaluated(self.geometry.shape)
-        hu = np.ascontiguousarray(centre_crop(standardize(scan, self.geometry), crop))
+        whole = standardize(scan, self.geometry)
         cautions = quality_warnings(scan.flags)
         if not is_phantom(path):
             cautions += filter(None, [checkpoint_files.phantom_warning(self.run)])
-        return Seen(path, scan, hu, cautions, outside_of(scan, self.run["data"].get("seen", {})))
+        outside = outside_of(scan, whole, self.run["data"].get("seen", {}))
+        return Seen(path, scan, np.ascontiguousarray(centre_crop(whole, crop)), cautions, outside)
 
     def score(self, seen: Seen) -> list[RankedPrompt]:
         """Each prompt's score for a scan, in the prompts' order."""
@@ -140,21 +140,6 @@ class Scorer:
         if not known:
             return None
         return (bisect.bisect_left(known, score) + bisect.bisect_right(known, score)) / (2 * len(known))
-
-
-def outside_of(scan: Volume, seen: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
-    """In what a scan lies outside all that a model was trained on.
-
-    Args:
-        seen: "spacing" and "extent", each the lowest and highest mm of x, y and z (see `train`); empty where it is not known.
-    """
-    extent = [(n - 1) * mm for n, mm in zip(scan.array.shape, scan.spacing, strict=True)]
-    found = []
-    for name, values in (("spacing", scan.spacing), ("extent", extent)):
-        for axis, value, (low, high) in zip("xyz", values, seen.get(name, ()), strict=False):
-            if not low * (1 - SAME) <= value <= high * (1 + SAME):
-                found.append(f"{name} {axis} {value:.4g} mm, the training's {low:.4g} to {high:.4g}")
-    return found
 
 
 def _read(path: Path, options: ScanOptions) -> Volume:

@@ -17,7 +17,8 @@ from brgsa.volumes.formats.detached import data_files
 from brgsa_platform.layouts import Item
 from brgsa_platform.runtime.storage import Folder, is_away, local_copy, short_error
 from brgsa_platform.store.ingest_log import IngestLogHandle
-from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, SCHEMA, UNREAD, checksum
+from brgsa_platform.store.store import SCHEMA, UNREAD, checksum
+from brgsa_platform.store.training_range import hu_histogram
 
 # Workers that one volume may kill before it is refused. Its reader crashes, or it needs more memory than there is.
 MAX_DEATHS = 2
@@ -177,13 +178,6 @@ class ShardWriter:
         if self.strict and (warnings := [*quality_warnings(volume.flags), *([_UNREAD_REPORT] if unread else [])]):
             raise RefusedVolume("strict", f"{item.source}: {' '.join(warnings)}")
         return replace(volume, flags=(*volume.flags, *([UNREAD] if unread else []))), array
-
-
-def hu_histogram(array: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
-    """Counts (32,) of every second voxel along each axis of a volume (x, y, z) in HU, in bins of 64 HU from -1024 up."""
-    every_second = array[::2, ::2, ::2]
-    bins = np.clip((every_second.astype(np.int32) - HU_FIRST) // HU_BIN, 0, HU_BINS - 1)
-    return np.bincount(bins.ravel(), minlength=HU_BINS)
 
 
 def read_refused(shard: pq.ParquetFile) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
+from brgsa_platform.store.training_range import training_range
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
@@ -221,6 +222,7 @@ def checkpoint_record(store: Store, config: RunConfig, supervised: SupervisedLab
             "style": config.data.style,
             "fingerprint": store.fingerprint,
             "phantom": store.phantom,
+            "seen": training_range(store),
         },
         "labels": list(store.labels),
         "supervised": [] if supervised is None else list(supervised.names),
