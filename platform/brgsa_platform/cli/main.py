@@ -33,6 +33,7 @@ for verb in (
     evaluate.evaluate,
     scans.predict,
     scans.heatmap,
+    scans.embed,
     weights.import_checkpoint,
     weights.export,
     ui.ui,

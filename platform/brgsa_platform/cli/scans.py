@@ -44,9 +44,10 @@ def predict(
 
     options = ScanOptions(metadata, series, trust_geometry)
     if out is not None:
-        from brgsa_platform.serving.predict_many import predict_many
+        from brgsa_platform.serving.scan_table import predict_many
+        from brgsa_platform.serving.scorer import Scorer
 
-        typer.echo(predict_many(checkpoint, scans, out, prompt, options, pairing=pairing).summary())
+        typer.echo(predict_many(Scorer(checkpoint, prompt, pairing=pairing), scans, out, options).summary())
         return
     if len(scans) > 1:
         raise UserError("Several scans go into a table: give --out table.csv.", code="several-scans", field="--out")
@@ -70,3 +71,17 @@ def heatmap(
     from brgsa_platform.serving.scorer import ScanOptions
 
     run(checkpoint, scan, prompt, out, ScanOptions(metadata, series, trust_geometry)).print(as_json=json)
+
+
+def embed(
+    checkpoint: Checkpoint,
+    scans: Annotated[list[Path], typer.Argument(help="CTs in HU, folders that hold some, .txt lists of paths.")],
+    out: Annotated[Path, typer.Option(help="A .parquet file with a row a scan.")],
+    metadata: Metadata = None,
+    trust_geometry: TrustGeometry = False,
+) -> None:
+    """Write the embeddings of scans as Parquet: plain, and bridged where the model has a bank."""
+    from brgsa_platform.serving.scan_table import embed as run
+    from brgsa_platform.serving.scorer import ScanOptions, Scorer
+
+    typer.echo(run(Scorer(checkpoint), scans, out, ScanOptions(metadata, None, trust_geometry)).summary())

@@ -167,7 +167,7 @@ def heat_figure(
     across, deep, high = (n * mm for n, mm in zip(hu.shape, spacing, strict=True))
     widths, tallest = [across, across, deep], max(deep, high)
     figure = new_figure(9.0, 0.4 + 8.6 * tallest / sum(widths) * len(maps))
-    grid = figure.add_gridspec(len(maps), 3, width_ratios=widths, squeeze=False)
+    grid = figure.add_gridspec(len(maps), 3, width_ratios=widths)
     for row, (caption, heat) in enumerate(maps):
         highest = np.unravel_index(int(np.argmax(heat)), heat.shape) if heat.any() else [n // 2 for n in heat.shape]
         at = tuple(int(i) for i in highest)

@@ -12,38 +12,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from models import GEOMETRY, LABELS, VISION, save_model
 from refusals import refused
 
 from brgsa import checkpoint, zeroshot
-from brgsa.config import BankConfig, ModelConfig, TextConfig, VisionConfig
 from brgsa.errors import UserError
-from brgsa.model import BrgSA
-from brgsa.text import train_tokenizer
 from brgsa.vision import vision_tower
-from brgsa.volumes import Geometry, read_volume, standardize
+from brgsa.volumes import read_volume, standardize
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.serving.scorer import ScanOptions
 from scans import chest, save_dicom
-
-LABELS = ["Cardiomegaly", "Pleural effusion", "Lung nodule"]
-GEOMETRY = Geometry(spacing=(4.0, 4.0, 8.0), shape=(20, 20, 10))
-CROP = (16, 16, 8)
-
-
-VISION = VisionConfig(volume=CROP, evaluation="centre", patch=(4, 4, 2), width=16, depth=1, heads=2, mlp=32)
-
-
-def save_model(folder: Path, bank: bool = True, vision: VisionConfig = VISION, **more: object) -> Path:
-    config = ModelConfig(
-        vision=vision,
-        text=TextConfig(max_tokens=16, layers_summed=1, width=16, depth=1, heads=2, vocabulary=200),
-        bank=BankConfig(enabled=bank, size=8),
-        embedding=12,
-    )
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(zeroshot.prompts(LABELS) * 2, 200)
-    data = {"geometry": GEOMETRY.to_dict(), "style": "report"}
-    return checkpoint.save(folder, BrgSA(config, tokenizer=tokenizer), {"data": data, "labels": LABELS, **more})
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,170 @@
+"""Many scans to one table: each found, each in its row, none twice, none lost by a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from models import LABELS, save_model
+from refusals import refused
+
+from brgsa import zeroshot
+from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.scan_list import ScanPlace, find_scans
+from brgsa_platform.serving.scan_table import FIXED, PART, embed, predict_many
+from brgsa_platform.serving.scorer import ScanOptions, Scorer
+from scans import chest, save_dicom, save_nifti
+
+PROMPTS = zeroshot.prompts(LABELS)
+REFERENCE = {text: [-1.0, 0.0, 1.0] for text in PROMPTS}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "epoch-0001"
+    data = {"seen": {"spacing": [[1, 5], [1, 5], [1, 6]], "extent": [[100, 400]] * 3, "mean": [[-1000, 1000]]}}
+    return save_model(folder, reference_scores=REFERENCE, more_data=data)
+
+
+@pytest.fixture(scope="module")
+def scorer(saved: Path) -> Scorer:
+    return Scorer(saved)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two NIfTI files, one of which is damaged, two series of one study in subfolders, and a text."""
+    folder = tmp_path_factory.mktemp("archive")
+    save_nifti(folder / "a.nii.gz", chest(seed=1))
+    (folder / "b.nii.gz").write_bytes(b"\x1f\x8b no picture")
+    save_dicom(folder / "study" / "one", chest(seed=2), series="1.2.1")
+    save_dicom(folder / "study" / "two", chest(seed=3), series="1.2.2")
+    (folder / "notes.txt").write_text("a.nii.gz\n")
+    return folder
+
+
+def test_folders_files_and_lists_name_scans(archive: Path) -> None:
+    everything = find_scans([archive])
+    assert [place.path.name for place in everything[:2]] == ["a.nii.gz", "b.nii.gz"]
+    assert sorted(place.series or "" for place in everything[2:]) == ["1.2.1", "1.2.2"]
+    assert find_scans([archive / "notes.txt", archive / "a.nii.gz"]) == [ScanPlace(archive / "a.nii.gz")]
+
+
+def test_nothing_and_nobody(tmp_path: Path) -> None:
+    with refused("no-scan"):
+        find_scans([tmp_path])
+    with refused("file-missing"):
+        find_scans([tmp_path / "absent.nii"])
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_each_scan_has_the_row_of_a_single_prediction(
+    scorer: Scorer, saved: Path, archive: Path, tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / f"scores{ending}"
+    done = predict_many(scorer, [archive], out)
+    assert (done.scans, done.refused) == (4, 1)
+    rows = pq.read_table(out).to_pylist() if ending == ".parquet" else _read_csv(out)
+    assert tuple(rows[0])[: len(FIXED)] == FIXED
+    single = {row.prompt: row for row in predict(saved, archive / "a.nii.gz").rows}
+    for text in PROMPTS:
+        assert float(rows[0][text]) == pytest.approx(single[text].score, abs=1e-6)
+        assert float(rows[0][f"{text} (higher than)"]) == single[text].percentile
+        assert rows[1][text] in (None, "")
+    assert rows[1]["refused"]
+    assert {row["series"] for row in rows[2:]} == {"1.2.1", "1.2.2"}
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_killed_call_goes_on(scorer: Scorer, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tmp_path / "whole.csv"
+    predict_many(scorer, [archive], whole)
+    out = tmp_path / "scores.csv"
+    read, asked = scorer.read, []
+
+    def dying(path: Path, options: ScanOptions) -> object:
+        asked.append(options.series)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return read(path, options)
+
+    monkeypatch.setattr(scorer, "read", dying)
+    with pytest.raises(KeyboardInterrupt):
+        predict_many(scorer, [archive], out)
+    assert not out.exists()
+    part = out.with_name(out.name + PART)
+    before = part.read_text()
+    part.write_text(before + '{"scan": "cut o')  # the machine went down while it wrote
+    asked.clear()
+    monkeypatch.setattr(scorer, "read", lambda path, options: asked.append(options.series) or read(path, options))
+    predict_many(scorer, [archive], out)
+    assert len(asked) == 4 - (before.count("\n") - 1)
+    assert out.read_text() == whole.read_text()
+
+
+def test_a_part_of_another_call_is_not_gone_on_with(scorer: Scorer, archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.csv"
+    part = out.with_name(out.name + PART)
+    part.write_text(json.dumps({"checkpoint": "another"}) + "\n")
+    with refused("other-scores", field="--out"):
+        predict_many(scorer, [archive / "a.nii.gz"], out)
+    assert part.exists()
+
+
+def test_a_scan_that_changed_meanwhile_is_read_again(scorer: Scorer, tmp_path: Path) -> None:
+    scan, out = save_nifti(tmp_path / "a.nii", chest(seed=1)), tmp_path / "scores.csv"
+    predict_many(scorer, [scan], out)
+    first = _read_csv(out)[0]
+    key = {"checkpoint": str(scorer.path.resolve()), "prompts": scorer.texts, "pairing": scorer.pairing}
+    part = out.with_name(out.name + PART)
+    part.write_text(json.dumps(key) + "\n" + json.dumps({**first, "scan": str(scan)}) + "\n")
+    save_nifti(scan, chest(seed=9))
+    os.utime(scan, (part.stat().st_mtime + 10,) * 2)
+    predict_many(scorer, [scan], out)
+    assert _read_csv(out)[0][PROMPTS[0]] != first[PROMPTS[0]]
+
+
+def test_what_lies_outside_the_training_is_told(scorer: Scorer, saved: Path, tmp_path: Path) -> None:
+    wide = np.diag([-6.0, -6.0, 6.0, 1.0])
+    scan = save_nifti(tmp_path / "wide.nii", chest(), wide)
+    predict_many(scorer, [scan], tmp_path / "scores.csv")
+    (row,) = _read_csv(tmp_path / "scores.csv")
+    assert row["outside"].startswith("spacing x 6 mm, the training's 1 to 5")
+    assert any("spacing x 6 mm" in warning for warning in predict(saved, scan).warnings)
+    inside = save_nifti(tmp_path / "inside.nii", chest())
+    assert scorer.read(inside).outside == []
+
+
+@pytest.mark.parametrize("name", ["scores.txt", "scores"])
+def test_a_table_of_another_format_is_refused(scorer: Scorer, archive: Path, tmp_path: Path, name: str) -> None:
+    with refused("table-format", field="--out"):
+        predict_many(scorer, [archive], tmp_path / name)
+
+
+def test_a_table_that_cannot_be_written_is_refused(scorer: Scorer, archive: Path, tmp_path: Path) -> None:
+    with refused("table-not-writable", field="--out"):
+        predict_many(scorer, [archive], tmp_path / "absent" / "scores.csv")
+
+
+def test_embeddings(scorer: Scorer, archive: Path, tmp_path: Path) -> None:
+    done = embed(scorer, [archive], tmp_path / "embeddings.parquet")
+    assert (done.scans, done.refused) == (4, 1)
+    rows = pq.read_table(done.out).to_pylist()
+    found = scorer.model.encode_volumes(scorer.read(archive / "a.nii.gz").tensor())
+    np.testing.assert_allclose(rows[0]["plain"], found.plain[0], rtol=1e-5)
+    assert found.bridged is not None
+    np.testing.assert_allclose(rows[0]["bridged"], found.bridged[0], rtol=1e-5)
+    assert rows[1]["plain"] is None
+    with refused("table-format", field="--out"):
+        embed(scorer, [archive], tmp_path / "embeddings.csv")
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    import csv
+
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
