@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.loading.supervision import SupervisedLabels
 from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
-from brgsa_platform.runtime import placement_groups
 from brgsa_platform.store.store import Store
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
@@ -45,6 +44,7 @@ from brgsa_platform.training.parallel import sharding
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
+from brgsa_platform.training.stopping import Stopped, StopSigns
 from brgsa_platform.training.validation import Measured, Validation
 
 WEIGHTS = "weights.json"  # in the run's folder: what was taken of the weights that the towers started from
@@ -74,31 +74,6 @@ class TrainingTask:
     supervised: SupervisedLabels | None = None
 
 
-def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Entry point of a Ray Train worker.
-
-    Returns:
-        {"history": …}, or {"refused": UserError}: raised, it would make Ray Train start the workers again.
-    """
-    import ray.train.torch
-
-    context = ray.train.get_context()
-    workers = WorkerContext(
-        context.get_world_rank(),
-        context.get_world_size(),
-        ray.train.torch.get_device(),
-        ray.train.report,
-        context.get_local_world_size(),
-    )
-    task: TrainingTask = settings["task"]
-    if workers.rank == 0:
-        placement_groups.remember(Path(task.out))
-    try:
-        return {"history": run_training(task, workers)}
-    except UserError as error:
-        return {"refused": error}
-
-
 def train_here(
     task: TrainingTask, on_epoch: Callable[[dict[str, Any]], None], device: torch.device
 ) -> list[dict[str, Any]]:
@@ -106,20 +81,27 @@ def train_here(
 
     Raises:
         UserError: something that the user can mend stops the training.
+        Stopped: it was asked to stop.
     """
     return run_training(task, WorkerContext(device=device, report=on_epoch))
 
 
-def run_training(task: TrainingTask, workers: WorkerContext) -> list[dict[str, Any]]:
+def run_training(
+    task: TrainingTask, workers: WorkerContext, is_preempted: Callable[[], bool] | None = None
+) -> list[dict[str, Any]]:
     """Train from where the run stands to its end, as one of the workers.
+
+    Args:
+        is_preempted: see `StopSigns`.
 
     Returns:
         The history, one entry an epoch.
 
     Raises:
         UserError: something that the user can mend stops the training; on all workers alike.
+        Stopped: it was asked to stop; on all workers alike.
     """
-    trainer = workers.together(lambda: Trainer(task, workers))
+    trainer = workers.together(lambda: Trainer(task, workers, is_preempted))
     trainer.fit()
     return trainer.state.progress.history
 
@@ -127,9 +109,12 @@ def run_training(task: TrainingTask, workers: WorkerContext) -> list[dict[str, A
 class Trainer:
     """One of the workers that train a model together."""
 
-    def __init__(self, task: TrainingTask, workers: WorkerContext) -> None:
+    def __init__(
+        self, task: TrainingTask, workers: WorkerContext, is_preempted: Callable[[], bool] | None = None
+    ) -> None:
         """Set up data, texts, model and the run's newest checkpoint; no call here waits for another worker."""
         self.task, self.workers = task, workers
+        self.stop_signs = StopSigns(Path(task.out), workers, is_preempted)
         self.config = task.config
         train, out = self.config.train, Path(task.out)
         _set_up_torch(train, workers.local_world)
@@ -165,7 +150,12 @@ class Trainer:
                 )
 
     def fit(self) -> None:
-        """Train from where the run stands to its last epoch, or until it stops early."""
+        """Train from where the run stands to its last epoch, or until it stops early.
+
+        Raises:
+            UserError: something that the user can mend stops the training; on all workers alike.
+            Stopped: it was asked to stop, and has saved what it has done.
+        """
         progress = self.state.progress
         if self.resumed_from is None:
             self.initialise_bank()
@@ -196,16 +186,26 @@ class Trainer:
                 batch = self.workers.together(partial(next, batches))
                 volumes = to_device(as_tensors(batch.blocks))
                 unread.add(batch.rows, learn(self._step_input(batch.rows, volumes), step))
-                to_be_read = step == last or (step + 1) % self.config.train.log_every == 0
+                is_to_stop = self.stop_signs.is_given()
+                to_be_read = step == last or is_to_stop or (step + 1) % self.config.train.log_every == 0
                 if to_be_read:
                     self._count(unread.read())
                 self.state.schedule.after_step()
+                if is_to_stop:
+                    self._stop()
                 if to_be_read and step < last:
                     self.checkpoints.within_epoch(self.state)
                     unread.start_clock()
             self._end_epoch()
             if run_checkpoints.is_over(progress.history, self.config.train):
                 return
+
+    def _stop(self) -> NoReturn:
+        """Save what is done of the epoch, also where nothing is left but to validate: that may take longer than there is."""
+        self.checkpoints.now(self.state)
+        if self.log is not None:
+            self.log.close()
+        raise Stopped
 
     def _batches(self, epochs: range) -> Batches:
         """This worker's part of each global batch, from the step on where the run stands."""
