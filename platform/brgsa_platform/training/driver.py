@@ -22,7 +22,8 @@ from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-from brgsa_platform.training import run_checkpoints, stopping
+from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.parallel import stopping
 from brgsa_platform.training.resources import local_device, room_for
 from brgsa_platform.training.run_folder import PROGRESS, claimed, default_out, make_tokenizer, previous_run, write_run
 

@@ -39,12 +39,13 @@ from brgsa_platform.store.store import Store
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
 from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts
-from brgsa_platform.training.log import TrainingLog
+from brgsa_platform.training.monitoring.log import SystemLog, TrainingLog
+from brgsa_platform.training.monitoring.step_clock import DATA, StepClock
 from brgsa_platform.training.parallel import sharding
+from brgsa_platform.training.parallel.stopping import Stopped, StopSigns
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
-from brgsa_platform.training.stopping import Stopped, StopSigns
 from brgsa_platform.training.validation import Measured, Validation
 
 WEIGHTS = "weights.json"  # in the run's folder: what was taken of the weights that the towers started from
@@ -140,8 +141,12 @@ class Trainer:
             if started:
                 write_json(out / WEIGHTS, {tower: told.to_dict() for tower, told in started.items()})
             run_checkpoints.mend(out, train.keep)
+        self.system: SystemLog | None = None
+        if workers.leads_node and task.run_id and train.system_metrics:
+            self.system = SystemLog.of_node(workers.node, task.run_id, task.tracking_uri)
         if workers.rank == 0 and task.run_id:
             self.log = TrainingLog(out, task.run_id, task.tracking_uri)
+            self.log.started(workers.world, self.state.progress.step)
             for tower, told in started.items():
                 self.log.note(f"brgsa.weights.{tower}", str(told))
             if train.compile and not is_compiled:
@@ -171,29 +176,30 @@ class Trainer:
             # Close the stream: the traceback of an error would keep it open until Ray ends.
             with contextlib.closing(self._validation_loader), contextlib.closing(self._batches(epochs)) as batches:
                 self._fit(TrainingStep(self.config, self.state, self.workers), batches, epochs)
-        if self.log is not None:
-            self.log.close()
+        self._close()
 
     def _fit(self, learn: TrainingStep, batches: Iterator[Batch], epochs: range) -> None:
         """The epochs, each with its steps."""
         progress, to_device = self.state.progress, BatchCopier(self.workers.device)
-        unread = UnreadLosses(self.workers)
+        unread, clock = UnreadLosses(self.workers), learn.clock
         for epoch in epochs:
             self.texts.draw(epoch)
             unread.start_clock()
             last = (epoch + 1) * self.steps - 1
             for step in range(progress.step, last + 1):
+                is_due = step == last or (step + 1) % self.config.train.log_every == 0
+                clock.begin(measured=is_due)
                 batch = self.workers.together(partial(next, batches))
+                clock.mark(DATA)
                 volumes = to_device(as_tensors(batch.blocks))
                 unread.add(batch.rows, learn(self._step_input(batch.rows, volumes), step))
                 is_to_stop = self.stop_signs.is_given()
-                to_be_read = step == last or is_to_stop or (step + 1) % self.config.train.log_every == 0
-                if to_be_read:
-                    self._count(unread.read())
+                if is_due or is_to_stop:
+                    self._count(unread.read(), clock)
                 self.state.schedule.after_step()
                 if is_to_stop:
                     self._stop()
-                if to_be_read and step < last:
+                if is_due and step < last:
                     self.checkpoints.within_epoch(self.state)
                     unread.start_clock()
             self._end_epoch()
@@ -203,9 +209,13 @@ class Trainer:
     def _stop(self) -> NoReturn:
         """Save what is done of the epoch, also where nothing is left but to validate: that may take longer than there is."""
         self.checkpoints.now(self.state)
-        if self.log is not None:
-            self.log.close()
+        self._close()
         raise Stopped
+
+    def _close(self) -> None:
+        for log in (self.log, self.system):
+            if log is not None:
+                log.close()
 
     def _batches(self, epochs: range) -> Batches:
         """This worker's part of each global batch, from the step on where the run stands."""
@@ -229,7 +239,7 @@ class Trainer:
         labels = None if supervised is None else send(torch.from_numpy(supervised.labels[rows]), device)
         return StepInput(volumes, tokens, send(scans, device), send(codes, device), labels)
 
-    def _count(self, steps: list[ReadStep]) -> None:
+    def _count(self, steps: list[ReadStep], clock: StepClock) -> None:
         """Count steps that are done, and log the last one."""
         state = self.state
         for step in steps:
@@ -237,7 +247,9 @@ class Trainer:
                 raise self._not_finite(step)
             state.progress.end_step(step.losses, step.seconds)
         if self.log is not None:
-            self.log.step(state, steps[-1].losses["loss"])
+            self.log.step(state, steps[-1].losses["loss"], clock.read())
+        if self.system is not None:
+            self.system.step(state.progress.step)
 
     def _not_finite(self, step: ReadStep) -> UserError:
         """Why training cannot go on; which volumes the step had stands in the run's folder alone."""

@@ -19,8 +19,8 @@ from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime import placement_groups
 from brgsa_platform.runtime.session import nodes_for
-from brgsa_platform.training import stopping
 from brgsa_platform.training.loop import TrainingTask, run_training
+from brgsa_platform.training.parallel import stopping
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.resources import gpus_per_worker, room_for
 

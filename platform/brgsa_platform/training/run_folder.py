@@ -36,7 +36,7 @@ FREE_TO_CHANGE = frozenset(
             f"train.{key}"
             for key in (
                 *("epochs", "stop_after", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes"),
-                *("micro_batch", "checkpoint_activations", "compile", "parallel", "log_every"),
+                *("micro_batch", "checkpoint_activations", "compile", "parallel", "log_every", "system_metrics"),
             )
         ),
         *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),

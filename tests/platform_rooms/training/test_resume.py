@@ -17,8 +17,9 @@ import pytest
 
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.tracking import query
-from brgsa_platform.training import run_checkpoints, stopping
+from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, train
+from brgsa_platform.training.parallel import stopping
 
 pytestmark = pytest.mark.ray
 
