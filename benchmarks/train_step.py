@@ -5,8 +5,8 @@
 Ours is `brgsa train` with one worker: phantom shards, read, decoded and cropped by Ray Data (or a torch DataLoader), a Ray
 Train worker, the loop with its checkpoints, MLflow and metrics; volumes a second by the loop's own clock, without validation.
 Bare is the same model, loss and optimiser in this process: the batches' floats and tokens lie in memory, nothing is read,
-drawn, logged or saved. Both train on one thread. They take turns, R times; each first epoch does not count. The ratio is that of
-the medians over all other epochs.
+drawn, logged or saved. Both train on one thread. They take turns, R times; each first epoch does not count. The ratio is
+that of the medians over all other epochs.
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
@@ -24,7 +25,7 @@ from brgsa_platform.training.parallel import stopping
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.resources import gpus_per_worker, room_for
 
-CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
+CONTROLLER_FAILURES = 3  # starts in a row that fail, which Ray Train would try again for ever
 SECONDS_BETWEEN_COUNTS = 30.0  # of what the cluster has, while a training has fewer workers than it may have
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
@@ -41,9 +42,9 @@ def fit_on_workers(task: TrainingTask, gpus: float | None) -> list[dict[str, Any
     Raises:
         UserError: something that the user can mend stops the training.
         Terminated: SIGTERM came to this process, and the training has stopped.
-        TrainingFailedError: workers were lost more often than `train.max_failures`.
+        TrainingFailedError: workers were lost more often than `train.max_failures`, or cannot be started.
     """
-    config, out, failures = task.config, Path(task.out), 0
+    config, out, failures, false_starts = task.config, Path(task.out), 0, 0
     is_elastic = len(config.train.worker_counts) > 1
     with stopping.sigterm_asks(out) as sigterm:
         while True:
@@ -53,9 +54,12 @@ def fit_on_workers(task: TrainingTask, gpus: float | None) -> list[dict[str, Any
             try:
                 returned = _fit(task, _room(config, gpus, sigterm), gpus, is_elastic)
             except TrainingFailedError as error:
-                failures += not _is_preemption(error)
-                if not is_elastic or failures > config.train.max_failures:
+                failures += isinstance(error, WorkerGroupError) and not _is_preemption(error)
+                false_starts = false_starts + 1 if isinstance(error, ControllerError) else 0
+                is_over = failures > config.train.max_failures or false_starts > CONTROLLER_FAILURES
+                if is_over or not is_elastic:
                     raise
+                placement_groups.release(out)  # Ray keeps that of workers which could not be set up
                 continue
             if "refused" in returned:
                 raise returned["refused"]
@@ -81,8 +85,6 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         context.get_node_rank(),
         context.get_local_rank() == 0,
     )
-    if workers.rank == 0:
-        placement_groups.remember(Path(task.out))
     is_watched = os.environ.get(WATCHER, "1") != "0"
     try:
         with stopping.training_here():
@@ -104,14 +106,14 @@ def _fit(task: TrainingTask, workers: int, gpus: float | None, is_elastic: bool)
     shutil.rmtree(out / "ray", ignore_errors=True)
     failures: Any = FailureConfig(
         max_failures=0 if is_elastic else config.train.max_failures,
-        controller_failure_limit=CONTROLLER_FAILURES,
+        controller_failure_limit=0 if is_elastic else CONTROLLER_FAILURES,
         max_preemption_failures=0 if is_elastic else -1,
     )  # type: ignore[call-arg, unused-ignore]
     share = gpus_per_worker(config, gpus)
     trainer: Any = TorchTrainer(
         train_worker,  # type: ignore[arg-type, unused-ignore]
         train_loop_config={"task": task},
-        torch_config=ListeningTorchConfig(),
+        torch_config=ListeningTorchConfig(run_folder=out),
         scaling_config=ScalingConfig(
             num_workers=workers,
             label_selector=nodes_for("training") or None,
@@ -181,12 +183,16 @@ class _ListeningBackend(TorchConfig().backend_cls):  # type: ignore[misc, unused
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Set up the workers."""
+        worker_group.execute_single(0, placement_groups.remember, backend_config.run_folder)
         super().on_start(worker_group, backend_config)
         worker_group.execute(stopping.listen)
 
 
+@dataclass
 class ListeningTorchConfig(TorchConfig):  # type: ignore[misc, unused-ignore]
-    """Ray Train's torch configuration with workers that take SIGTERM."""
+    """Ray Train's torch configuration with workers that take SIGTERM, and whose placement group is written down."""
+
+    run_folder: Path = Path()
 
     @property
     def backend_cls(self) -> Any:

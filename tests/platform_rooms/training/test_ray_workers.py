@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError
-from ray.train import PreemptionError, PreemptionInfo, TrainingFailedError, WorkerGroupError
+from ray.train import ControllerError, PreemptionError, PreemptionInfo, TrainingFailedError, WorkerGroupError
 
 from brgsa_platform.config import load_config
 from brgsa_platform.training import ray_workers
@@ -22,6 +22,7 @@ from brgsa_platform.training.parallel import stopping
 HISTORY = [{"epoch": 1}]
 DONE, STOPPED = {"history": HISTORY}, {"stopped": True}
 DIED = WorkerGroupError("", {0: ActorDiedError()})
+LATE = ControllerError(TimeoutError("no room after all"))
 LEFT = PreemptionError(PreemptionInfo(None, {"node": [1]}))
 
 
@@ -68,7 +69,10 @@ def test_started_again_with_as_many_as_there_is_room_for(
     assert started == expected
 
 
-@pytest.mark.parametrize(("workers", "ends", "starts"), [("2", [DIED], 1), ("[1, 2]", [DIED, LEFT, DIED], 3)])
+@pytest.mark.parametrize(
+    ("workers", "ends", "starts"),
+    [("2", [DIED], 1), ("[1, 2]", [DIED, LEFT, DIED], 3), ("[1, 2]", [LATE, LATE, LEFT, *[LATE] * 4], 7)],
+)
 def test_losses_are_counted_and_preemptions_are_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: str, ends: list[Any], starts: int
 ) -> None:
