@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +62,26 @@ def wait(nodes: Nodes, process: subprocess.Popen[str], is_so: Callable[[], bool]
         time.sleep(0.1)
 
 
+def give_notice(nodes: Nodes, node: Node) -> None:
+    """Tell Ray that a node will go, as a pod that ends does."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    find = f"""
+        import ray
+        ray.init(log_to_driver=False)
+        (node,) = [n for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == {node.address!r}]
+        print(node["NodeID"])
+    """
+    found = on_head(nodes, [sys.executable, "-c", textwrap.dedent(find)]).split()[-1]
+    drain = [ray, "drain-node", "--node-id", found, "--deadline-remaining-seconds", "60"]
+    on_head(nodes, [*drain, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the node will go"])
+
+
+def on_head(nodes: Nodes, command: list[str]) -> str:
+    done = subprocess.run(within(nodes.nodes["head"], command), env=nodes.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_a_training_shrinks_grows_and_leaves_a_node_that_goes(
     nodes: Nodes, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,12 +109,7 @@ def test_a_training_shrinks_grows_and_leaves_a_node_that_goes(
     trains_with([2, 1])
     nodes.start("two")
     trains_with([2, 1, 2])
-    ray = str(Path(sys.executable).with_name("ray"))
-    drain = [
-        *(ray, "drain-node", "--address", nodes.environment["RAY_ADDRESS"], "--deadline-remaining-seconds", "60"),
-        *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the node will go"),
-    ]
-    subprocess.run(within(nodes.nodes["two"], drain), env=nodes.environment, check=True, capture_output=True)
+    give_notice(nodes, nodes.nodes["two"])
     trains_with([2, 1, 2, 1])
     assert nodes.places("RayTrainWorker") == {"one"}
     process.terminate()

@@ -50,9 +50,10 @@ def nodes(entry: Manifest) -> list[dict[str, Any]]:
         {
             "Alive": True,
             "Labels": group["labels"],
-            "Resources": {"CPU": quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])},
+            "Resources": {"CPU": quantity(limits["cpu"]), "GPU": quantity(limits.get("nvidia.com/gpu", 0))},
         }
         for group in entry["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        for limits in [group["template"]["spec"]["containers"][0]["resources"]["limits"]]
         for _ in range(group["replicas"])
     ]
 

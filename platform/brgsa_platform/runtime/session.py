@@ -162,11 +162,11 @@ def _nodes() -> list[tuple[dict[str, str], dict[str, float]]]:
     import ray
     from ray._private.state import state  # no public call tells which nodes drain; Ray Train asks here too
 
-    going = state.get_draining_nodes()
+    going = state.get_draining_nodes() if ray.is_initialized() else {}
     return [
         (node.get("Labels", {}), node["Resources"])
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in going
+        if node["Alive"] and node.get("NodeID") not in going
     ]
 
 
