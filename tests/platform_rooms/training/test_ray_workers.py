@@ -18,6 +18,7 @@ from brgsa_platform.config import load_config
 from brgsa_platform.training import ray_workers
 from brgsa_platform.training.loop import TrainingTask
 from brgsa_platform.training.parallel import stopping
+from brgsa_platform.training.parallel.workers import ALONE
 
 HISTORY = [{"epoch": 1}]
 DONE, STOPPED = {"history": HISTORY}, {"stopped": True}
@@ -96,6 +97,26 @@ def test_sigterm_to_the_driver_ends_it(monkeypatch: pytest.MonkeyPatch, tmp_path
         ray_workers.fit_on_workers(task(tmp_path, "2"), None)
     assert started == [2]
     assert not (tmp_path / stopping.FILE).exists()
+
+
+@pytest.mark.parametrize("asked", ["by a file", "by Ray", "not"])
+def test_what_a_training_looks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str) -> None:
+    """Once in a while, not at each step."""
+    looks: list[None] = []
+
+    def is_preempted() -> bool:
+        looks.append(None)
+        return asked == "by Ray"
+
+    signs = stopping.StopSigns(tmp_path, ALONE, is_preempted)
+    if asked == "by a file":
+        stopping.ask(tmp_path)
+    assert not any(signs.is_given() for _ in range(10))
+    assert not looks
+    monkeypatch.setattr(stopping, "SECONDS_BETWEEN_LOOKS", 0.0)
+    assert signs.is_given() == (asked != "not")
+    assert len(looks) == (asked != "by a file")
+    assert not stopping.StopSigns(tmp_path / "other", ALONE, None).is_given()
 
 
 @pytest.mark.parametrize(("workers", "asks"), [(2, True), (4, False)])
