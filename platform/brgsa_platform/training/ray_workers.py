@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from brgsa_platform.runtime.session import nodes_for
 from brgsa_platform.training.loop import TrainingTask, run_training
 from brgsa_platform.training.parallel import stopping
 from brgsa_platform.training.parallel.workers import WorkerContext
-from brgsa_platform.training.resources import gpus_per_worker, room_for
+from brgsa_platform.training.resources import gpus_per_worker, is_free, room_for
 
 CONTROLLER_FAILURES = 3  # starts in a row that fail, which Ray Train would try again for ever
 SECONDS_BETWEEN_COUNTS = 30.0  # of what the cluster has, while a training has fewer workers than it may have
+SECONDS_TO_LET_GO = 15.0  # that workers which have ended may still hold what they had
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
@@ -138,12 +140,18 @@ def _callbacks_within_a_search() -> list[Any]:
 
 
 def _room(config: RunConfig, gpus: float | None, sigterm: threading.Event) -> int:
-    """How many workers to start; a range waits for room for its fewest."""
-    counts = config.train.worker_counts
+    """How many workers to start; a range waits until there is room for its fewest.
+
+    What an earlier start held is free again after a moment. What others hold is not, so then fewer are taken.
+    """
+    counts, begun = config.train.worker_counts, time.monotonic()
     while len(counts) > 1:
         with contextlib.suppress(UserError):
-            return room_for(config, gpus)
-        if sigterm.wait(1.0):
+            most = room_for(config, gpus)
+            free = [count for count in counts if count <= most and is_free(config, count, gpus)]
+            if most in free or (free and time.monotonic() - begun > SECONDS_TO_LET_GO):
+                return free[-1]
+        if sigterm.wait(0.5):
             raise stopping.Stopped
     return counts[0]
 
@@ -156,7 +164,8 @@ def _watching_for_room(task: TrainingTask, workers: int, gpus: float | None) -> 
     def watch() -> None:
         while not over.wait(SECONDS_BETWEEN_COUNTS):
             with contextlib.suppress(UserError):  # fewer nodes than ever: the training is about to fail
-                if room_for(config, gpus) > workers:
+                more = room_for(config, gpus) - workers
+                if more > 0 and is_free(config, more, gpus):
                     stopping.ask(Path(task.out))
 
     watcher = threading.Thread(target=watch, daemon=True)

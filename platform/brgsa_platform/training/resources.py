@@ -98,6 +98,14 @@ def room_for(config: RunConfig, gpus: float | None = None) -> int:
     return fewest
 
 
+def is_free(config: RunConfig, workers: int, gpus: float | None = None) -> bool:
+    """Whether nobody else holds what so many workers take; `room_for` counts what there is."""
+    import ray
+
+    free = ray.available_resources()
+    return free.get("CPU", 0.0) >= workers and free.get("GPU", 0.0) >= workers * gpus_per_worker(config, gpus)
+
+
 def _check_room(config: RunConfig, workers: int, share: float) -> None:
     """Refuse a run that would wait for ever: each worker needs a CPU (and GPUs), and another for its data tasks.
 

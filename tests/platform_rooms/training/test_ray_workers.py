@@ -36,6 +36,7 @@ def gives(monkeypatch: pytest.MonkeyPatch, ends: list[Any], rooms: list[int]) ->
     """Starts end so, one after the other, where the cluster has room for so many workers; gives how many were started."""
     started: list[int] = []
     monkeypatch.setattr(ray_workers, "room_for", lambda config, gpus: rooms[len(started)])
+    monkeypatch.setattr(ray_workers, "is_free", lambda config, workers, gpus: True)
 
     def fit(given: TrainingTask, workers: int, gpus: float | None, is_elastic: bool) -> dict[str, Any]:
         started.append(workers)
@@ -119,12 +120,28 @@ def test_what_a_training_looks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not stopping.StopSigns(tmp_path / "other", ALONE, None).is_given()
 
 
-@pytest.mark.parametrize(("workers", "asks"), [(2, True), (4, False)])
+def test_what_others_hold_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two of four are free: what an earlier start held would be after a moment."""
+    monkeypatch.setattr(ray_workers, "room_for", lambda config, gpus: 4)
+    monkeypatch.setattr(ray_workers, "is_free", lambda config, workers, gpus: workers <= 2)
+    monkeypatch.setattr(ray_workers, "SECONDS_TO_LET_GO", 0.3)
+    given, sigterm = task(tmp_path, "[1, 4]").config, threading.Event()
+    begun = time.monotonic()
+    assert ray_workers._room(given, None, sigterm) == 2
+    assert time.monotonic() - begun > 0.3
+    monkeypatch.setattr(ray_workers, "is_free", lambda config, workers, gpus: False)
+    sigterm.set()
+    with pytest.raises(stopping.Stopped):
+        ray_workers._room(given, None, sigterm)
+
+
+@pytest.mark.parametrize(("workers", "free", "asks"), [(2, 2, True), (2, 1, False), (4, 4, False)])
 def test_room_for_more_workers_asks_the_training_to_stop(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, asks: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int, free: int, asks: bool
 ) -> None:
     monkeypatch.setattr(ray_workers, "SECONDS_BETWEEN_COUNTS", 0.01)
     monkeypatch.setattr(ray_workers, "room_for", lambda config, gpus: 4)
+    monkeypatch.setattr(ray_workers, "is_free", lambda config, workers, gpus: workers <= free)
     with ray_workers._watching_for_room(task(tmp_path, "[1, 4]"), workers, None):
         assert within(5.0 if asks else 0.1, (tmp_path / stopping.FILE).exists) == asks
     assert not any(thread.name.endswith("(watch)") for thread in threading.enumerate())
