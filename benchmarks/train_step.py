@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
-        os.environ["RAY_worker_niceness"] = str(os.nice(0))  # both ways of the same priority beside other work
+
         with ray_session():
             store = make(folder, options.scans)
             rates = measure(folder, store, config_of(options.epochs, options.loader), options.repeats)

@@ -87,13 +87,8 @@ def train_here(
     return run_training(task, WorkerContext(device=device, report=on_epoch))
 
 
-def run_training(
-    task: TrainingTask, workers: WorkerContext, is_preempted: Callable[[], bool] | None = None
-) -> list[dict[str, Any]]:
+def run_training(task: TrainingTask, workers: WorkerContext) -> list[dict[str, Any]]:
     """Train from where the run stands to its end, as one of the workers.
-
-    Args:
-        is_preempted: see `StopSigns`.
 
     Returns:
         The history, one entry an epoch.
@@ -102,7 +97,7 @@ def run_training(
         UserError: something that the user can mend stops the training; on all workers alike.
         Stopped: it was asked to stop; on all workers alike.
     """
-    trainer = workers.together(lambda: Trainer(task, workers, is_preempted))
+    trainer = workers.together(lambda: Trainer(task, workers))
     trainer.fit()
     return trainer.state.progress.history
 
@@ -110,12 +105,10 @@ def run_training(
 class Trainer:
     """One of the workers that train a model together."""
 
-    def __init__(
-        self, task: TrainingTask, workers: WorkerContext, is_preempted: Callable[[], bool] | None = None
-    ) -> None:
+    def __init__(self, task: TrainingTask, workers: WorkerContext) -> None:
         """Set up data, texts, model and the run's newest checkpoint; no call here waits for another worker."""
         self.task, self.workers = task, workers
-        self.stop_signs = StopSigns(Path(task.out), workers, is_preempted)
+        self.stop_signs = StopSigns(Path(task.out), workers)
         self.config = task.config
         train, out = self.config.train, Path(task.out)
         _set_up_torch(train, workers.local_world)

@@ -86,11 +86,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         context.get_local_world_size(),
         context.get_node_rank(),
         context.get_local_rank() == 0,
+        _is_preempted if os.environ.get(WATCHER, "1") != "0" else None,
     )
-    is_watched = os.environ.get(WATCHER, "1") != "0"
     try:
         with stopping.training_here():
-            return {"history": run_training(task, workers, _is_preempted if is_watched else None)}
+            return {"history": run_training(task, workers)}
     except stopping.Stopped:
         return {"stopped": True}
     except UserError as error:

@@ -3,6 +3,7 @@
 RUN/run.json         configuration, store, MLflow run
 RUN/tokenizer/       the small text tower's vocabulary
 RUN/progress.json    how far the run is, while it runs
+RUN/stop             asks the training to stop, see parallel/stopping
 RUN/checkpoints/     see run_checkpoints
 """
 

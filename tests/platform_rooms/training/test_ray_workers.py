@@ -18,7 +18,7 @@ from brgsa_platform.config import load_config
 from brgsa_platform.training import ray_workers
 from brgsa_platform.training.loop import TrainingTask
 from brgsa_platform.training.parallel import stopping
-from brgsa_platform.training.parallel.workers import ALONE
+from brgsa_platform.training.parallel.workers import ALONE, WorkerContext
 
 HISTORY = [{"epoch": 1}]
 DONE, STOPPED = {"history": HISTORY}, {"stopped": True}
@@ -109,7 +109,7 @@ def test_what_a_training_looks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         looks.append(None)
         return asked == "by Ray"
 
-    signs = stopping.StopSigns(tmp_path, ALONE, is_preempted)
+    signs = stopping.StopSigns(tmp_path, WorkerContext(is_preempted=is_preempted))
     if asked == "by a file":
         stopping.ask(tmp_path)
     assert not any(signs.is_given() for _ in range(10))
@@ -117,7 +117,7 @@ def test_what_a_training_looks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(stopping, "SECONDS_BETWEEN_LOOKS", 0.0)
     assert signs.is_given() == (asked != "not")
     assert len(looks) == (asked != "by a file")
-    assert not stopping.StopSigns(tmp_path / "other", ALONE, None).is_given()
+    assert not stopping.StopSigns(tmp_path / "other", ALONE).is_given()
 
 
 def test_what_others_hold_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,21 +34,17 @@ class Terminated(KeyboardInterrupt):
 
 
 class StopSigns:
-    """Whether a training is to stop, as its workers see it together.
+    """Whether a training is to stop, as its workers see it together."""
 
-    Args:
-        is_preempted: asks Ray whether a node of the training is about to go, on all workers at once; None: Ray does not watch.
-    """
-
-    def __init__(self, run_folder: Path, workers: WorkerContext, is_preempted: Callable[[], bool] | None) -> None:
-        self._file, self._workers, self._is_preempted = run_folder / FILE, workers, is_preempted
+    def __init__(self, run_folder: Path, workers: WorkerContext) -> None:
+        self._file, self._workers = run_folder / FILE, workers
         self._looked = time.monotonic()
 
     def is_given(self) -> bool:
         """Whether to stop after this step; all workers ask after each step, and get the same answer."""
         sign = self._workers.most(self._mine())
-        if sign == LOOK and self._is_preempted is not None:
-            return self._is_preempted()
+        if sign == LOOK and self._workers.is_preempted is not None:
+            return self._workers.is_preempted()
         return sign == STOP
 
     def _mine(self) -> int:

@@ -31,6 +31,7 @@ class WorkerContext:
         local_world: how many of the workers are on this node and share its CPUs.
         node: number of this worker's node, from 0 on.
         leads_node: whether it is the first worker of its node.
+        is_preempted: whether a node of the training is about to go; a collective. None: nobody watches.
     """
 
     rank: int = 0
@@ -40,6 +41,7 @@ class WorkerContext:
     local_world: int = 1
     node: int = 0
     leads_node: bool = True
+    is_preempted: Callable[[], bool] | None = None
 
     def together(self, work: Callable[[], T]) -> T:
         """Do work that has no collective in it; where a worker refuses it, all workers do, with the same words.
