@@ -111,9 +111,9 @@ class SyntheticTrainer(Trainer):
         self.begins.append(self._now())
         return super()._step_input(rows, volumes)
 
-    def _count(self, steps: Any) -> None:
+    def _count(self, steps: Any, clock: Any) -> None:
         self.losses += [step.losses["loss"] for step in steps]
-        super()._count(steps)
+        super()._count(steps, clock)
 
     def _now(self) -> Any:
         if not self.cuda:

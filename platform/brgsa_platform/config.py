@@ -147,7 +147,8 @@ class TrainSection(Section):
 
     Attributes:
         batch_size: volumes a step, over all workers together; InfoNCE compares them all.
-        workers: the number of training workers; 0 trains in the calling process, as searches do.
+        workers: the number of training workers; 0 trains in the calling process, as searches do. [fewest, most]: as many as
+            the cluster has room for, of the numbers that divide the batch; it goes on with others where that changes.
         gpu: whether each worker has a GPU; "auto": if the cluster has enough.
         precision: "16" and "bf16" are autocast on a GPU; "auto" is "bf16" on a GPU that has it, else "16". A CPU trains in
             "32".
@@ -166,12 +167,13 @@ class TrainSection(Section):
         stop_after: the training ends when so many epochs in a row were no better; empty: it never ends early.
         keep: the number of best checkpoints that are kept, beside the last one.
         checkpoint_minutes: the longest time between two checkpoints; within an epoch only the last one is kept.
-        max_failures: how often a lost worker is replaced before the run fails.
+        max_failures: how often a lost worker is replaced before the run fails. A preemption that was announced does not count.
+        system_metrics: log what CPUs, memory, network and GPUs of each training node do, where psutil is installed.
     """
 
     epochs: int = Field(39, ge=1)
     batch_size: int = Field(64, ge=2)
-    workers: int = Field(1, ge=0)
+    workers: int | tuple[int, int] = 1
     gpu: Literal[True, False, "auto"] = "auto"
     precision: Literal["auto", "32", "16", "bf16"] = "auto"
     micro_batch: int | None = Field(None, ge=1)
@@ -186,29 +188,55 @@ class TrainSection(Section):
     keep: int = Field(1, ge=1)
     checkpoint_minutes: float = Field(10.0, gt=0)
     max_failures: int = Field(2, ge=0)
+    system_metrics: bool = True
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_a_number_or_a_range(cls, value: Any) -> Any:
+        ends = value if isinstance(value, list | tuple) else [value]
+        if len(ends) > 2 or not ends or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
+            raise ValueError("it must be a whole number, or [fewest, most]")
+        if ends[0] < (0 if len(ends) == 1 else 1):
+            raise ValueError("it must be 0 or more, and a range must begin with 1 or more")
+        if ends[0] > ends[-1]:
+            raise ValueError(f"[fewest, most] needs the smaller number first: [{ends[1]}, {ends[0]}]")
+        return value
 
     @model_validator(mode="after")
     def _batch_divides(self) -> TrainSection:
-        if self.batch_size % max(self.workers, 1):
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {self.workers}")
-        if self.local_batch % (self.micro_batch or 1):
-            raise ValueError(
-                f"micro_batch {self.micro_batch} does not divide a worker's part of the batch, {self.local_batch} volumes"
-            )
+        for workers in (self.workers,) if isinstance(self.workers, int) else self.workers:
+            if self.batch_size % max(workers, 1):
+                raise ValueError(f"batch_size {self.batch_size} is not a multiple of workers {workers}")
+        for workers in self.worker_counts:
+            part = self.batch_size // max(workers, 1)
+            if part % (self.micro_batch or 1):
+                raise ValueError(
+                    f"micro_batch {self.micro_batch} does not divide a worker's part of the batch, {part} volumes"
+                )
         return self
 
     @model_validator(mode="after")
     def _shards_among_workers(self) -> TrainSection:
-        if self.parallel == "fsdp" and self.workers < 2:
-            raise ValueError(f"parallel=fsdp needs workers of 2 or more to share out the weights, not {self.workers}")
+        if self.parallel == "fsdp" and self.worker_counts[0] < 2:
+            raise ValueError(
+                f"parallel=fsdp needs workers of 2 or more to share out the weights, not {self.worker_counts[0]}"
+            )
         if self.parallel == "fsdp" and self.precision == "16":
             raise ValueError("parallel=fsdp does not train in float16: set precision=bf16")
         return self
 
     @property
+    def worker_counts(self) -> tuple[int, ...]:
+        """The numbers of workers that the training may have, fewest first: of a range those that divide the batch."""
+        if isinstance(self.workers, int):
+            return (self.workers,)
+        fewest, most = self.workers
+        return tuple(count for count in range(fewest, most + 1) if self.batch_size % count == 0)
+
+    @property
     def local_batch(self) -> int:
-        """Volumes of a step on each worker."""
-        return self.batch_size // max(self.workers, 1)
+        """Volumes of a step on each worker, where they are fewest."""
+        return self.batch_size // max(self.worker_counts[0], 1)
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -437,7 +465,7 @@ def _refusal(error: ValidationError, where: str) -> UserError:
         message = f"Unknown key {field} in {where}{nearest(path[-1], known)}; known here: {', '.join(known)}."
         return UserError(message, code="unknown-key", field=field)
     value = (
-        first["input"] if isinstance(first["input"], bool | int | float | str) else None
+        first["input"] if isinstance(first["input"], bool | int | float | str | list | tuple) else None
     )  # a section can be anything
     message = first["msg"].removeprefix("Value error, ")
     message = f"{field} in {where}: {message}." if path else f"In {where}: {message}."

@@ -28,6 +28,7 @@ QUICK = {  # a lost node is noticed after some three seconds instead of half a m
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "GLOO_SOCKET_IFNAME": "eth0",  # the machine's name resolves to an address outside of the namespaces
 }
 
 

@@ -50,9 +50,10 @@ def nodes(entry: Manifest) -> list[dict[str, Any]]:
         {
             "Alive": True,
             "Labels": group["labels"],
-            "Resources": {"CPU": quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])},
+            "Resources": {"CPU": quantity(limits["cpu"]), "GPU": quantity(limits.get("nvidia.com/gpu", 0))},
         }
         for group in entry["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        for limits in [group["template"]["spec"]["containers"][0]["resources"]["limits"]]
         for _ in range(group["replicas"])
     ]
 
@@ -102,12 +103,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> None:
-    from brgsa_platform.training.resources import check_resources, gpus_per_worker
+    from brgsa_platform.training.resources import gpus_per_worker, room_for
 
     entry = job(overlay, "train")
     cluster(entry)
     config = config_of(entry)
-    check_resources(config)
+    room_for(config)
     # Half precision is for GPUs, so a preset that asks for it must find one for each worker.
     assert bool(gpus_per_worker(config)) == (config.train.precision != "32")
     small = copy.deepcopy(entry)
@@ -115,7 +116,7 @@ def test_a_training_has_what_its_preset_needs(overlay: str, cluster: Any) -> Non
         group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "500m"
     cluster(small)
     with refused("too-few-cpus", field="train.workers"):
-        check_resources(config)
+        room_for(config)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -151,6 +151,20 @@ def test_gpus_are_asked_of_the_right_nodes() -> None:
     assert not any("nvidia.com/gpu" in str(manifest) for manifest in services("kind") + jobs("kind"))
 
 
+def test_a_training_pod_tells_ray_that_it_ends_and_has_time_to_leave() -> None:
+    found = 0
+    for overlay in OVERLAYS:
+        for manifest in jobs(overlay):
+            for pod in pods(manifest):
+                if "nvidia.com/gpu" in pod.containers()[0]["resources"]["limits"]:
+                    (command,) = pod.containers()[0]["lifecycle"]["preStop"]["exec"]["command"][2:]
+                    drain, wait = command.split("; ")
+                    assert drain.startswith("ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
+                    assert int(drain.split()[-1]) == int(wait.split()[-1]) < pod.spec["terminationGracePeriodSeconds"]
+                    found += 1
+    assert found
+
+
 def test_nodes_have_the_roles_that_the_platform_looks_for() -> None:
     for overlay in OVERLAYS:
         for manifest in jobs(overlay):

@@ -244,6 +244,24 @@ def test_quarter_turns_need_a_square_crop() -> None:
     assert load_config("paper-smoke", overrides=["data.rotate=0.5"]).data.rotate == 0.5
 
 
+@pytest.mark.parametrize("workers", ["[2, 1]", "[0, 1]", "[1, 2, 3]", "[]", "-1", "1.5", "true", "many", "[1, 2.5]"])
+def test_workers_that_cannot_be(workers: str) -> None:
+    with refused("impossible-value", field="train.workers", value=yaml.safe_load(workers)):
+        load_config("demo", overrides=[f"train.workers={workers}"])
+
+
+def test_a_range_of_workers_has_the_numbers_that_divide_the_batch() -> None:
+    for workers, counts, part in (("[2, 8]", (2, 4, 8), 8), ("[1, 1]", (1,), 16), ("4", (4,), 4), ("0", (0,), 16)):
+        train = load_config("demo", overrides=[f"train.workers={workers}"]).train
+        assert train.worker_counts == counts
+        assert train.local_batch == part
+    for wrong in (["train.workers=[1, 3]"], ["train.workers=[3, 4]"], ["train={workers: [1, 4], micro_batch: 8}"]):
+        with refused("impossible-value", field="train"):
+            load_config("demo", overrides=["model.vision.norm=group", *wrong])
+    tree = load_config("demo", overrides=["train.workers=[2, 4]"]).to_dict()
+    assert RunConfig.from_tree(tree).to_dict() == tree
+
+
 @pytest.mark.parametrize("micro_batch", [1, 4, 8])
 def test_a_micro_batch_divides_a_workers_part(micro_batch: int) -> None:
     settings = ["train.batch_size=16", "train.workers=2", f"train.micro_batch={micro_batch}"]

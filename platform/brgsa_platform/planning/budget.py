@@ -98,8 +98,10 @@ def _weights(config: RunConfig, parameters: int, vision: TowerCost, text: TowerC
         in_blocks = vision.blocks * vision.largest_block + text.blocks * text.largest_block
         # All that is outside blocks stays gathered for a pass, of the blocks one at a time; each has a gradient of its size.
         gathered = 2 * 4 * (parameters - in_blocks + max(vision.largest_block, text.largest_block)) / GIB
-        parts = {name: gib / config.train.workers for name, gib in parts.items()} | {"gathered_weights": gathered}
-    elif config.train.workers > 1 and not config.train.micro_batch:
+        parts = {name: gib / config.train.worker_counts[0] for name, gib in parts.items()} | {
+            "gathered_weights": gathered
+        }
+    elif config.train.worker_counts[-1] > 1 and not config.train.micro_batch:
         parts["ddp_buckets"] = learning
     return parts | {"weights_in_16_bits": (vision.kept_once + text.kept_once) / GIB}
 

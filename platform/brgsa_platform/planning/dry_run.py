@@ -102,7 +102,7 @@ def dry_run(store_path: str, config: RunConfig, mfu: float) -> Plan:
         check_card(config, budget, card_gib)
     items = items_of(store, rows, config)
     steps = config.train.epochs * training_steps(rows, items, config)
-    workers = max(1, config.train.workers)
+    workers = max(1, config.train.worker_counts[0])
     seconds = steps * budget.computed_flops / (workers * MATRIX_TFLOPS * 1e12 * mfu)
     return Plan(
         budget,

@@ -19,7 +19,7 @@ WATCHED = 30.0  # seconds that a stopped trial is looked after: what it still st
 
 
 def remember(run: Path) -> None:
-    """Write down this worker's placement group in its run's folder; called by rank 0."""
+    """Write down this worker's placement group in its run's folder; done by rank 0."""
     import ray
 
     group = ray.util.get_current_placement_group()

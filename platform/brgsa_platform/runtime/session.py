@@ -149,14 +149,25 @@ def nodes_for(role: str) -> dict[str, str]:
 def cluster_cpus(role: str | None = None) -> float:
     """Logical CPUs of the session's cluster, or of its nodes for a role."""
     wanted = nodes_for(role) if role is not None else {}
-    return sum(cpus for labels, cpus in _nodes() if wanted.items() <= labels.items())
+    return sum(resources.get("CPU", 0.0) for labels, resources in _nodes() if wanted.items() <= labels.items())
 
 
-def _nodes() -> list[tuple[dict[str, str], float]]:
-    """Labels and logical CPUs of each living node."""
+def cluster_gpus() -> float:
+    """GPUs of the session's cluster."""
+    return sum(resources.get("GPU", 0.0) for _, resources in _nodes())
+
+
+def _nodes() -> list[tuple[dict[str, str], dict[str, float]]]:
+    """Labels and resources of each living node that is not about to go."""
     import ray
+    from ray._private.state import state  # no public call tells which nodes drain; Ray Train asks here too
 
-    return [(node.get("Labels", {}), float(node["Resources"].get("CPU", 0.0))) for node in ray.nodes() if node["Alive"]]
+    going = state.get_draining_nodes() if ray.is_initialized() else {}
+    return [
+        (node.get("Labels", {}), node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"] and node.get("NodeID") not in going
+    ]
 
 
 def dashboard_address() -> str | None:

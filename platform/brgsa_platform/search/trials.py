@@ -51,9 +51,16 @@ class TrialResources:
             cluster: logical CPU and GPU, as Ray counts them.
 
         Raises:
-            UserError: cluster-too-small for one trial, or for as many as `options.concurrent` wants; options-conflict
-                between `train.gpu` and the share.
+            UserError: elastic-trial for a range of workers; cluster-too-small for one trial, or for as many as
+                `options.concurrent` wants; options-conflict between `train.gpu` and the share.
         """
+        if not isinstance(base.train.workers, int):
+            raise UserError(
+                f"A search's trials have a fixed number of workers, not train.workers={list(base.train.workers)}: set one.",
+                code="elastic-trial",
+                field="train.workers",
+                value=base.train.workers,
+            )
         workers = max(1, base.train.workers)
         inside = base.train.workers <= 1
         cpus, gpus = float(cluster.get("CPU", 0)), float(cluster.get("GPU", 0))

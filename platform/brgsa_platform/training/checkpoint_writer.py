@@ -29,8 +29,12 @@ class CheckpointWriter:
         """Save if the last checkpoint is old enough, by the clock of rank 0."""
         is_due = time.monotonic() - self._written >= 60 * self._config.checkpoint_minutes
         if self._workers.gather(is_due)[0]:
-            progress = state.progress
-            self._save(state, run_checkpoints.folder_of(self._run_folder, progress.epoch, progress.step), {})
+            self.now(state)
+
+    def now(self, state: TrainingState) -> None:
+        """Save within an epoch."""
+        progress = state.progress
+        self._save(state, run_checkpoints.folder_of(self._run_folder, progress.epoch, progress.step), {})
 
     def _save(self, state: TrainingState, folder: Path, reference_scores: dict[str, list[float]]) -> None:
         whole = state.whole()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.items import items_of, training_steps
 from brgsa_platform.loading.supervision import SupervisedLabels, check_supervision, supervised_labels
 from brgsa_platform.runtime.progress import following, progress
-from brgsa_platform.runtime.session import nodes_for, ray_session
+from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
@@ -25,7 +24,8 @@ from brgsa_platform.store.training_range import training_range
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 from brgsa_platform.training import run_checkpoints
-from brgsa_platform.training.resources import check_resources, gpus_per_worker, local_device
+from brgsa_platform.training.parallel import stopping
+from brgsa_platform.training.resources import local_device, room_for
 from brgsa_platform.training.run_folder import PROGRESS, claimed, default_out, make_tokenizer, previous_run, write_run
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from brgsa_platform.training.loop import TrainingTask
 
 SECONDS_FOR_A_TRIAL = 60.0  # to wait for another process to leave a trial's folder
-CONTROLLER_FAILURES = 3  # of Ray Train's own controller (a start-up that fails), which it would retry for ever
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def train(
     # Claimed before Ray starts and until its workers are gone: they write to the folder.
     with claimed(out, wait_s=SECONDS_FOR_A_TRIAL if options.parent_run else 0), ray_session():
         if config.train.workers:
-            check_resources(config)
+            room_for(config, options.gpus)
         tags = {"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name, **options.tags}
         with tracking.run(
             "trial" if options.parent_run else "train",
@@ -153,61 +152,18 @@ def _task(
 
 def _fit(out: Path, config: RunConfig, task: TrainingTask, options: TrainOptions) -> list[dict[str, Any]]:
     """Run the loop where the configuration says: in Ray Train's workers, or in this process. Gives the history."""
-    from brgsa_platform.training.loop import train_here
-
     history = run_checkpoints.mend(out, config.train.keep)
     if run_checkpoints.is_over(history, config.train):
         options.on_epoch(run_checkpoints.report_of(history[-1]))
         return history
     if config.train.workers:
-        return _fit_on_workers(out, config, task, options.gpus)
-    return train_here(task, options.on_epoch, local_device(config, options.gpus))
+        from brgsa_platform.training.ray_workers import fit_on_workers
 
+        return fit_on_workers(task, options.gpus)
+    from brgsa_platform.training.loop import train_here
 
-def _fit_on_workers(out: Path, config: RunConfig, task: TrainingTask, gpus: float | None) -> list[dict[str, Any]]:
-    from ray.train import FailureConfig
-    from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
-
-    from brgsa_platform.training.loop import train_worker
-
-    # Ray Train would go on with its own record of an earlier driver's run; ours, the checkpoints, is the one to follow.
-    shutil.rmtree(out / "ray", ignore_errors=True)
-    failures: Any = FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=CONTROLLER_FAILURES)  # type: ignore[call-arg, unused-ignore]
-    trainer: Any = TorchTrainer(
-        train_worker,  # type: ignore[arg-type, unused-ignore]
-        train_loop_config={"task": task},
-        scaling_config=_scaling(config, gpus),
-        run_config=RayRunConfig(
-            name="ray", storage_path=str(out), failure_config=failures, callbacks=_callbacks_within_a_search()
-        ),
-    )
-    returned: dict[str, Any] = trainer.fit().return_value
-    if "refused" in returned:
-        raise returned["refused"]
-    history: list[dict[str, Any]] = returned["history"]
-    return history
-
-
-def _scaling(config: RunConfig, gpus: float | None) -> Any:
-    """Ray Train's workers: how many, on which nodes, each with a CPU and its share of a GPU."""
-    from ray.train import ScalingConfig
-
-    share = gpus_per_worker(config, gpus)
-    return ScalingConfig(
-        num_workers=config.train.workers,
-        label_selector=nodes_for("training") or None,
-        use_gpu=share > 0,
-        resources_per_worker={"CPU": 1, "GPU": share} if share else {"CPU": 1},
-    )
-
-
-def _callbacks_within_a_search() -> list[Any]:
-    """What takes the workers' reports on to Tune, where this training is a trial."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-    from ray.tune.trainable.trainable_fn_utils import _in_tune_session
-
-    return [TuneReportCallback()] if _in_tune_session() else []
+    with stopping.sigterm_asks(out):
+        return train_here(task, options.on_epoch, local_device(config, options.gpus))
 
 
 def checkpoint_record(store: Store, config: RunConfig, supervised: SupervisedLabels | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -35,13 +35,14 @@ from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.loading.supervision import SupervisedLabels
 from brgsa_platform.loading.texts import Texts, written_texts
 from brgsa_platform.loading.volume_cache import VolumeCache
-from brgsa_platform.runtime import placement_groups
 from brgsa_platform.store.store import Store
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.checkpoint_writer import CheckpointWriter
 from brgsa_platform.training.encoding import EncodedSplit, encode_split, encode_texts
-from brgsa_platform.training.log import TrainingLog
+from brgsa_platform.training.monitoring.log import SystemLog, TrainingLog
+from brgsa_platform.training.monitoring.step_clock import DATA, StepClock
 from brgsa_platform.training.parallel import sharding
+from brgsa_platform.training.parallel.stopping import Stopped, StopSigns
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.state import TrainingState
 from brgsa_platform.training.step import ReadStep, StepInput, TrainingStep, UnreadLosses
@@ -74,31 +75,6 @@ class TrainingTask:
     supervised: SupervisedLabels | None = None
 
 
-def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
-    """Entry point of a Ray Train worker.
-
-    Returns:
-        {"history": …}, or {"refused": UserError}: raised, it would make Ray Train start the workers again.
-    """
-    import ray.train.torch
-
-    context = ray.train.get_context()
-    workers = WorkerContext(
-        context.get_world_rank(),
-        context.get_world_size(),
-        ray.train.torch.get_device(),
-        ray.train.report,
-        context.get_local_world_size(),
-    )
-    task: TrainingTask = settings["task"]
-    if workers.rank == 0:
-        placement_groups.remember(Path(task.out))
-    try:
-        return {"history": run_training(task, workers)}
-    except UserError as error:
-        return {"refused": error}
-
-
 def train_here(
     task: TrainingTask, on_epoch: Callable[[dict[str, Any]], None], device: torch.device
 ) -> list[dict[str, Any]]:
@@ -106,6 +82,7 @@ def train_here(
 
     Raises:
         UserError: something that the user can mend stops the training.
+        Stopped: it was asked to stop.
     """
     return run_training(task, WorkerContext(device=device, report=on_epoch))
 
@@ -118,6 +95,7 @@ def run_training(task: TrainingTask, workers: WorkerContext) -> list[dict[str, A
 
     Raises:
         UserError: something that the user can mend stops the training; on all workers alike.
+        Stopped: it was asked to stop; on all workers alike.
     """
     trainer = workers.together(lambda: Trainer(task, workers))
     trainer.fit()
@@ -130,6 +108,7 @@ class Trainer:
     def __init__(self, task: TrainingTask, workers: WorkerContext) -> None:
         """Set up data, texts, model and the run's newest checkpoint; no call here waits for another worker."""
         self.task, self.workers = task, workers
+        self.stop_signs = StopSigns(Path(task.out), workers)
         self.config = task.config
         train, out = self.config.train, Path(task.out)
         _set_up_torch(train, workers.local_world)
@@ -155,8 +134,12 @@ class Trainer:
             if started:
                 write_json(out / WEIGHTS, {tower: told.to_dict() for tower, told in started.items()})
             run_checkpoints.mend(out, train.keep)
+        self.system: SystemLog | None = None
+        if workers.leads_node and task.run_id and train.system_metrics:
+            self.system = SystemLog.of_node(workers.node, task.run_id, task.tracking_uri)
         if workers.rank == 0 and task.run_id:
             self.log = TrainingLog(out, task.run_id, task.tracking_uri)
+            self.log.started(workers.world, self.state.progress.step)
             for tower, told in started.items():
                 self.log.note(f"brgsa.weights.{tower}", str(told))
             if train.compile and not is_compiled:
@@ -165,7 +148,12 @@ class Trainer:
                 )
 
     def fit(self) -> None:
-        """Train from where the run stands to its last epoch, or until it stops early."""
+        """Train from where the run stands to its last epoch, or until it stops early.
+
+        Raises:
+            UserError: something that the user can mend stops the training; on all workers alike.
+            Stopped: it was asked to stop, and has saved what it has done.
+        """
         progress = self.state.progress
         if self.resumed_from is None:
             self.initialise_bank()
@@ -181,31 +169,46 @@ class Trainer:
             # Close the stream: the traceback of an error would keep it open until Ray ends.
             with contextlib.closing(self._validation_loader), contextlib.closing(self._batches(epochs)) as batches:
                 self._fit(TrainingStep(self.config, self.state, self.workers), batches, epochs)
-        if self.log is not None:
-            self.log.close()
+        self._close()
 
     def _fit(self, learn: TrainingStep, batches: Iterator[Batch], epochs: range) -> None:
         """The epochs, each with its steps."""
         progress, to_device = self.state.progress, BatchCopier(self.workers.device)
-        unread = UnreadLosses(self.workers)
+        unread, clock = UnreadLosses(self.workers), learn.clock
         for epoch in epochs:
             self.texts.draw(epoch)
             unread.start_clock()
             last = (epoch + 1) * self.steps - 1
             for step in range(progress.step, last + 1):
+                is_due = step == last or (step + 1) % self.config.train.log_every == 0
+                clock.begin(measured=is_due)
                 batch = self.workers.together(partial(next, batches))
+                clock.mark(DATA)
                 volumes = to_device(as_tensors(batch.blocks))
                 unread.add(batch.rows, learn(self._step_input(batch.rows, volumes), step))
-                to_be_read = step == last or (step + 1) % self.config.train.log_every == 0
-                if to_be_read:
-                    self._count(unread.read())
+                is_to_stop = self.stop_signs.is_given()
+                if is_due or is_to_stop:
+                    self._count(unread.read(), clock)
                 self.state.schedule.after_step()
-                if to_be_read and step < last:
+                if is_to_stop:
+                    self._stop()
+                if is_due and step < last:
                     self.checkpoints.within_epoch(self.state)
                     unread.start_clock()
             self._end_epoch()
             if run_checkpoints.is_over(progress.history, self.config.train):
                 return
+
+    def _stop(self) -> NoReturn:
+        """Save what is done of the epoch, also where nothing is left but to validate: that may take longer than there is."""
+        self.checkpoints.now(self.state)
+        self._close()
+        raise Stopped
+
+    def _close(self) -> None:
+        for log in (self.log, self.system):
+            if log is not None:
+                log.close()
 
     def _batches(self, epochs: range) -> Batches:
         """This worker's part of each global batch, from the step on where the run stands."""
@@ -229,7 +232,7 @@ class Trainer:
         labels = None if supervised is None else send(torch.from_numpy(supervised.labels[rows]), device)
         return StepInput(volumes, tokens, send(scans, device), send(codes, device), labels)
 
-    def _count(self, steps: list[ReadStep]) -> None:
+    def _count(self, steps: list[ReadStep], clock: StepClock) -> None:
         """Count steps that are done, and log the last one."""
         state = self.state
         for step in steps:
@@ -237,7 +240,9 @@ class Trainer:
                 raise self._not_finite(step)
             state.progress.end_step(step.losses, step.seconds)
         if self.log is not None:
-            self.log.step(state, steps[-1].losses["loss"])
+            self.log.step(state, steps[-1].losses["loss"], clock.read())
+        if self.system is not None:
+            self.system.step(state.progress.step)
 
     def _not_finite(self, step: ReadStep) -> UserError:
         """Why training cannot go on; which volumes the step had stands in the run's folder alone."""

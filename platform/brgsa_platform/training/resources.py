@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.loaders import data_cpus
-from brgsa_platform.runtime.session import cluster_cpus, nodes_for
+from brgsa_platform.runtime.session import cluster_cpus, cluster_gpus, nodes_for
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ def gpus_per_worker(config: RunConfig, gpus: float | None = None) -> float:
         return 0.0
     if gpus is not None:
         return gpus
-    return 1.0 if config.train.gpu is True or _gpus_are_there(config.train.workers) else 0.0
+    return 1.0 if config.train.gpu is True or _gpus_are_there(config.train.worker_counts[0]) else 0.0
 
 
 def _gpus_are_there(workers: int) -> bool:
@@ -35,9 +36,7 @@ def _gpus_are_there(workers: int) -> bool:
         import torch
 
         return torch.cuda.is_available()
-    import ray
-
-    return bool(ray.cluster_resources().get("GPU", 0) >= workers)
+    return cluster_gpus() >= workers
 
 
 def local_device(config: RunConfig, gpus: float | None = None) -> torch.device:
@@ -80,15 +79,42 @@ def _gpu_given_by_ray() -> int:
     return seen.index(given[0]) if given[0] in seen else 0
 
 
-def check_resources(config: RunConfig) -> None:
-    """Refuse a run that would wait for ever: each worker needs a CPU (and a GPU), and another for its data tasks.
+def room_for(config: RunConfig, gpus: float | None = None) -> int:
+    """The most workers of `train.workers` that the cluster has room for.
+
+    Args:
+        gpus: as in `gpus_per_worker`.
+
+    Raises:
+        UserError: there is no room for the fewest (too-few-cpus, too-few-gpus, data-cpus-out-of-range).
+    """
+    share = gpus_per_worker(config, gpus)
+    fewest, *more = config.train.worker_counts
+    for workers in reversed(more):
+        with contextlib.suppress(UserError):
+            _check_room(config, workers, share)
+            return workers
+    _check_room(config, fewest, share)
+    return fewest
+
+
+def is_free(config: RunConfig, workers: int, gpus: float | None = None) -> bool:
+    """Whether nobody else holds what so many workers take; `room_for` counts what there is."""
+    import ray
+
+    free = ray.available_resources()
+    return free.get("CPU", 0.0) >= workers and free.get("GPU", 0.0) >= workers * gpus_per_worker(config, gpus)
+
+
+def _check_room(config: RunConfig, workers: int, share: float) -> None:
+    """Refuse a run that would wait for ever: each worker needs a CPU (and GPUs), and another for its data tasks.
+
+    Args:
+        share: GPUs of each worker.
 
     Raises:
         UserError: the cluster has too few of them; names the numbers.
     """
-    import ray
-
-    workers = config.train.workers
     data = data_cpus(config.data, workers)
     if config.data.loader == "torch":
         _check_cpus_of_workers(workers)
@@ -96,10 +122,10 @@ def check_resources(config: RunConfig) -> None:
         _check_cpus_by_role(workers, data)
     else:
         _check_cpus(workers, data)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if gpus_per_worker(config) and gpus < workers:
+    gpus = cluster_gpus()
+    if gpus < share * workers:
         raise UserError(
-            f"train.workers={workers} needs as many GPUs and the cluster has {gpus:.0f}: lower train.workers.",
+            f"train.workers={workers} needs {share * workers:g} GPUs and the cluster has {gpus:g}: lower train.workers.",
             code="too-few-gpus",
             field="train.workers",
             value=workers,

@@ -3,6 +3,7 @@
 RUN/run.json         configuration, store, MLflow run
 RUN/tokenizer/       the small text tower's vocabulary
 RUN/progress.json    how far the run is, while it runs
+RUN/stop             asks the training to stop, see parallel/stopping
 RUN/checkpoints/     see run_checkpoints
 """
 
@@ -36,7 +37,7 @@ FREE_TO_CHANGE = frozenset(
             f"train.{key}"
             for key in (
                 *("epochs", "stop_after", "workers", "gpu", "threads", "keep", "max_failures", "checkpoint_minutes"),
-                *("micro_batch", "checkpoint_activations", "compile", "parallel", "log_every"),
+                *("micro_batch", "checkpoint_activations", "compile", "parallel", "log_every", "system_metrics"),
             )
         ),
         *(f"data.{key}" for key in ("loader", "cpus", "object_store_share")),

@@ -28,6 +28,7 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.input_buffer import InputBuffer
 from brgsa_platform.loading.order import Ints
 from brgsa_platform.training.encoding import as_float32, select_rows
+from brgsa_platform.training.monitoring.step_clock import StepClock
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.schedule import tower_parameters
 from brgsa_platform.training.state import TrainingState
@@ -61,6 +62,7 @@ class TrainingStep:
         self._locked = locked_modules(self.model)
         self._parallel: nn.Module = self.model
         self._input = InputBuffer(workers.device)
+        self.clock = StepClock(workers.device)
         if workers.world == 1 or config.train.parallel == "fsdp":
             return
         if config.train.micro_batch:
@@ -85,8 +87,10 @@ class TrainingStep:
             module.eval()
         state.optimizer.zero_grad(set_to_none=True)
         floats = self._input.fill(batch.volumes, self._intensity(len(batch.scans)))
+        self.clock.mark("copy")
         backward = self._backward_in_micro_batches if train.micro_batch else self._backward
         losses = backward(floats, batch)
+        self.clock.mark("backward")
         if train.parallel == "fsdp" and self.model.scale is not None:
             self.workers.average_gradients(self.model.scale)  # FSDP leaves it to each worker
         state.scaler.unscale_(state.optimizer)
@@ -98,6 +102,7 @@ class TrainingStep:
         state.scaler.update()
         if self.model.scale is not None:
             self.model.scale.clamp()
+        self.clock.mark("optimizer")
         return torch.stack([*losses, norm]).detach()
 
     def _backward(self, floats: Tensor, batch: StepInput) -> Losses:
@@ -130,12 +135,13 @@ class TrainingStep:
             return as_float32(self.model.embed_tokens(tokens))
 
     def _loss(self, batch: StepInput, volumes: Embeddings, texts: Embeddings) -> Losses:
+        self.clock.mark("forward")
         supervision = None
         if batch.labels is not None:
             count = len(batch.scans)
             supervision = Supervision(select_rows(texts, slice(count, None)), batch.labels)
             texts = select_rows(texts, slice(count))
-        return brgsa_loss(
+        losses = brgsa_loss(
             volumes,
             texts,
             batch.scans,
@@ -144,6 +150,8 @@ class TrainingStep:
             learned=self.model.scale,
             supervision=supervision,
         )
+        self.clock.mark("gather")
+        return losses
 
     def _intensity(self, volumes: int) -> Intensity | None:
         data = self.config.data

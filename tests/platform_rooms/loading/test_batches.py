@@ -35,7 +35,7 @@ from brgsa_platform.loading.order import Items, epoch_batches
 from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
 from brgsa_platform.training.driver import check_fit, train
-from brgsa_platform.training.resources import check_resources
+from brgsa_platform.training.resources import room_for
 
 pytestmark = pytest.mark.ray
 
@@ -344,9 +344,9 @@ def test_a_cluster_without_room_for_data_is_refused(
     ray_session: None, settings: list[str], code: str, field: str, value: float
 ) -> None:
     with refused(code, field=field, value=value):  # two CPUs are there
-        check_resources(load_config("demo-smoke", overrides=settings))
+        room_for(load_config("demo-smoke", overrides=settings))
 
 
 def test_a_torch_loader_needs_no_cpus_of_rays(ray_session: None) -> None:
-    check_resources(load_config("demo-smoke", overrides=["train.workers=1", "data.cpus=1"]))
-    check_resources(load_config("demo-smoke", overrides=["train.workers=2", "data.loader=torch", "data.cpus=4"]))
+    room_for(load_config("demo-smoke", overrides=["train.workers=1", "data.cpus=1"]))
+    room_for(load_config("demo-smoke", overrides=["train.workers=2", "data.loader=torch", "data.cpus=4"]))

@@ -23,6 +23,8 @@ from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, check_fit, checkpoint_record, train
 from brgsa_platform.training.encoding import encode_split, encode_texts
 from brgsa_platform.training.loop import Trainer, TrainingTask
+from brgsa_platform.training.monitoring import log
+from brgsa_platform.training.monitoring.step_clock import PARTS
 from brgsa_platform.training.parallel.workers import ALONE
 from brgsa_platform.training.run_folder import make_tokenizer, write_run
 from brgsa_platform.training.step import UnreadLosses
@@ -87,6 +89,30 @@ def test_losses_are_read_every_few_steps_and_at_an_epochs_end(
         histories.append([{k: v for k, v in entry.items() if k != "train/volumes_per_s"} for entry in result.history])
     assert read == [1] * 12 + [4, 2, 2, 4] + [6, 6]
     assert histories[0] == histories[1] == histories[2]
+
+
+def test_what_a_run_tells_while_it_trains(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step's time goes, what the machine does, and how many workers there are."""
+    monkeypatch.setattr(log, "SECONDS_BETWEEN_POINTS", 0.0)
+    monkeypatch.setattr(log, "SECONDS_BETWEEN_SYSTEM_POINTS", 0.0)
+    told = {}
+    for is_on in ("true", "false"):
+        settings = config("train.workers=0", "train.log_every=4", f"train.system_metrics={is_on}")
+        result = train(pairs, settings, out=tmp_path / is_on, options=TrainOptions(quiet=True))
+        client = connection.client()
+        told[is_on] = client.get_run(result.run_id).data.metrics
+        parts = [f"step/{part}_s" for part in PARTS]
+        for part in parts:
+            history = client.get_metric_history(result.run_id, part)
+            assert [point.step for point in history] == [4, 6]  # where losses are read
+            assert all(point.value > 0 for point in history)
+        assert told[is_on]["train/workers"] == 1
+        step_s = settings.train.batch_size / told[is_on]["train/volumes_per_s"]
+        assert sum(told[is_on][part] for part in parts) < 20 * step_s
+    system = {name for name in told["true"] if name.startswith("system/")}
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage"} <= system
+    assert 0 < told["true"]["system/system_memory_usage_percentage"] < 100
+    assert told["true"].keys() - told["false"].keys() == system
 
 
 def test_an_early_stop_survives_what_comes_after(pairs: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import psutil
 import pytest
 
 from brgsa_platform.config import RunConfig, load_config
+from brgsa_platform.tracking import query
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, train
+from brgsa_platform.training.parallel import stopping
 
 pytestmark = pytest.mark.ray
 
@@ -94,6 +96,40 @@ def test_killed_in_mid_epoch(pairs: Path, tmp_path: Path, undisturbed: Any, befo
     assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
     assert made(out) == undisturbed
     assert not list((out / "checkpoints").glob("*step*"))
+
+
+@pytest.mark.parametrize("step", [13, 24])
+def test_sigterm_ends_the_step_and_saves_it(
+    pairs: Path, tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The first step of an epoch, or its last, whose validation is left to the training that goes on."""
+    out = tmp_path / "run"
+    monkeypatch.setattr(stopping, "SECONDS_BETWEEN_LOOKS", 0.0)
+    given = stopping.StopSigns.is_given
+    asked: list[None] = []
+
+    def sigterm_after_the_step(signs: stopping.StopSigns) -> bool:
+        asked.append(None)
+        if len(asked) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return given(signs)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.StopSigns, "is_given", sigterm_after_the_step)
+        with pytest.raises(stopping.Terminated):
+            train(pairs, config(), out=out, options=TrainOptions(quiet=True))
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert not (out / stopping.FILE).exists()
+    stood = run_checkpoints.latest(out)
+    assert stood is not None
+    assert stood.name == f"epoch-0001-step-{step:08d}"
+    run_id = json.loads((out / "run.json").read_text())["mlflow_run_id"]
+    (record,) = query.find(f"attributes.run_id = '{run_id}'")
+    assert record.status == "KILLED"
+    result = train(pairs, config(), out=out, options=TrainOptions(quiet=True))
+    assert result.run_id == run_id
+    assert made(out) == undisturbed
 
 
 def test_stopped_between_two_epochs(pairs: Path, tmp_path: Path, undisturbed: Any) -> None:

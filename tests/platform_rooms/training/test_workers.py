@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pickle
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -29,7 +34,8 @@ from brgsa_platform.store.reader import encoded_volume
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-from brgsa_platform.training.driver import checkpoint_record
+from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training.driver import TrainOptions, checkpoint_record, train
 from brgsa_platform.training.encoding import encode_split
 from brgsa_platform.training.loop import TrainingTask, run_training
 from brgsa_platform.training.parallel.workers import ALONE, WorkerContext
@@ -47,6 +53,7 @@ SETTINGS = [
 
 VIT = ["model.vision={name: vit3d, patch: [4, 4, 4], width: 24, depth: 2}", "model.bank={init: kmeans, size: 8}"]
 MODEL = "checkpoints/epoch-0001/model.safetensors"
+LONGER = [*VIT, "data={sentences: 2, drawn: up_to}", "train={workers: 2, epochs: 3, keep: 3}"]  # of 12 steps each
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,7 @@ def tasks(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tr
             pairs, folder / "stopped", config(*VIT, "train={epochs: 5, stop_after: 1, workers: 2}", "optim.lr=1e-30")
         ),
         "damaged": task(pairs, folder / "damaged", config(), damaged=True),
+        "undisturbed": task(pairs, folder / "undisturbed", config(*LONGER)),
         "too large": task(pairs, folder / "too-large", too_large),
     }
 
@@ -245,3 +253,69 @@ def test_weights_that_are_shared_out_train_alike(results: list[dict[str, Any]], 
         for name in ("vit", "shared out")
     ]
     assert shapes[0] == shapes[1]
+
+
+def step_of(out: Path) -> int:
+    """Of the run's newest checkpoint."""
+    newest = run_checkpoints.latest(out)
+    with contextlib.suppress(OSError):  # it has just been replaced
+        return 0 if newest is None else int(json.loads((newest / "training.json").read_text())["step"])
+    return 0
+
+
+def ray_workers() -> set[int]:
+    """Process ids of this process's Ray Train workers."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline()[0].startswith("ray::RayTrainWorker"):
+                found.add(child.pid)
+    return found
+
+
+def when(over: threading.Event, is_so: Callable[[], bool]) -> bool:
+    while not is_so():
+        if over.wait(0.01):
+            return False
+    return True
+
+
+def test_a_worker_is_told_to_end_and_another_one_dies(
+    pairs: Path, results: list[dict[str, Any]], tasks: dict[str, TrainingTask], tmp_path: Path
+) -> None:
+    """SIGTERM to one of two of Ray Train's in the second epoch, SIGKILL to one in the third, which alone is a failure: to
+    1e-5 the weights of the training that nothing happened to.
+    """
+    out, over = tmp_path / "run", threading.Event()
+    told: list[int] = []
+    killed: list[int] = []
+
+    def disturb() -> None:
+        if not when(over, lambda: step_of(out) > 12):
+            return
+        first = ray_workers()
+        told.append(max(first))
+        os.kill(told[0], signal.SIGTERM)
+        if not when(over, lambda: step_of(out) > 24 and len(ray_workers() - first) == 2):
+            return
+        killed.append(max(ray_workers() - first))
+        os.kill(killed[0], signal.SIGKILL)
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    each_step = ["data={loader: torch, cpus: 2}", "train={checkpoint_minutes: 1e-9, log_every: 1, max_failures: 1}"]
+    try:
+        result = train(pairs, config(*LONGER, *each_step), out=out, options=TrainOptions(quiet=True))
+    finally:
+        over.set()
+        disturber.join()
+    assert told, "the training was over before a worker was told to end"
+    assert killed, "the training was over before a worker was killed"
+    assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
+    for epoch in (1, 2, 3):
+        ours, theirs = (
+            load_file(run_checkpoints.folder_of(run, epoch) / "model.safetensors")
+            for run in (out, Path(tasks["undisturbed"].out))
+        )
+        for name, weight in theirs.items():
+            torch.testing.assert_close(ours[name], weight, rtol=1e-5, atol=1e-5)

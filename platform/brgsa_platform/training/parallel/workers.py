@@ -29,6 +29,9 @@ class WorkerContext:
         device: where the model is.
         report: is told of each epoch's metrics.
         local_world: how many of the workers are on this node and share its CPUs.
+        node: number of this worker's node, from 0 on.
+        leads_node: whether it is the first worker of its node.
+        is_preempted: whether a node of the training is about to go; a collective. None: nobody watches.
     """
 
     rank: int = 0
@@ -36,6 +39,9 @@ class WorkerContext:
     device: torch.device = CPU
     report: Callable[[dict[str, Any]], None] = lambda metrics: None
     local_world: int = 1
+    node: int = 0
+    leads_node: bool = True
+    is_preempted: Callable[[], bool] | None = None
 
     def together(self, work: Callable[[], T]) -> T:
         """Do work that has no collective in it; where a worker refuses it, all workers do, with the same words.
@@ -51,7 +57,7 @@ class WorkerContext:
             result.append(work())
         except UserError as error:
             refusal = error
-        if self._any(refusal is not None):
+        if self.most(int(refusal is not None)):
             raise next(error for error in self.gather(refusal) if error is not None)
         return result[0]
 
@@ -62,6 +68,14 @@ class WorkerContext:
         everyone: list[Any] = [None] * self.world
         dist.all_gather_object(everyone, value, group=_of_the_hosts())
         return everyone
+
+    def most(self, number: int) -> int:
+        """The largest of everyone's numbers."""
+        if self.world == 1:
+            return number
+        numbers = torch.tensor(number)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX, group=_of_the_hosts())
+        return int(numbers.item())
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the workers of a tensor (…) of the same shape on each, to the last bit the same on all of them."""
@@ -92,13 +106,6 @@ class WorkerContext:
         if self.world > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
-
-    def _any(self, flag: bool) -> bool:
-        if self.world == 1:
-            return flag
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=_of_the_hosts())
-        return bool(flags.item())
 
 
 @functools.cache
