@@ -27,6 +27,7 @@ from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.search import report
 from brgsa_platform.search import study as studies
 from brgsa_platform.search.driver import tune
+from brgsa_platform.search.repeats.confirm import confirm
 from brgsa_platform.search.result import SearchResult
 from brgsa_platform.search.spec import SearchMethod, SearchOptions, read_spec, trial_name
 from brgsa_platform.search.trials import trial_folder
@@ -112,6 +113,20 @@ def test_each_trial_ends_in_its_own_way_and_nothing_is_left_of_it(searched: Sear
     assert rows[2]["reason"].startswith("The loss is ")
     assert [(row["state"], row["epochs"]) for row in rows[3:]] == [("pruned", 1)] * 2
     nothing_is_held()
+
+
+def test_the_best_is_trained_anew_beside_the_base(searched: SearchResult) -> None:
+    found = confirm(searched, SearchOptions(), best=1, seeds=1)
+    assert found.seeds == [1]
+    assert found.means.keys() == {"base", trial_name(searched.best["number"])}
+    written = files.read_json(searched.out / "confirmation" / "confirmation.json")
+    assert written["split"] == "validation"
+    assert written["confirmed"] == found.confirmed
+    assert connection.client().get_run(searched.run_id).data.tags["brgsa.confirmed"] == (
+        "yes" if found.confirmed else "no"
+    )
+    assert found.summary().startswith("Confirmation on 1 new seeds")
+    assert confirm(searched, SearchOptions(), best=1, seeds=1) == found
 
 
 def test_what_the_search_tells_mlflow(tmp_path: Path, searched: SearchResult) -> None:
