@@ -105,7 +105,7 @@ def evaluate(
                 evaluation.keep(folder, "validation", fitted_on)
         write_files(result, scored)
         log_result(run, result, evaluation.pictures(), np.asarray(scored.labels), evaluation.store.geometry.spacing)
-        remove_parts(folder)
+        remove_parts(evaluation.parts(folder))
     return result
 
 
@@ -198,7 +198,7 @@ class _Evaluation:
             return tested, read_kept(options.embeddings, "validation", self.identity(), others)
         seen = model.config.vision.evaluated(self.store.geometry.shape)
         total = len(self.index) + (len(others) if others is not None else 0)
-        parts = parts_folder(folder, self.identity(), options.batch_size)
+        parts = self.parts(folder)
         with ray_session(), progress(total, f"encode {self.split} volumes") as advance:
 
             def encoded(split: str, index: SplitIndex) -> EmbeddedSplit:
@@ -221,7 +221,13 @@ class _Evaluation:
         )
         alone = replace(other, fitting=None, options=replace(self.options, embeddings=None))
         model = other.loaded.model.to(self.options.device or default_device())
-        return alone.scored(self.index, alone.encode(model, folder)[0], alone.scorer(model))
+        found = alone.scored(self.index, alone.encode(model, folder)[0], alone.scorer(model))
+        remove_parts(alone.parts(folder))
+        return found
+
+    def parts(self, folder: Path) -> Path:
+        """Where what is encoded is kept for a while, below a folder."""
+        return parts_folder(folder, self.identity(), self.split, self.options.batch_size)
 
     def identity(self) -> dict[str, Any]:
         """What embeddings are of: they serve another evaluation of the same."""
