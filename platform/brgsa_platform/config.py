@@ -48,6 +48,8 @@ class DataSection(Section):
         sentences: each epoch draws so many of a text's sentences; empty: all of them. A text of one sentence has the form of
             a zero-shot prompt, which a small archive needs to learn from.
         drawn: "exactly" draws `sentences` of them, or all of a shorter text; "up_to" draws 1 to `sentences`.
+        unseen: abnormalities of which no text of the training says anything, as far as the rule reader knows their names:
+            sentences that name one are left out, and so are volumes of whose text nothing is left.
         flip: the chances of a flip along x (left-right), y and z; a single number is the chance along x.
         rotate: the chance of 1 to 3 quarter turns in plane; the crop must be square there.
         transforms: MONAI transforms by name with their arguments, applied in this order to float HU (1, x, y, z).
@@ -69,6 +71,7 @@ class DataSection(Section):
     shuffle_sentences: bool = True
     sentences: int | None = Field(None, ge=1)
     drawn: Literal["exactly", "up_to"] = "exactly"
+    unseen: tuple[str, ...] = ()
     flip: tuple[Chance, Chance, Chance] = (0.0, 0.0, 0.0)
     rotate: Chance = 0.0
     transforms: tuple[TransformSpec, ...] = ()
@@ -254,6 +257,17 @@ class RunConfig(Section):
     data: DataSection = DataSection()
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
+
+    @model_validator(mode="after")
+    def _unseen_is_not_supervised(self) -> RunConfig:
+        if self.data.unseen and self.loss.supervised:
+            supervised = self.loss.abnormalities
+            both = [name for name in self.data.unseen if not supervised or name in supervised]
+            if both:
+                raise ValueError(
+                    f"data.unseen and loss.abnormalities both name {both[0]}: no label may tell of what is unseen"
+                )
+        return self
 
     @model_validator(mode="after")
     def _turns_fit(self) -> RunConfig:

@@ -251,7 +251,9 @@ def _print_table(results: dict[str, EvaluationResult], report: dict[str, Any]) -
     rows.append(Row(["modality gap", "", *(f"{report[name]['modality_gap']:.2f}" for name in results)]))
     heads = ["abnormality", "scans with it", *(ARMS[name].title for name in results)]
     numbers = range(1, len(heads))
-    print_table(table(heads, rows, title="Zero-shot diagnosis on the test split: AUROC (95 % interval)", right=numbers))
+    protocol = next(iter(results.values())).about["protocol"]
+    title = f"Zero-shot diagnosis on the test split: AUROC (95 % interval), protocol {protocol}"
+    print_table(table(heads, rows, title=title, right=numbers))
     gains = [
         Row([title, *(_shown_gain(report[name], figure) for figure in ("macro_auroc", "rare_auroc"))])
         for name, (_, _, title) in GAINS.items()

@@ -27,6 +27,7 @@ from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.search import report
 from brgsa_platform.search import study as studies
 from brgsa_platform.search.driver import tune
+from brgsa_platform.search.repeats.confirm import confirm
 from brgsa_platform.search.result import SearchResult
 from brgsa_platform.search.spec import SearchMethod, SearchOptions, read_spec, trial_name
 from brgsa_platform.search.trials import trial_folder
@@ -175,6 +176,23 @@ def test_what_the_search_tells_mlflow(tmp_path: Path, searched: SearchResult, do
             assert load(copied).model.config == load(checkpoint).model.config
     assert api.get_run(searched.run_id).info.status == "FINISHED"
     assert load_config(str(searched.preset)).optim.lr == searched.best["values"]["optim.lr"] == 1e-2
+
+
+def test_the_best_is_trained_anew_beside_the_base(
+    searched: SearchResult, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address(door))
+    found = confirm(searched, SearchOptions(), best=1, seeds=1)
+    assert found.seeds == [1]
+    assert found.means.keys() == {"base", trial_name(searched.best["number"])}
+    written = files.read_json(searched.out / "confirmation" / "confirmation.json")
+    assert written["split"] == "validation"
+    assert written["confirmed"] == found.confirmed
+    assert connection.client().get_run(searched.run_id).data.tags["brgsa.confirmed"] == (
+        "yes" if found.confirmed else "no"
+    )
+    assert found.summary().startswith("Confirmation on 1 new seeds")
+    assert confirm(searched, SearchOptions(), best=1, seeds=1) == found
 
 
 def test_a_trial_trains_in_its_own_process_with_the_threads_of_its_node(searched: SearchResult) -> None:

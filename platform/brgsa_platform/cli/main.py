@@ -30,6 +30,7 @@ for verb in (
     store.summarize,
     model.train,
     search.tune,
+    search.ablate,
     evaluate.evaluate,
     scans.predict,
     scans.heatmap,

@@ -1,4 +1,4 @@
-"""`brgsa tune`."""
+"""`brgsa tune` and `brgsa ablate`: several trainings compared."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli.options import ConfigFile, Overrides, Preset
+from brgsa_platform.cli.options import ConfigFile, Overrides, Preset, StorePath
 
 DEFAULT_OUT = Path("searches")
+ABLATIONS = Path("ablations")
 
 Data = Annotated[str | None, typer.Option(help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")]
 Spaces = Annotated[
@@ -44,6 +45,15 @@ Checkpoints = Annotated[str, typer.Option(help="Which trials' checkpoints go to 
 Storage = Annotated[str | None, typer.Option(help="Database URL of the study; default a file in its folder.")]
 
 
+Confirm = Annotated[
+    int | None,
+    typer.Option(
+        help="Train so many of the best configurations and the base anew, and say whether the best is better."
+    ),
+]
+ConfirmSeeds = Annotated[int, typer.Option(help="New seeds on which --confirm trains each.")]
+
+
 def tune(
     data: Data = None,
     space: Spaces = None,
@@ -66,6 +76,8 @@ def tune(
     gpus_per_trial: GpusPerTrial = None,
     checkpoints: Checkpoints = "all",
     storage: Storage = None,
+    confirm: Confirm = None,
+    confirm_seeds: ConfirmSeeds = 3,
     settings: Overrides = None,
 ) -> None:
     """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
@@ -87,20 +99,52 @@ def tune(
         warm_from=warm_from or (),
     )
     if resume and not (data and space):
-        typer.echo(driver.resume(out / resume, options, spaces=space or ()).summary())
-        return
-    if not data or not space:
+        done = driver.resume(out / resume, options, spaces=space or ())
+    elif not data or not space:
         raise UserError(
             "A search needs --data STORE and --space NAME, or --resume NAME to go on with one.", code="no-search"
         )
-    done = driver.tune(
-        data,
-        base_config(preset, config, settings or []),
-        space,
-        options,
-        SearchMethod(goals=goal or ("auroc",), sampler=sampler, pruner=pruner, seed=seed, storage=storage),
-        folder=out / (resume or name or default_name(space)),
-        preset=preset,
-        go_on=resume is not None,
-    )
+    else:
+        done = driver.tune(
+            data,
+            base_config(preset, config, settings or []),
+            space,
+            options,
+            SearchMethod(goals=goal or ("auroc",), sampler=sampler, pruner=pruner, seed=seed, storage=storage),
+            folder=out / (resume or name or default_name(space)),
+            preset=preset,
+            go_on=resume is not None,
+        )
     typer.echo(done.summary())
+    if confirm is not None:
+        from brgsa_platform.search.repeats.confirm import confirm as run
+
+        typer.echo(run(done, options, confirm, confirm_seeds).summary())
+
+
+def ablate(
+    data: StorePath,
+    preset: Preset = "demo",
+    config: ConfigFile = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each arm.")] = 3,
+    unseen: Annotated[
+        list[str] | None, typer.Option(help="An abnormality that no training text speaks of; may be repeated.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="Of the evaluation, by name or path.")] = "honest",
+    resamples: Annotated[int | None, typer.Option(help="Bootstrap resamples, in place of the protocol's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The ablation's name, also of its folder; default the preset's.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of ablations.")] = ABLATIONS,
+    concurrent: Annotated[int | None, typer.Option(help="Trainings at a time; default as many as fit.")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="GPUs of each training process.")] = None,
+    settings: Overrides = None,
+) -> None:
+    """Train BrgSA with and without summaries and bank on several seeds, and tell what each half earns."""
+    from brgsa_platform.config import load_config
+    from brgsa_platform.search.repeats.ablation import AblateOptions
+    from brgsa_platform.search.repeats.ablation import ablate as run
+
+    options = AblateOptions(seeds, unseen or (), protocol, resamples, concurrent, gpus_per_trial)
+    base = load_config(preset, config, settings or [])
+    run(data, base, out / (name or Path(preset or "ablation").stem), options, preset=preset).print()

@@ -105,7 +105,7 @@ class Encoding:
     def _encode_by_workers(self, missing: list[int], workers: int, advance: Advance) -> None:
         import ray
 
-        gpus = 1 if self.device != "cpu" and ray.cluster_resources().get("GPU", 0) >= workers else 0
+        gpus = 0.0 if self.device == "cpu" else min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
         done = ray.data.from_items(
             [{"part": number} for number in missing], override_num_blocks=len(missing)
         ).map_batches(
@@ -237,14 +237,13 @@ def weights_digest(checkpoint: Path) -> str:
 
 
 def parts_folder(folder: Path, *made_of: object) -> Path:
-    """The hidden folder of an evaluation's parts: another checkpoint, store or way of encoding has another."""
+    """The hidden folder of an evaluation's parts: another checkpoint, store, split or way of encoding has another."""
     return folder / f"{PARTS}{hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]}"
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove all parts that evaluations have left in a folder, once what was made of them is written."""
-    for parts in folder.glob(f"{PARTS}*"):
-        shutil.rmtree(parts, ignore_errors=True)
+    """Remove an evaluation's parts, once what was made of them is written."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _vectors(rows: torch.Tensor) -> pa.Array:

@@ -93,32 +93,19 @@ def evaluate(
     with tracking.run("evaluate", name=title, params=params, tags=tags, parent=parent_run) as run:
         model = loaded.model.to(options.device or default_device())
         tested, fitted_on = evaluation.encode(model, folder)
-        score = evaluation.scorer(model)
-        scored = evaluation.scored(evaluation.index, tested, score)
-        fitting = None
-        if evaluation.fitting is not None and fitted_on is not None:
-            fitting = evaluation.scored(evaluation.fitting, fitted_on, score)
-        result = mark_supervised(measure(scored, evaluation.setting(fitting)), evaluation.supervised)
         aligned, texts = evaluation.alignment(model, tested)
-        notes = [] if aligned.gap is not None else [evaluation.no_gap()]
-        result = replace(
-            result,
-            alignment=aligned,
-            notes=[*notes, *result.notes],
-            files=file_names(folder, split),
-            run_id=run.run_id,
-        )
+        result, scored = evaluation.measure(model, tested, fitted_on)
+        result = replace(result, alignment=aligned, files=file_names(folder, split), run_id=run.run_id)
         if options.compare is not None:
             rival = evaluation.rival(options.compare, scored, folder)
             result = replace(result, comparison=compare(options.compare.name, scored, rival, evaluation.setting(None)))
         if options.save_embeddings:
-            kept = replace(tested, texts=texts)
-            result.files["embeddings"] = str(evaluation.keep(folder, split, kept))
+            result.files["embeddings"] = str(evaluation.keep(folder, split, replace(tested, texts=texts)))
             if fitted_on is not None and fitted_on is not tested:
                 evaluation.keep(folder, "validation", fitted_on)
         write_files(result, scored)
         log_result(run, result, evaluation.pictures(), np.asarray(scored.labels), evaluation.store.geometry.spacing)
-        remove_parts(folder)
+        remove_parts(evaluation.parts(folder))
     return result
 
 
@@ -173,6 +160,19 @@ class _Evaluation:
             "supervised": self.supervised,
         }
 
+    def measure(
+        self, model: BrgSA, tested: EmbeddedSplit, fitted_on: EmbeddedSplit | None
+    ) -> tuple[EvaluationResult, Scored]:
+        """The table of the split, and the scores that it is made of."""
+        score = self.scorer(model)
+        scored = self.scored(self.index, tested, score)
+        fitting = None
+        if self.fitting is not None and fitted_on is not None:
+            fitting = self.scored(self.fitting, fitted_on, score)
+        result = measure(scored, self.setting(fitting))
+        notes = [*filter(None, [self.no_gap()]), *result.notes]
+        return mark_supervised(replace(result, notes=notes), self.supervised), scored
+
     def setting(self, fitting: Scored | None) -> Setting:
         """What the figures are measured by."""
         options = self.options
@@ -198,7 +198,7 @@ class _Evaluation:
             return tested, read_kept(options.embeddings, "validation", self.identity(), others)
         seen = model.config.vision.evaluated(self.store.geometry.shape)
         total = len(self.index) + (len(others) if others is not None else 0)
-        parts = parts_folder(folder, self.identity(), options.batch_size)
+        parts = self.parts(folder)
         with ray_session(), progress(total, f"encode {self.split} volumes") as advance:
 
             def encoded(split: str, index: SplitIndex) -> EmbeddedSplit:
@@ -221,7 +221,13 @@ class _Evaluation:
         )
         alone = replace(other, fitting=None, options=replace(self.options, embeddings=None))
         model = other.loaded.model.to(self.options.device or default_device())
-        return alone.scored(self.index, alone.encode(model, folder)[0], alone.scorer(model))
+        found = alone.scored(self.index, alone.encode(model, folder)[0], alone.scorer(model))
+        remove_parts(alone.parts(folder))
+        return found
+
+    def parts(self, folder: Path) -> Path:
+        """Where what is encoded is kept for a while, below a folder."""
+        return parts_folder(folder, self.identity(), self.split, self.options.batch_size)
 
     def identity(self) -> dict[str, Any]:
         """What embeddings are of: they serve another evaluation of the same."""
@@ -287,8 +293,10 @@ class _Evaluation:
         return [by_volume.get(volume) or "" for volume in self.index.volume_ids]
 
     def no_gap(self) -> str:
-        """Why there is no modality gap."""
+        """Why there is no modality gap; empty where there is one."""
         style = self.loaded.run["data"]["style"]
+        if any(text.strip() for text in self._texts()):
+            return ""
         if style != "report" and style not in self.store.styles():
             return f"No modality gap: the store has no summaries of style {style}; brgsa summarize --style {style} adds them."
         return "No modality gap: the volumes of this split have no reports."

@@ -12,7 +12,7 @@ from brgsa_platform.evaluation.compare import compare
 from brgsa_platform.evaluation.outputs import file_names, writable_folder, write_files
 from brgsa_platform.evaluation.result import EvaluationResult
 from brgsa_platform.evaluation.score_files import LabelTable, read_rival, read_scored
-from brgsa_platform.evaluation.scored import Setting, measure
+from brgsa_platform.evaluation.scored import Scored, Setting, measure
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,7 @@ def evaluate_scores(
     labels = LabelTable.read(files.labels)
     scored, notes = read_scored(files.scores, labels, chosen, files.metadata)
     folder = None if out is None else writable_folder(out)
-    fitting = None
-    if files.validation_scores is not None:
-        of_fitting = labels if files.validation_labels is None else LabelTable.read(files.validation_labels)
-        fitting, _ = read_scored(files.validation_scores, of_fitting, chosen, files.metadata)
-        common = set(fitting.volume_ids) & set(scored.volume_ids)
-        if common:
-            raise UserError(
-                f"{len(common)} volumes of {files.validation_scores} are under test as well: choose thresholds on "
-                "other volumes.",
-                code="overlapping-validation",
-                field="--validation-scores",
-                value=len(common),
-            )
-        fitting = fitting.for_names(scored.names)
+    fitting = _fitting(files, labels, chosen, scored)
     known = labels if files.training_labels is None else LabelTable.read(files.training_labels)
     if files.training_labels is None:
         notes.append(
@@ -99,3 +86,20 @@ def evaluate_scores(
     result = replace(result, files=file_names(folder, files.scores.stem, scores=False))
     write_files(result, scored)
     return result
+
+
+def _fitting(files: ScoreFiles, labels: LabelTable, protocol: Protocol, scored: Scored) -> Scored | None:
+    """The volumes on which thresholds are chosen, none of which is under test; None where no scores of such are given."""
+    if files.validation_scores is None:
+        return None
+    known = labels if files.validation_labels is None else LabelTable.read(files.validation_labels)
+    fitting, _ = read_scored(files.validation_scores, known, protocol, files.metadata)
+    common = set(fitting.volume_ids) & set(scored.volume_ids)
+    if common:
+        raise UserError(
+            f"{len(common)} volumes of {files.validation_scores} are under test as well: choose thresholds on others.",
+            code="overlapping-validation",
+            field="--validation-scores",
+            value=len(common),
+        )
+    return fitting.for_names(scored.names)

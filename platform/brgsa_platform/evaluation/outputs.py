@@ -103,6 +103,10 @@ def log_result(
         for title, is_rare in (("common", False), ("rare", True))
     }
     run.log_figure(plots.bars_figure({title: rows for title, rows in bars.items() if rows}), "auroc.png")
+    if result.calibration is not None:
+        found = result.calibration
+        lines = {name: (curve, found.mean_error(name)) for name, curve in found.curves.items()}
+        run.log_figure(plots.reliability_figure(lines), "reliability.png")
     if result.gap is not None:
         gap = result.gap
         run.log_figure(

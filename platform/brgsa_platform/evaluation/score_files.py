@@ -96,6 +96,7 @@ def read_scored(
             field=str(scores),
             value=near,
         )
+    ids = _ids(table)[1] or [f"row {n}" for n in table.numbers]
     names = [name for name in labels.names if protocol.can_score(name, columns)]
     values = np.array([[_score(table, row, at, n) for at in columns.values()] for row, n in _rows(table)])
     notes = [joined, *_left_out(table, labels, names, columns, protocol, len(found))]
@@ -104,7 +105,7 @@ def read_scored(
         notes.append("The files do not tell which volumes are of one scan: each is taken for a scan of its own.")
     scored = Scored(
         names=names,
-        volume_ids=[(_ids(table)[1] or [f"row {n}" for n in table.numbers])[row] for row in found],
+        volume_ids=[ids[row] for row in found],
         labels=labels.labels[of_labels][:, [labels.names.index(name) for name in names]],
         scores=protocol.combined(names, list(columns), values[found]),
         scans=scans,

@@ -12,6 +12,7 @@ from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.items import items_of, training_steps
+from brgsa_platform.loading.unseen import training_view
 from brgsa_platform.planning.budget import CONTEXT_GIB, GIB, MATRIX_TFLOPS, Budget, budget_of, check_card
 from brgsa_platform.runtime.console import byte_size, duration
 from brgsa_platform.store.store import Store
@@ -93,7 +94,7 @@ def dry_run(store_path: str, config: RunConfig, mfu: float) -> Plan:
         raise UserError(
             f"--mfu must be above 0 and at most 1, not {mfu}.", code="impossible-value", field="--mfu", value=mfu
         )
-    store = Store.open(store_path)
+    store = training_view(Store.open(store_path), config.data)
     check_fit(store, config)
     rows = split_index(store, "train", config.data.style)
     card_gib = None if config.train.gpu is False else smallest_card()

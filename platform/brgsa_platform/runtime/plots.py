@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from brgsa.files import written_aside
 from brgsa.metrics import Interval, RocCurve
+from brgsa.metrics.calibration import Reliability
 from brgsa.metrics.gap import Clouds
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
@@ -116,6 +118,26 @@ def clouds_figure(
         axes.set(xlabel=f"1st axis ({clouds.explained:.0%} of the variance in both)", ylabel="2nd axis")
         axes.legend(frameon=False, fontsize=8, loc="upper right")
         plain(axes)
+    return figure
+
+
+def reliability_figure(curves: Mapping[str, tuple[Reliability, float]]) -> Figure:
+    """Share of positives against predicted probability, a line a scaling; on the diagonal probabilities hold.
+
+    Args:
+        curves: scaling → its reliability and the error that the legend tells.
+    """
+    figure = new_figure(5.2, 4.9)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+    for i, (name, (curve, error)) in enumerate(curves.items()):
+        held = curve.counts > 0
+        style: dict[str, Any] = {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+        axes.plot(curve.expected[held], curve.observed[held], label=f"{name}, error {error:.3f}", **style)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title="Reliability over all abnormalities")
+    axes.set(xlabel="Predicted probability", ylabel="Share of positives")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    plain(axes)
     return figure
 
 

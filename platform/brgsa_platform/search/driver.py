@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tune_spaces
 from brgsa.errors import UserError
@@ -14,7 +14,7 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import rare_labels, split_index
 from brgsa_platform.loading.volume_cache import VolumeCache, decode_once
 from brgsa_platform.runtime.locks import held, is_claim
-from brgsa_platform.runtime.session import nodes_for, quiet_environment, ray_session
+from brgsa_platform.runtime.session import quiet_environment, ray_session
 from brgsa_platform.search import study as studies
 from brgsa_platform.search import warm_start
 from brgsa_platform.search.report import search_tags
@@ -29,7 +29,7 @@ from brgsa_platform.search.spec import (
     read_spec,
     write_spec,
 )
-from brgsa_platform.search.trials import TrialResources, TrialSettings, run_trial
+from brgsa_platform.search.trials import TrialResources, TrialSettings, placement, run_trial
 from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
@@ -242,7 +242,7 @@ def _run_trials(search: Search, folder: Path, resources: TrialResources, cache: 
     trainable = ray_tune.with_parameters(run_trial, settings=settings)
     with Watch(search, folder) as watch:
         Tuner(
-            ray_tune.with_resources(trainable, _placement(resources)),
+            ray_tune.with_resources(trainable, placement(resources)),
             tune_config=TuneConfig(
                 num_samples=-1,
                 max_concurrent_trials=resources.at_once,
@@ -256,15 +256,6 @@ def _run_trials(search: Search, folder: Path, resources: TrialResources, cache: 
                 name="ray", storage_path=str(folder), verbose=0, callbacks=[watch], log_to_file=True
             ),
         ).fit()
-
-
-def _placement(resources: TrialResources) -> Any:
-    """Tune's form of what a trial takes: a trial that trains in its own process belongs on a node for training."""
-    from ray.tune import PlacementGroupFactory
-
-    bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
-    where = nodes_for("training") if resources.inside else {}
-    return PlacementGroupFactory([bundle], bundle_label_selector=[where] if where else None)
 
 
 def _check_comparable(store: Store, goals: Sequence[str]) -> None:

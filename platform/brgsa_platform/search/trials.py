@@ -165,7 +165,7 @@ def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
     """One trial, in a process of Tune's: a training that reports each epoch.
 
     Args:
-        drawn: `number` of the trial and `values` by field.
+        drawn: `number` of the trial and `values` by field; perhaps also `name` and `tags` of its run in MLflow.
         settings: what all trials share.
     """
     from ray import tune as ray_tune
@@ -181,8 +181,8 @@ def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
         out=trial_folder(settings.folder, drawn["number"]),
         preset=settings.preset,
         options=TrainOptions(
-            name=trial_name(drawn["number"]),
-            tags={"brgsa.space": settings.space},
+            name=drawn.get("name") or trial_name(drawn["number"]),
+            tags={"brgsa.space": settings.space, **drawn.get("tags", {})},
             parent_run=settings.parent_run,
             on_epoch=ray_tune.report,
             gpus=settings.resources.gpu_share,
@@ -190,6 +190,15 @@ def run_trial(drawn: dict[str, Any], settings: TrialSettings) -> None:
             quiet=True,
         ),
     )
+
+
+def placement(resources: TrialResources) -> Any:
+    """Tune's form of what a trial takes: a trial that trains in its own process belongs on a node for training."""
+    from ray.tune import PlacementGroupFactory
+
+    bundle = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
+    where = nodes_for("training") if resources.inside else {}
+    return PlacementGroupFactory([bundle], bundle_label_selector=[where] if where else None)
 
 
 def trial_folder(search: Path, number: int) -> Path:

@@ -15,6 +15,7 @@ from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import split_index
 from brgsa_platform.loading.items import items_of, training_steps
 from brgsa_platform.loading.supervision import SupervisedLabels, check_supervision, supervised_labels
+from brgsa_platform.loading.unseen import training_view
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.version import git_commit
@@ -93,7 +94,7 @@ def train(
         UserError: the store, the configuration and the cluster do not fit together, or another process trains in `out`
             (nothing was started); or a shard turns out to be damaged.
     """
-    store = Store.open(store_path)
+    store = training_view(Store.open(store_path), config.data)
     out = (out or default_out(store, config, preset)).absolute()
     check_fit(store, config)
     if not options.parent_run:  # a search's trials say it once, in its driver

@@ -34,6 +34,7 @@ from brgsa_platform.loading.order import Ints
 from brgsa_platform.loading.random_streams import Purpose, stream
 from brgsa_platform.loading.supervision import SupervisedLabels
 from brgsa_platform.loading.texts import Texts, written_texts
+from brgsa_platform.loading.unseen import training_view
 from brgsa_platform.loading.volume_cache import VolumeCache
 from brgsa_platform.store.store import Store
 from brgsa_platform.training import run_checkpoints
@@ -113,8 +114,8 @@ class Trainer:
         train, out = self.config.train, Path(task.out)
         _set_up_torch(train, workers.local_world)
 
-        store = Store.open(task.store)
         data = self.config.data
+        store = training_view(Store.open(task.store), data)
         self.rows = split_index(store, "train", data.style)
         self.texts = Texts(written_texts(store, data.style, self.rows), data, train.seed)
         self.validation = Validation.of(store, self.config, task.supervised)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from brgsa import metrics
-from brgsa.metrics.paired import delong, difference, holm
+from brgsa.metrics.paired import delong, difference, gain_over_seeds, holm
 
 
 def pair(n: int, gain: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,3 +80,33 @@ def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, np.nan]), [0.03, 0.06, 0.06, np.nan])
     np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
     assert holm([]).size == 0
+
+
+def trained(gain: float, seed: int, labels: np.ndarray) -> metrics.Bootstrap:
+    """A training's scores, on the same draws as any other's."""
+    scores = labels * (1 + gain) + np.random.default_rng(seed).normal(size=labels.shape)
+    return metrics.bootstrap(labels, scores, metrics.Drawing(400))
+
+
+def test_a_gain_is_over_seeds_and_volumes() -> None:
+    labels = (np.random.default_rng(0).random((150, 3)) < 0.3).astype(float)
+    better, base = ([trained(gain, 10 * k + s, labels) for s in range(3)] for k, gain in ((1, 1.0), (2, 0.0)))
+    found, p = gain_over_seeds(better, base, "auroc", [0, 2])
+    means = [[np.mean(one.point["auroc"][[0, 2]]) for one in of] for of in (better, base)]
+    assert found.value == pytest.approx(np.mean(means[0]) - np.mean(means[1]))
+    assert found.low > 0
+    assert p < 0.02
+    none, p = gain_over_seeds(base, base, "auroc", [0, 2])
+    assert (none.value, p) == (0, 1)
+    alone, p_alone = gain_over_seeds(better[:1], base[:1], "auroc", [0, 2])
+    expected, p_expected = difference(better[0], base[0], "auroc", [0, 2])
+    assert (*alone, p_alone) == pytest.approx((*expected, p_expected))
+
+
+def test_the_luck_of_seeds_widens_the_interval() -> None:
+    labels = (np.random.default_rng(0).random((150, 2)) < 0.3).astype(float)
+    base = [trained(0.0, s, labels) for s in range(3)]
+    lucky = [trained(gain, 10 + s, labels) for s, gain in enumerate((-0.8, 0.0, 0.8))]
+    steady = [trained(0.0, 20 + s, labels) for s in range(3)]
+    wide, narrow = (gain_over_seeds(of, base, "auroc", [0, 1])[0] for of in (lucky, steady))
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)

@@ -162,7 +162,7 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
     assert run.data.metrics["auroc/macro"] == pytest.approx(tree["macro"]["auroc"]["value"])
     assert run.data.metrics["gap/before"] == pytest.approx(tree["modality_gap"]["before"])
     artifacts = {entry.path for entry in api.list_artifacts(result.run_id)}
-    assert {"evaluation.json", "roc.png", "auroc.png", "embeddings.png", "slices.png"} <= artifacts
+    assert {"evaluation.json", "roc.png", "auroc.png", "reliability.png", "embeddings.png", "slices.png"} <= artifacts
     for path in artifacts:
         content = Path(api.download_artifacts(result.run_id, path, str(tmp_path))).read_bytes()
         assert b"secret sentence" not in content

@@ -1,0 +1,1 @@
+"""Named configurations trained on several seeds and compared: what ablation and confirmation are made of."""
