@@ -188,23 +188,24 @@ def _entry(label: str) -> Entry | None:
     stems = _stems(label)
     if not stems:
         return None
-    all_of = re.compile("^" + "".join(rf"(?=.*\b{stem})" for stem in sorted(stems)), re.DOTALL)
-    last = next(word[:_STEM] for word in reversed(_WORD.findall(label.lower())) if word[:_STEM] in stems)
-    term = Term(re.compile(rf"\b{last}\w*"), all_of, None)
-    return Entry(label, (term,), None, None, None, frozenset(), frozenset({last[:BEGINNING]}))
+    all_of = re.compile("^" + "".join(rf"(?=.*\b{stem})" for stem in stems), re.DOTALL)
+    term = Term(re.compile(rf"\b{stems[-1]}\w*"), all_of, None)
+    return Entry(label, (term,), None, None, None, frozenset(), frozenset({stems[-1][:BEGINNING]}))
 
 
-def _stems(text: str) -> set[str]:
-    return {word[:_STEM].removesuffix("s") for word in _WORD.findall(text.lower()) if word not in _EMPTY_WORDS}
+def _stems(text: str) -> list[str]:
+    """The beginnings of a text's words of content, in order, each once."""
+    words = (word for word in _WORD.findall(text.lower()) if word not in _EMPTY_WORDS)
+    return list(dict.fromkeys(word[:_STEM].removesuffix("s") for word in words))
 
 
 def _in_a_sentence(claim: Claim, reading: Reading) -> bool:
-    wanted = _stems(claim.text)
+    wanted = set(_stems(claim.text))
     if not wanted:
         return False
     denies = bool(_DENIAL.search(claim.text))
     return any(
-        len(wanted & _stems(f"{one.context} {one.text}")) >= SHARE_IN_SENTENCE * len(wanted)
+        len(wanted.intersection(_stems(f"{one.context} {one.text}"))) >= SHARE_IN_SENTENCE * len(wanted)
         and bool(_DENIAL.search(f"{one.context} {one.text}")) == denies
         for one in reading.statements
     )

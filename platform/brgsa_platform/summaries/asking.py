@@ -9,7 +9,7 @@ from pathlib import Path
 
 from brgsa.summaries.llm.doubtful import doubtful
 from brgsa.summaries.llm.masking import mask
-from brgsa.summaries.llm.prompts import instruction, parts
+from brgsa.summaries.llm.prompts import instruction, parts, schema
 from brgsa.summaries.styles import Style
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.storage import Folder
@@ -71,7 +71,7 @@ def cache_of(store: Folder, style: Style, model: str, options: LlmOptions) -> An
     asked_with = {
         "model": model,
         "instruction": instruction(style),
-        "prose": style.is_prose,
+        "schema": schema(style),
         "answer_tokens": options.answer_tokens,
     }
     return AnswerCache(Folder(options.cache or store.at(ANSWERS)), asked_with)

@@ -22,18 +22,16 @@ from brgsa.summaries.llm.claims import Claims, read_answer
 from brgsa.summaries.llm.doubtful import combine
 from brgsa.summaries.llm.grounding import Checked, check
 from brgsa_platform.runtime.locks import held
-from brgsa_platform.runtime.progress import progress
-from brgsa_platform.runtime.session import ray_session, set_data_context
+from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.store import PROVENANCE, REPORT, Store, summary_file
 from brgsa_platform.summaries import asking
 from brgsa_platform.summaries.backends import NO_ANSWER, Answer
+from brgsa_platform.summaries.mapping import mapped
 from brgsa_platform.summaries.options import LlmOptions
 from brgsa_platform.summaries.spending import Spending
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-
-REPORTS_PER_TASK = 64
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,7 @@ def _by_model(
         for report in reports
     ]
     checked: dict[str, Checked] = {}
-    for batch in _mapped(
+    for batch in mapped(
         rows, _check_batch, {"style": style, "policy": options.flagged}, f"summarize {style.key}: check"
     ):
         for report, text in zip(batch["report"].tolist(), batch["checked"].tolist(), strict=True):
@@ -275,27 +273,11 @@ def _llm_figures(checked: dict[str, Checked], asked: asking.Questions, used: Seq
     return figures
 
 
-def _mapped(rows: list[dict[str, Any]], work: Any, arguments: dict[str, Any], what: str) -> Any:
-    """Batches of rows, worked on by Ray Data's tasks."""
-    import ray
-
-    set_data_context()
-    if not rows:
-        return
-    blocks = -(-len(rows) // REPORTS_PER_TASK)
-    dataset = ray.data.from_items(rows, override_num_blocks=blocks)
-    dataset = dataset.map_batches(work, fn_kwargs=arguments, batch_size=REPORTS_PER_TASK)
-    with progress(len(rows), what) as advance:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-            yield batch
-            advance(len(batch["report"]))
-
-
 def _by_rules(reports: Sequence[str], style: Style) -> dict[str, str]:
     """report → summary. The reports are distinct: reconstructions of a scan share one, which is read once."""
     rows = [{"report": report} for report in reports]
     summaries: dict[str, str] = {}
-    for batch in _mapped(rows, _summarise_batch, {"style": style}, f"summarize {style.key}: reports"):
+    for batch in mapped(rows, _summarise_batch, {"style": style}, f"summarize {style.key}: reports"):
         summaries.update(zip(batch["report"].tolist(), batch["summary"].tolist(), strict=True))
     return summaries
 
