@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from brgsa.summaries.english import evidence
 from brgsa.summaries.hierarchy import ancestors, known_names
 from brgsa.summaries.llm.claims import Claim, Claims
 from brgsa.summaries.llm.prompts import tries_to_instruct, without_instructions
@@ -22,6 +23,7 @@ from brgsa.summaries.vocabulary import BEGINNING, Entry, Term, Vocabulary, open_
 
 POLICIES = ("replace", "drop", "keep")  # what becomes of flagged claims
 SHARE_IN_SENTENCE = 0.75  # of a prose claim's words that one sentence of the report must have
+FEWEST_WORDS = 4  # that tell a language
 _WORD = re.compile(r"[a-z]{3,}")
 _STEM = 6  # letters by which words are the same: "effusion", "effusions"
 _EMPTY_WORDS = frozenset(
@@ -85,7 +87,8 @@ class Checked:
     Attributes:
         summary: in the style.
         claims, by_rules, by_overlap, flagged: number of its claims, and of those that the rules or overlap support, or nothing.
-        source: what wrote the summary: "llm", or "rules" where there was no answer to use.
+        source: what wrote the summary: "llm"; "unchecked", a language model on a report that the rules cannot read; "rules"
+            where there was no answer to use.
         fault: why there was none (see `claims`), or "injection" where the report addresses a language model.
     """
 
@@ -98,10 +101,11 @@ class Checked:
     fault: str = ""
 
 
-def check(report: str, answer: Claims, style: Style, policy: str) -> Checked:
+def check(report: str, answer: Claims, style: Style, policy: str, unread: bool = False) -> Checked:
     """The summary of a report from a model's claims.
 
     Args:
+        unread: take its word for a report in another language, which nothing here can check.
         policy: what becomes of flagged claims: "replace" puts what the rules read of the same abnormalities in their place,
             "drop" leaves them out, "keep" keeps them.
     """
@@ -112,6 +116,10 @@ def check(report: str, answer: Claims, style: Style, policy: str) -> Checked:
         summary = _by_rules(readable, style) if policy == "replace" else ""
         return Checked(summary, len(answer.claims), flagged=len(answer.claims), source="rules", fault=fault)
     reading = read([report], open_vocabulary())[0]
+    if unread and is_foreign(report) and not reading.understood:
+        written = _prose if style.is_prose else _statements
+        summary = written(answer.claims, set(), reading, style) if answer.claims else ""
+        return Checked(summary, len(answer.claims), source="unchecked")
     supports = ground(answer.claims, report, reading)
     kept = [c for c, s in zip(answer.claims, supports, strict=True) if s is not Support.NONE or policy == "keep"]
     flagged = [c for c, s in zip(answer.claims, supports, strict=True) if s is Support.NONE]
@@ -149,6 +157,12 @@ def with_ancestors(found: Mapping[str, Status]) -> dict[str, Status]:
             for parent in ancestors(name):
                 out[parent] = min((status, out.get(parent, status)), key=PRECEDENCE.index)
     return out
+
+
+def is_foreign(report: str) -> bool:
+    """Whether a report is in another language, by its words: a placeholder in English is not."""
+    found = evidence(report)
+    return found.words >= FEWEST_WORDS and not found.is_english
 
 
 def _known(name: str, found: Mapping[str, Status]) -> bool:
@@ -218,7 +232,7 @@ def _by_rules(report: str, style: Style) -> str:
 
 
 def _statements(kept: Sequence[Claim], replaced: set[str], reading: Reading, style: Style) -> str:
-    if not kept and not replaced and not reading.understood:
+    if not kept and not reading.understood:
         return ""
     by_rules = {name: finding.status for name, finding in merge(reading.mentions).items()}
     said: dict[str, Status] = {name: by_rules[name] for name in replaced if name in by_rules}

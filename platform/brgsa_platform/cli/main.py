@@ -28,6 +28,7 @@ for verb in (
     store.phantom,
     store.prepare,
     summaries.summarize,
+    summaries.labels,
     model.train,
     search.tune,
     evaluate.evaluate,

@@ -62,6 +62,9 @@ def summarize(
         str | None, typer.Option(help="Where answers are kept, folder or URL; default in the store.")
     ] = None,
     flagged: Annotated[Flagged, typer.Option(help="Statements without support in the report.")] = Flagged.REPLACE,
+    unread: Annotated[
+        bool, typer.Option("--unread", help="Take the model's word for reports in other languages; nothing checks it.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print reports, tokens, cost, three examples; send nothing.")
     ] = False,
@@ -88,6 +91,7 @@ def summarize(
         max_cost=max_cost,
         cache=cache,
         flagged=flagged.value,
+        unread=unread,
     )
     of_backend = backend.value if backend else None
     if dry_run:
@@ -112,3 +116,24 @@ def summaries_fidelity(
 
     text = TextConfig(name=text_model, max_tokens=max_tokens)
     store_fidelity(store, style or (), text=text, worst_file=worst).print()
+
+
+class Source(StrEnum):
+    """What labels are read from."""
+
+    REPORTS = "reports"
+
+
+def labels(
+    store: StoreArgument,
+    source: Annotated[Source, typer.Option("--from", help="What to read them from.")],
+    style: Annotated[str | None, typer.Option(help="A summary style's column to read instead of the reports.")] = None,
+    names: Annotated[str, typer.Option(help="default (33), all, ct-rate, ct-rate-lt or rad-chestct.")] = "default",
+) -> None:
+    """Read each report's abnormalities into the store: present, absent, uncertain, not mentioned.
+
+    A store without labels is then validated, searched, supervised and evaluated by these; their source stands in every table.
+    """
+    from brgsa_platform.summaries.labels import labels_from_reports
+
+    labels_from_reports(store, style, names).print()

@@ -17,7 +17,7 @@ from brgsa.summaries.fidelity import FLIPPED, INVENTED, LOST, Fidelity, Judged, 
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import short_error
-from brgsa_platform.store.store import REPORT, Store
+from brgsa_platform.store.store import GIVEN, REPORT, Store
 from brgsa_platform.summaries.mapping import mapped
 from brgsa_platform.tracking import client as tracking
 
@@ -87,11 +87,14 @@ def store_fidelity(
             code="no-summaries",
             value=store.path,
         )
-    names = tuple(name for name in store.labels if name in known_names())
+    given = _labels(store, [name for name in store.labels if name in known_names()])
+    names = tuple(name for name in store.labels if any(of_volume.get(name) is not None for of_volume in given.values()))
+    if store.label_source != GIVEN:
+        names = ()  # they were read by the rules, or in these summaries
     truth = "labels" if names else "rules"
     names = names or load_style("positives").names
     volumes = _one_of_each_report(store)
-    labels = _labels(store, names) if truth == "labels" else None
+    labels = given if truth == "labels" else None
     figures, cases = {}, {}
     with (
         ray_session(),
