@@ -118,6 +118,28 @@ def summaries_fidelity(
     store_fidelity(store, style or (), text=text, worst_file=worst).print()
 
 
+@app.command("review")
+def summaries_review(
+    store: StoreArgument,
+    style: Annotated[str, typer.Option(help="The style's column.")],
+    out: Annotated[Path, typer.Option(help="Local folder for review.csv and review.html.")] = Path("review"),
+    count: Annotated[int, typer.Option(help="Reports.", min=1)] = 60,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same reports.")] = 0,
+    verdicts: Annotated[Path | None, typer.Option(help="A filled review.csv: print the agreement.")] = None,
+) -> None:
+    """A sample of reports for a radiologist as CSV and as a page; or, with --verdicts, how far the summaries agree."""
+    from brgsa_platform.summaries.review import PAGE, SHEET, make_review, read_review
+
+    if verdicts is not None:
+        read_review(store, style, verdicts).print()
+        return
+    cases = make_review(store, style, out, count, seed)
+    typer.echo(
+        f"{len(cases)} reports in {out / PAGE} and {out / SHEET}; they hold patients' data. Next: fill one of them, then "
+        f"brgsa summaries review {store} --style {style} --verdicts {SHEET}"
+    )
+
+
 class Source(StrEnum):
     """What labels are read from."""
 

@@ -273,7 +273,7 @@ class Store:
         return table.select(wanted)
 
     def _labels_read(self, read: pa.Table, volumes: list[str]) -> pa.Array:
-        """The labels of some volumes as `brgsa labels` read them, in the form of the archive's; volumes added since have none."""
+        """The labels of volumes as `brgsa labels` read them, in the form of the archive's; those added since have none."""
         rows = {row.pop("volume_id"): row for row in read.to_pylist()}
         kind = pa.struct([(name, pa.int8()) for name in self.labels])
         return pa.array([{n: LABEL_OF.get(s) for n, s in rows.get(v, {}).items()} for v in volumes], type=kind)
