@@ -17,14 +17,14 @@ class Kappa(NamedTuple):
         value: 1 for full agreement, 0 for that of chance; NaN where both readers gave all cases the same class.
         low, high: 2.5th and 97.5th percentile over the draws.
         agreed: share of equal verdicts.
-        count: verdicts.
+        verdicts: how many.
     """
 
     value: float
     low: float
     high: float
     agreed: float
-    count: int
+    verdicts: int
 
 
 def kappa(one: NDArray[np.bool_], other: NDArray[np.bool_], cases: NDArray[np.int64], seed: int = 0) -> Kappa:

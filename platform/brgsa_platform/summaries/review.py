@@ -64,7 +64,7 @@ class Agreement:
             errors = self.errors[name]
             interval = "" if np.isnan(one.value) else f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
             counts = [f"{errors[kind]:,}" for kind in (LOST, INVENTED, FLIPPED)]
-            rows.append([name or "all", f"{one.count:,}", f"{one.agreed:.1%}", interval, *counts])
+            rows.append([name or "all", f"{one.verdicts:,}", f"{one.agreed:.1%}", interval, *counts])
         heads = ("abnormality", "verdicts", "agreed", "kappa (95 %)", LOST, INVENTED, FLIPPED)
         print_table(table(heads, rows, right=range(1, 7)))
         print_line(f"Style {self.style}; {self.empty} rows without a verdict are left out.")
