@@ -116,6 +116,8 @@ def _items(tree: Any, style: Style) -> list[Any] | None:
     if not isinstance(tree, dict):
         return None
     key = "sentences" if style.is_prose else "statements"
+    if style.closed and not style.is_prose and tree and all(isinstance(value, str) for value in tree.values()):
+        return [{"finding": name, "status": value} for name, value in tree.items()]
     lists = [value for value in (tree.get(key), *tree.values()) if isinstance(value, list)]
     if lists:
         return lists[0]

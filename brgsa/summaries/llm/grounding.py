@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from brgsa.summaries.english import evidence
 from brgsa.summaries.hierarchy import ancestors, known_names
 from brgsa.summaries.llm.claims import Claim, Claims
 from brgsa.summaries.llm.prompts import tries_to_instruct, without_instructions
@@ -22,6 +23,7 @@ from brgsa.summaries.vocabulary import BEGINNING, Entry, Term, Vocabulary, open_
 
 POLICIES = ("replace", "drop", "keep")  # what becomes of flagged claims
 SHARE_IN_SENTENCE = 0.75  # of a prose claim's words that one sentence of the report must have
+FEWEST_WORDS = 4  # that tell a language
 _WORD = re.compile(r"[a-z]{3,}")
 _STEM = 6  # letters by which words are the same: "effusion", "effusions"
 _EMPTY_WORDS = frozenset(
@@ -85,7 +87,8 @@ class Checked:
     Attributes:
         summary: in the style.
         claims, by_rules, by_overlap, flagged: number of its claims, and of those that the rules or overlap support, or nothing.
-        source: what wrote the summary: "llm", or "rules" where there was no answer to use.
+        source: what wrote the summary: "llm"; "unchecked", a language model on a report that the rules cannot read; "rules"
+            where there was no answer to use.
         fault: why there was none (see `claims`), or "injection" where the report addresses a language model.
     """
 
@@ -98,10 +101,11 @@ class Checked:
     fault: str = ""
 
 
-def check(report: str, answer: Claims, style: Style, policy: str) -> Checked:
+def check(report: str, answer: Claims, style: Style, policy: str, unread: bool = False) -> Checked:
     """The summary of a report from a model's claims.
 
     Args:
+        unread: take its word for a report in another language, which nothing here can check.
         policy: what becomes of flagged claims: "replace" puts what the rules read of the same abnormalities in their place,
             "drop" leaves them out, "keep" keeps them.
     """
@@ -112,6 +116,10 @@ def check(report: str, answer: Claims, style: Style, policy: str) -> Checked:
         summary = _by_rules(readable, style) if policy == "replace" else ""
         return Checked(summary, len(answer.claims), flagged=len(answer.claims), source="rules", fault=fault)
     reading = read([report], open_vocabulary())[0]
+    if unread and is_foreign(report) and not reading.understood:
+        written = _prose if style.is_prose else _statements
+        summary = written(answer.claims, set(), reading, style) if answer.claims else ""
+        return Checked(summary, len(answer.claims), source="unchecked")
     supports = ground(answer.claims, report, reading)
     kept = [c for c, s in zip(answer.claims, supports, strict=True) if s is not Support.NONE or policy == "keep"]
     flagged = [c for c, s in zip(answer.claims, supports, strict=True) if s is Support.NONE]
@@ -151,6 +159,12 @@ def with_ancestors(found: Mapping[str, Status]) -> dict[str, Status]:
     return out
 
 
+def is_foreign(report: str) -> bool:
+    """Whether a report is in another language, by its words: a placeholder in English is not."""
+    found = evidence(report)
+    return found.words >= FEWEST_WORDS and not found.is_english
+
+
 def _known(name: str, found: Mapping[str, Status]) -> bool:
     return name in found or any(found.get(parent) is Status.ABSENT for parent in ancestors(name))
 
@@ -188,23 +202,24 @@ def _entry(label: str) -> Entry | None:
     stems = _stems(label)
     if not stems:
         return None
-    all_of = re.compile("^" + "".join(rf"(?=.*\b{stem})" for stem in sorted(stems)), re.DOTALL)
-    last = next(word[:_STEM] for word in reversed(_WORD.findall(label.lower())) if word[:_STEM] in stems)
-    term = Term(re.compile(rf"\b{last}\w*"), all_of, None)
-    return Entry(label, (term,), None, None, None, frozenset(), frozenset({last[:BEGINNING]}))
+    all_of = re.compile("^" + "".join(rf"(?=.*\b{stem})" for stem in stems), re.DOTALL)
+    term = Term(re.compile(rf"\b{stems[-1]}\w*"), all_of, None)
+    return Entry(label, (term,), None, None, None, frozenset(), frozenset({stems[-1][:BEGINNING]}))
 
 
-def _stems(text: str) -> set[str]:
-    return {word[:_STEM].removesuffix("s") for word in _WORD.findall(text.lower()) if word not in _EMPTY_WORDS}
+def _stems(text: str) -> list[str]:
+    """The beginnings of a text's words of content, in order, each once."""
+    words = (word for word in _WORD.findall(text.lower()) if word not in _EMPTY_WORDS)
+    return list(dict.fromkeys(word[:_STEM].removesuffix("s") for word in words))
 
 
 def _in_a_sentence(claim: Claim, reading: Reading) -> bool:
-    wanted = _stems(claim.text)
+    wanted = set(_stems(claim.text))
     if not wanted:
         return False
     denies = bool(_DENIAL.search(claim.text))
     return any(
-        len(wanted & _stems(f"{one.context} {one.text}")) >= SHARE_IN_SENTENCE * len(wanted)
+        len(wanted.intersection(_stems(f"{one.context} {one.text}"))) >= SHARE_IN_SENTENCE * len(wanted)
         and bool(_DENIAL.search(f"{one.context} {one.text}")) == denies
         for one in reading.statements
     )
@@ -217,7 +232,7 @@ def _by_rules(report: str, style: Style) -> str:
 
 
 def _statements(kept: Sequence[Claim], replaced: set[str], reading: Reading, style: Style) -> str:
-    if not kept and not replaced and not reading.understood:
+    if not kept and not reading.understood:
         return ""
     by_rules = {name: finding.status for name, finding in merge(reading.mentions).items()}
     said: dict[str, Status] = {name: by_rules[name] for name in replaced if name in by_rules}

@@ -17,45 +17,39 @@ WORDS_AT_ONCE = 1500  # a longer report is asked about in parts: small models fo
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MARKS = re.compile(r"</?\s*report\s*>", re.IGNORECASE)
 
-_STATEMENTS = {
-    "type": "object",
-    "properties": {
-        "statements": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "finding": {"type": "string"},
-                    "status": {"type": "string", "enum": ["present", "absent", "uncertain"]},
-                },
-                "required": ["finding", "status"],
-                "additionalProperties": False,
-            },
-        }
-    },
-    "required": ["statements"],
-    "additionalProperties": False,
-}
-_SENTENCES = {
-    "type": "object",
-    "properties": {"sentences": {"type": "array", "items": {"type": "string"}}},
-    "required": ["sentences"],
-    "additionalProperties": False,
-}
-_FORM = {
-    True: 'Answer with JSON alone, of this form: {"sentences": ["A nodule of 4 mm in the right upper lobe.", "…"]}',
-    False: 'Answer with JSON alone, of this form: {"statements": [{"finding": "pleural effusion", "status": "absent"}, …]}',
-}
+NOT_MENTIONED = "not mentioned"
+_STATUSES = ["present", "absent", "uncertain"]
+_PROSE = 'Answer with JSON alone, of this form: {"sentences": ["SENTENCE", "SENTENCE"]}'
+_OPEN = 'Answer with JSON alone, of this form: {"statements": [{"finding": "NAME", "status": "STATUS"}]}'
+_CLOSED = (
+    'Answer with JSON alone, one key for each of the names: {"NAME": "STATUS"}. '
+    f"STATUS is {', '.join(_STATUSES)} or {NOT_MENTIONED}."
+)
 
 
 def schema(style: Style) -> dict[str, Any]:
     """The JSON schema of an answer in a style."""
-    return _SENTENCES if style.is_prose else _STATEMENTS
+    if style.is_prose:
+        return _list_of("sentences", {"type": "string"})
+    if style.closed:
+        return _object({name.lower(): {"type": "string", "enum": [*_STATUSES, NOT_MENTIONED]} for name in style.names})
+    status = {"type": "string", "enum": _STATUSES}
+    return _list_of("statements", _object({"finding": {"type": "string"}, "status": status}))
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def _list_of(name: str, items: dict[str, Any]) -> dict[str, Any]:
+    return _object({name: {"type": "array", "items": items}})
 
 
 def instruction(style: Style) -> str:
     """The system message of a style."""
-    return f"{style.instruction.replace('{names}', ', '.join(known_names()))}\n{_FORM[style.is_prose]}"
+    names = [name.lower() for name in style.names] if style.closed else known_names()
+    form = _PROSE if style.is_prose else _CLOSED if style.closed else _OPEN
+    return f"{style.instruction.replace('{names}', ', '.join(names))}\n{form}"
 
 
 def messages(style: Style, text: str) -> list[dict[str, str]]:

@@ -49,6 +49,8 @@ class Style:
         backend: what reads the report, one of `BACKENDS`.
         model: of a backend that has one: its name at the endpoint, or a folder.
         instruction: what a language model is told. `{names}` in it becomes the open vocabulary's names.
+        closed: a language model gives its verdict on each of `names` and names nothing else; `{names}` is these. For small
+            models, and for labels.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Style:
     backend: str = "rules"
     model: str = ""
     instruction: str = ""
+    closed: bool = False
 
     @property
     def hash(self) -> str:
@@ -204,6 +207,7 @@ def _check(style: Style, source: str) -> None:
             "it is a number from 1 up",
         ),
         ("backend", style.backend, style.backend in BACKENDS, f"choose one of {', '.join(BACKENDS)}"),
+        ("closed", style.closed, isinstance(style.closed, bool), "it is true or false"),
         ("model", style.model, isinstance(style.model, str), "it is a name"),
         (
             "backend",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, scans, search, store, ui, weights
+from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, scans, search, store, summaries, ui, weights
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -27,7 +27,8 @@ app = typer.Typer(
 for verb in (
     store.phantom,
     store.prepare,
-    store.summarize,
+    summaries.summarize,
+    summaries.labels,
     model.train,
     search.tune,
     search.ablate,
@@ -43,7 +44,7 @@ for verb in (
     doctor.doctor,
 ):
     app.command()(verb)
-for name, group in (("store", store.app), ("runs", runs.app), ("jobs", jobs.app)):
+for name, group in (("store", store.app), ("summaries", summaries.app), ("runs", runs.app), ("jobs", jobs.app)):
     app.add_typer(group, name=name)
 
 

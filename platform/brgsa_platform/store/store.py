@@ -6,6 +6,7 @@
     STORE/index.parquet                  every row without its volume, in shard order, with shard and row group
     STORE/quarantine.parquet             the volumes that could not be used, with stage and reason
     STORE/summaries/STYLE/part-00000.parquet
+    STORE/labels/part-00000.parquet      what `brgsa labels` read in the reports: a column of statuses for each abnormality
 
 A style's summaries are a column of the index, `summary.STYLE`. They are kept apart from the shards, so that a new style never
 rewrites them.
@@ -35,6 +36,10 @@ REPORT = "report"
 PROVENANCE = b"brgsa"  # key in a summary table's metadata: JSON of what wrote it
 UNREAD = "report:unread"  # flag of a volume of whose report nothing was understood
 SUMMARY = "summary."
+READ_LABELS = "labels/part-00000.parquet"
+GIVEN = "archive"  # where a store's labels come from
+# A report names what it finds: what it does not mention counts as absent, as in CT-RATE's labels. A doubt does not tell.
+LABEL_OF = {"present": 1, "absent": 0, "not mentioned": 0}
 META_FILE, INDEX_FILE, QUARANTINE_FILE, SUMMARY_FILE = (
     "store.json",
     "index.parquet",
@@ -149,7 +154,6 @@ class Store:
     Attributes:
         path: absolute path or URL.
         geometry: the grid of its volumes.
-        labels: names of the abnormalities that are known for some volume, in their published order.
         fingerprint: hash that changes with any row; the MLflow tag `brgsa.data`.
     """
 
@@ -158,7 +162,6 @@ class Store:
         self.path = folder.url
         self.meta = meta
         self.geometry = Geometry.from_dict(meta.settings["geometry"])
-        self.labels = meta.labels
         self.fingerprint = meta.fingerprint
 
     @classmethod
@@ -189,6 +192,39 @@ class Store:
     def phantom(self) -> bool:
         """Whether some of its volumes are synthetic (`brgsa phantom`)."""
         return any(batch.phantom for batch in self.meta.batches)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the abnormalities that are known for some volume, in their published order: the archive's labels, or where
+        it has none those that `brgsa labels` read in the reports."""
+        table = self._labels_in_use
+        return self.meta.labels if table is None else tuple(table.column_names[1:])
+
+    @cached_property
+    def label_source(self) -> str:
+        """Where the labels come from, in words for a table: "archive", or "reports" with what read them and its F1."""
+        table = self._labels_in_use
+        if table is None:
+            return GIVEN
+        return str(json.loads((table.schema.metadata or {}).get(PROVENANCE, b"{}")).get("source", "reports"))
+
+    @cached_property
+    def read_labels(self) -> pa.Table | None:
+        """What `brgsa labels` read: `volume_id`, and a column of statuses for each abnormality; None where it did not run."""
+        if not self.folder.exists(READ_LABELS):
+            return None
+        with self.folder.open(READ_LABELS) as file:
+            return pq.read_table(file)
+
+    @cached_property
+    def _labels_in_use(self) -> pa.Table | None:
+        """`read_labels` where the archive has no label of its own for any volume, else None."""
+        if self.read_labels is None:
+            return None
+        with self.folder.open(INDEX_FILE) as file:
+            rows = pq.read_table(file, columns=["labels"])["labels"].to_pylist()
+        given = any(value is not None for row in rows for value in (row or {}).values())
+        return None if given else self.read_labels
 
     def shards(self) -> list[str]:
         """Paths or URLs of the shard files, in order."""
@@ -226,11 +262,21 @@ class Store:
                 field=INDEX_FILE,
                 value=self.path,
             ) from error
+        if "labels" in read and self._labels_in_use is not None:
+            place = table.column_names.index("labels")
+            labels = self._labels_read(self._labels_in_use, table["volume_id"].to_pylist())
+            table = table.set_column(place, "labels", labels)
         for name in wanted:
             if name not in read:
                 texts = self._summaries(name.removeprefix(SUMMARY))
                 table = table.append_column(name, pa.array([texts[v] for v in table["volume_id"].to_pylist()]))
         return table.select(wanted)
+
+    def _labels_read(self, read: pa.Table, volumes: list[str]) -> pa.Array:
+        """The labels of volumes as `brgsa labels` read them, in the form of the archive's; those added since have none."""
+        rows = {row.pop("volume_id"): row for row in read.to_pylist()}
+        kind = pa.struct([(name, pa.int8()) for name in self.labels])
+        return pa.array([{n: LABEL_OF.get(s) for n, s in rows.get(v, {}).items()} for v in volumes], type=kind)
 
     def encoded(self, shard: int, row_group: int) -> pa.Buffer:
         """The `ct` cell of a row, for `brgsa.volumes.decode`; see `reader.encoded_volume`."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brgsa.summaries.llm.doubtful import doubtful
+from brgsa.summaries.llm.grounding import is_foreign
 from brgsa.summaries.llm.masking import mask
-from brgsa.summaries.llm.prompts import instruction, parts
+from brgsa.summaries.llm.prompts import instruction, parts, schema
 from brgsa.summaries.styles import Style
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.storage import Folder
@@ -42,14 +43,19 @@ class Questions:
         return list(dict.fromkeys(text for texts in self.texts.values() for text in texts))
 
 
-def questions(reports: Sequence[str], style: Style, masked: bool) -> Questions:
-    """What a style asks about distinct reports."""
+def questions(reports: Sequence[str], style: Style, masked: bool, unread: bool = False) -> Questions:
+    """What a style asks about distinct reports.
+
+    Args:
+        masked: replace what identifies a patient.
+        unread: a hybrid asks about the whole of a report in another language.
+    """
     texts: dict[str, tuple[str, ...]] = {}
     counts: Counter[str] = Counter()
     sentences = doubted = 0
     for report in reports:
         asked = report
-        if style.backend == "hybrid":
+        if style.backend == "hybrid" and not (unread and is_foreign(report)):
             open_part = doubtful(report)
             asked, sentences, doubted = (
                 open_part.text,
@@ -71,7 +77,7 @@ def cache_of(store: Folder, style: Style, model: str, options: LlmOptions) -> An
     asked_with = {
         "model": model,
         "instruction": instruction(style),
-        "prose": style.is_prose,
+        "schema": schema(style),
         "answer_tokens": options.answer_tokens,
     }
     return AnswerCache(Folder(options.cache or store.at(ANSWERS)), asked_with)
@@ -121,7 +127,7 @@ def _spent(spending: Spending) -> str:
 
 def dry_run(reports: Sequence[str], style: Style, options: LlmOptions, cache: AnswerCache, examples: int = 3) -> str:
     """What asking would mean: reports, questions, tokens, cost, and some examples as they would be sent."""
-    asked = questions(reports, style, options.masks())
+    asked = questions(reports, style, options.masks(), options.unread)
     known = cache.known(cache.key(text) for text in asked.distinct)
     missing = [text for text in asked.distinct if cache.key(text) not in known]
     head = estimated_tokens(instruction(style))

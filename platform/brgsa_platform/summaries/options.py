@@ -34,6 +34,7 @@ class LlmOptions:
         price: cost of a million tokens sent, and of a million answered; one currency throughout.
         max_cost: stop before more is spent in this run.
         cache: folder or URL where answers are kept; default `answers` in the store.
+        unread: take the model's word for reports in other languages, which cannot be checked; else they stay unread.
         flagged: what becomes of statements without support: "replace", "drop" or "keep".
     """
 
@@ -50,6 +51,7 @@ class LlmOptions:
     price: tuple[float, float] = (0.0, 0.0)
     max_cost: float | None = None
     cache: str | None = None
+    unread: bool = False
     flagged: str = "replace"
 
     def __post_init__(self) -> None:

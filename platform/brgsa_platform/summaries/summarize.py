@@ -20,20 +20,18 @@ from brgsa.errors import UserError
 from brgsa.summaries import NOTHING_FOUND, Style, load_style, summarize_many
 from brgsa.summaries.llm.claims import Claims, read_answer
 from brgsa.summaries.llm.doubtful import combine
-from brgsa.summaries.llm.grounding import Checked, check
+from brgsa.summaries.llm.grounding import Checked, check, is_foreign
 from brgsa_platform.runtime.locks import held
-from brgsa_platform.runtime.progress import progress
-from brgsa_platform.runtime.session import ray_session, set_data_context
+from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import Folder, short_error
 from brgsa_platform.store.store import PROVENANCE, REPORT, Store, summary_file
 from brgsa_platform.summaries import asking
 from brgsa_platform.summaries.backends import NO_ANSWER, Answer
+from brgsa_platform.summaries.mapping import mapped
 from brgsa_platform.summaries.options import LlmOptions
 from brgsa_platform.summaries.spending import Spending
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-
-REPORTS_PER_TASK = 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,8 @@ def _llm_line(figures: dict[str, float]) -> str:
     )
     if "sentences_asked" in figures:
         line += f" It saw {figures['sentences_asked']:.1%} of the sentences."
+    if figures["unchecked"]:
+        line += f" {figures['unchecked']:.0f} reports are in another language: their summaries are not checked."
     if figures["masked"]:
         line += f" {figures['masked']:.0f} names, dates and numbers were masked."
     return line
@@ -166,7 +166,13 @@ def _about(style: Style, options: LlmOptions) -> dict[str, Any]:
     about = {"style": style.name, "hash": style.hash, "backend": style.backend}
     if style.backend == "rules":
         return about
-    return {**about, "model": style.model, "flagged": options.flagged, "masked": options.masks()}
+    return {
+        **about,
+        "model": style.model,
+        "flagged": options.flagged,
+        "unread": options.unread,
+        "masked": options.masks(),
+    }
 
 
 @cache
@@ -232,7 +238,7 @@ def _by_model(
     """report → checked summary by a language model, of the store's distinct reports, and the figures of the run."""
     reports = _distinct(store.texts(REPORT).values())
     before = (spending.requests, spending.sent, spending.answered, spending.cost)
-    asked = asking.questions(reports, style, options.masks())
+    asked = asking.questions(reports, style, options.masks(), options.unread)
     backend = asking.make_backend(style, options, spending)
     answers = asking.ask(
         asked,
@@ -245,8 +251,11 @@ def _by_model(
         for report in reports
     ]
     checked: dict[str, Checked] = {}
-    for batch in _mapped(
-        rows, _check_batch, {"style": style, "policy": options.flagged}, f"summarize {style.key}: check"
+    for batch in mapped(
+        rows,
+        _check_batch,
+        {"style": style, "policy": options.flagged, "unread": options.unread},
+        f"summarize {style.key}: check",
     ):
         for report, text in zip(batch["report"].tolist(), batch["checked"].tolist(), strict=True):
             checked[report] = Checked(**json.loads(text))
@@ -258,9 +267,9 @@ def _by_model(
 def _llm_figures(checked: dict[str, Checked], asked: asking.Questions, used: Sequence[float]) -> dict[str, float]:
     """Figures of a language model's summaries.
 
-    `distinct` reports, their `claims` by support (`by_rules`, `by_overlap`, `flagged`), answers that `failed` by fault, and
-    what was asked in this run: `requests`, `tokens_sent`, `tokens_answered`, `cost`; `masked` identifiers; of a hybrid the
-    share of `sentences_asked`.
+    `distinct` reports, their `claims` by support (`by_rules`, `by_overlap`, `flagged`), answers that `failed` by fault,
+    reports whose summaries are `unchecked`, and what was asked in this run: `requests`, `tokens_sent`, `tokens_answered`,
+    `cost`; `masked` identifiers; of a hybrid the share of `sentences_asked`.
     """
     figures: dict[str, float] = {"distinct": float(len(checked))}
     for name in ("claims", "by_rules", "by_overlap", "flagged"):
@@ -268,6 +277,7 @@ def _llm_figures(checked: dict[str, Checked], asked: asking.Questions, used: Seq
     faults = Counter(one.fault for one in checked.values() if one.fault)
     figures["failed"] = float(faults.total())
     figures |= {f"fault_{fault}": float(count) for fault, count in faults.items()}
+    figures["unchecked"] = float(sum(one.source == "unchecked" for one in checked.values()))
     figures |= dict(zip(("requests", "tokens_sent", "tokens_answered", "cost"), map(float, used), strict=True))
     figures["masked"] = float(asked.masked.total())
     if asked.sentences:
@@ -275,27 +285,11 @@ def _llm_figures(checked: dict[str, Checked], asked: asking.Questions, used: Seq
     return figures
 
 
-def _mapped(rows: list[dict[str, Any]], work: Any, arguments: dict[str, Any], what: str) -> Any:
-    """Batches of rows, worked on by Ray Data's tasks."""
-    import ray
-
-    set_data_context()
-    if not rows:
-        return
-    blocks = -(-len(rows) // REPORTS_PER_TASK)
-    dataset = ray.data.from_items(rows, override_num_blocks=blocks)
-    dataset = dataset.map_batches(work, fn_kwargs=arguments, batch_size=REPORTS_PER_TASK)
-    with progress(len(rows), what) as advance:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-            yield batch
-            advance(len(batch["report"]))
-
-
 def _by_rules(reports: Sequence[str], style: Style) -> dict[str, str]:
     """report → summary. The reports are distinct: reconstructions of a scan share one, which is read once."""
     rows = [{"report": report} for report in reports]
     summaries: dict[str, str] = {}
-    for batch in _mapped(rows, _summarise_batch, {"style": style}, f"summarize {style.key}: reports"):
+    for batch in mapped(rows, _summarise_batch, {"style": style}, f"summarize {style.key}: reports"):
         summaries.update(zip(batch["report"].tolist(), batch["summary"].tolist(), strict=True))
     return summaries
 
@@ -306,25 +300,27 @@ def _summarise_batch(batch: dict[str, Any], style: Style) -> dict[str, Any]:
     return {"report": reports, "summary": summarize_many(reports, style)}
 
 
-def _check_batch(batch: dict[str, Any], style: Style, policy: str) -> dict[str, Any]:
+def _check_batch(batch: dict[str, Any], style: Style, policy: str, unread: bool) -> dict[str, Any]:
     """A task's work: the column `report`, and `checked` beside it, which is a `Checked` as JSON."""
     reports = batch["report"].tolist()
     answers = [[Answer(*one) for one in json.loads(text)] for text in batch["answers"].tolist()]
     checked = [
-        asdict(checked_summary(report, of_report, style, policy))
+        asdict(checked_summary(report, of_report, style, policy, unread))
         for report, of_report in zip(reports, answers, strict=True)
     ]
     return {"report": reports, "checked": [json.dumps(one) for one in checked]}
 
 
-def checked_summary(report: str, answers: Sequence[Answer], style: Style, policy: str) -> Checked:
+def checked_summary(report: str, answers: Sequence[Answer], style: Style, policy: str, unread: bool = False) -> Checked:
     """The summary of a report from the answers to its parts, held to it."""
     if not report.strip():
         return Checked("", source="none")
     read = [read_answer(answer.content, style, answer.cut) for answer in answers]
     faults = [one.fault for one in read if one.fault]
     claims = Claims(tuple(dict.fromkeys(claim for one in read for claim in one.claims)), faults[0] if faults else "")
-    return combine(report, claims, style) if style.backend == "hybrid" else check(report, claims, style, policy)
+    if style.backend == "hybrid" and not (unread and is_foreign(report)):
+        return combine(report, claims, style)
+    return check(report, claims, style, policy, unread)
 
 
 def _write(

@@ -370,3 +370,17 @@ def test_a_run_that_is_killed_pays_for_nothing_twice(server: LlmServer, tmp_path
     assert len(first) - 4 <= kept < 30, "only what was under way is lost"
     run(tmp_path, options(server), [f"Nodule of {i} mm in the lung." for i in range(30)])
     assert len(server.requests) == len(first) + 30 - kept
+
+
+def test_a_report_in_another_language_is_taken_on_trust_only_where_asked(server: LlmServer, tmp_path: Path) -> None:
+    german = "Kein Pneumothorax. Ein Rundherd im rechten Oberlappen von 8 mm ohne Erguss."
+    server.answer = lambda request: Reply(json.dumps({"statements": [{"finding": "lung nodule", "status": "present"}]}))
+    placeholder = "See dictated report."
+    for unread, summary, source in ((False, "", "llm"), (True, "There is lung nodule.", "unchecked")):
+        chosen = options(server)
+        asked = asking.questions([german, placeholder], STYLE, False, unread)
+        backend = asking.make_backend(STYLE, chosen, Spending())
+        answers = asking.ask(asked, backend, asking.cache_of(Folder(tmp_path), STYLE, backend.model, chosen), "test")
+        one = checked_summary(german, [answers[german]], STYLE, "replace", unread)
+        assert (one.summary, one.source) == (summary, source)
+        assert checked_summary(placeholder, [answers[placeholder]], STYLE, "replace", unread).summary == ""
