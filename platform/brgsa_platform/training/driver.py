@@ -19,11 +19,12 @@ from brgsa_platform.loading.supervision import SupervisedLabels, check_supervisi
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import nodes_for, ray_session
 from brgsa_platform.runtime.version import git_commit
+from brgsa_platform.store import lineage
 from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training import account, run_checkpoints
 from brgsa_platform.training.resources import check_resources, gpus_per_worker, local_device
 from brgsa_platform.training.run_folder import PROGRESS, claimed, default_out, make_tokenizer, previous_run, write_run
 
@@ -104,6 +105,7 @@ def train(
         if config.train.workers:
             check_resources(config)
         tags = {"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name, **options.tags}
+        data = lineage.datasets(store, train="training", validation="validation")
         with tracking.run(
             "trial" if options.parent_run else "train",
             name=options.name or out.name,
@@ -111,7 +113,9 @@ def train(
             tags=tags,
             parent=options.parent_run,
             run_id=previous_run(out, store, config),
+            data=data,
         ) as run:
+            run.describe(account.description(config, data))
             supervised = supervised_labels(store, config)
             if supervised is not None:
                 run.set_tags({"brgsa.supervised": ", ".join(supervised.names), "brgsa.labels": supervised.source})
@@ -124,6 +128,8 @@ def train(
             if "val/auroc" in result.best:
                 best = {"best/auroc": result.best["val/auroc"], "best/epoch": result.best["epoch"]}
                 run.log_metrics(best, step=result.best["epoch"])
+            run.log_models(account.kept_models(out, config, _steps(store, config)))
+            run.describe(account.description(config, data, history))
         (out / PROGRESS).unlink(missing_ok=True)
         return result
 
