@@ -42,10 +42,11 @@ from brgsa_platform.evaluation.scored import Scored, Setting, measure
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, split_index
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
+from brgsa_platform.store import lineage
 from brgsa_platform.store.doubts import doubt_warning
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training import account, run_checkpoints
 from brgsa_platform.training.encoding import encode_texts
 
 __all__ = ["EvaluateOptions", "evaluate"]
@@ -90,7 +91,8 @@ def evaluate(
     }
     title = name or f"{about['checkpoint']} on {split}"
     params = {**about, "protocol": protocol.to_dict()}
-    with tracking.run("evaluate", name=title, params=params, tags=tags, parent=parent_run) as run:
+    data, of = lineage.datasets(evaluation.store, **{split: "evaluation"}), account.model_of(loaded.path)
+    with tracking.run("evaluate", name=title, params=params, tags=tags, parent=parent_run, data=data, model=of) as run:
         model = loaded.model.to(options.device or default_device())
         tested, fitted_on = evaluation.encode(model, folder)
         aligned, texts = evaluation.alignment(model, tested)

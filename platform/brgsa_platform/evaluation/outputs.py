@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from brgsa.files import written_aside
 from brgsa.volumes.augment import Volume16
 from brgsa_platform.evaluation.result import EvaluationResult
 from brgsa_platform.evaluation.scored import Scored
-from brgsa_platform.evaluation.tables import to_columns, to_csv, to_json, to_metrics
+from brgsa_platform.evaluation.tables import summary, to_columns, to_csv, to_json, to_metrics
 from brgsa_platform.tracking.client import Run
 
 
@@ -87,6 +89,7 @@ def log_result(
     from brgsa_platform.runtime import plots
 
     run.log_metrics(to_metrics(result))
+    run.describe(description(result))
     run.log_table("evaluation.json", to_columns(result))
     for kind in ("csv", "json"):
         run.log_artifact(result.files[kind])
@@ -114,6 +117,19 @@ def log_result(
         )
     slices = [(_caption(result, labels[row]), ct) for row, ct in pictures.items()]
     run.log_figure(plots.planes_figure(slices, spacing), "slices.png")
+
+
+def description(result: EvaluationResult) -> str:
+    """What was measured, on what, and what came out, in Markdown."""
+    about, mean = result.about, result.means["macro"]["auroc"]
+    told = [
+        f"Evaluation of the checkpoint `{about['checkpoint']}` on the split `{about['split']}` of a store "
+        f"(fingerprint `{about['data']}`), pairing `{about['pairing']}`."
+    ]
+    if math.isfinite(mean.value):
+        span = f" (95 %: {mean.low:.3f} to {mean.high:.3f})" if math.isfinite(mean.low) else ""
+        told.append(f"Mean AUROC **{mean.value:.3f}**{span} over {len(result.columns())} abnormalities.")
+    return "\n\n".join([*told, *summary(replace(result, files={}))])
 
 
 def _caption(result: EvaluationResult, labels: NDArray[Any]) -> str:

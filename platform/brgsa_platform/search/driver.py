@@ -30,6 +30,7 @@ from brgsa_platform.search.spec import (
     write_spec,
 )
 from brgsa_platform.search.trials import TrialResources, TrialSettings, placement, run_trial
+from brgsa_platform.store import lineage
 from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import client as tracking
@@ -198,6 +199,7 @@ def _run(
             },
             tags=search_tags(spec.preset, store.fingerprint, spec.spaces),
             run_id=spec.parent_run if spec.parent_run and query.exists(spec.parent_run) else None,
+            data=lineage.datasets(store, train="training", validation="validation"),
         ) as run:  # fmt: skip
             if not study.get_trials(deepcopy=False):
                 warm_start.begin(study, spec, options.points, earlier)

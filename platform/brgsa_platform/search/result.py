@@ -56,14 +56,17 @@ class SearchResult:
 
     def summary(self) -> str:
         """One line: the best trial of how many, why the search ended, and the command to go on with."""
+        return f"{self.out}: {self.outcome()} Next: brgsa train --preset {self.preset} --data {self.store}"
+
+    def outcome(self) -> str:
+        """The best trial of how many, and why the search ended."""
         drawn = ", ".join(f"{key}={_shown(value)}" for key, value in self.best["values"].items())
         states = [trial["state"] for trial in self.trials]
         counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if states.count(s))
         return (
-            f"{self.out}: best of {len(self.trials)} trials ({counts}) is trial {self.best['number']}, validation AUROC "
+            f"best of {len(self.trials)} trials ({counts}) is trial {self.best['number']}, validation AUROC "
             f"{self.best['auroc']:.3f}{SUPERVISED if self.supervised else ''}, with {drawn}."
-            f"{f' Ended: {self.ended_because}.' if self.ended_because else ''} Next: "
-            f"brgsa train --preset {self.preset} --data {self.store}"
+            f"{f' Ended: {self.ended_because}.' if self.ended_because else ''}"
         )
 
 
@@ -106,7 +109,9 @@ def conclude(run: tracking.Run, folder: Path, search: Search) -> SearchResult:
     run.set_tags({"brgsa.supervised": "the best trial" if supervised else ""})
     report.log_search(run, search.study, folder)
     chosen = {"number": best.number, "auroc": float(best.values[0]), "values": values}
-    return SearchResult(folder, run.run_id, rows, chosen, preset, spec.store, search.ended_because(), supervised)
+    result = SearchResult(folder, run.run_id, rows, chosen, preset, spec.store, search.ended_because(), supervised)
+    run.describe(f"Search over {spec.space_words()} by {spec.method.sampler}.\n\nThe {result.outcome()}")
+    return result
 
 
 def log_checkpoints(result: SearchResult, which: str) -> None:

@@ -6,6 +6,7 @@ No report text and no patient identifiers are logged.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from brgsa_platform.config import flatten
 from brgsa_platform.runtime.version import git_commit
-from brgsa_platform.tracking import connection
+from brgsa_platform.tracking import connection, lineage
+from brgsa_platform.tracking.lineage import Dataset, KeptModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 TABLES_TAG = "mlflow.loggedArtifacts"  # where the UI looks for tables
 CHECKPOINT_TAG = "brgsa.checkpoint"
+COMMAND_TAG = "mlflow.source.name"
+NOTE_TAG = "mlflow.note.content"  # a run's description
+OUR_NOTE_TAG = "brgsa.note"  # the digest of the description that we gave it: a person's own is kept
 NOT_COPIED = ("optimizer.pt", "training.json")  # files of a checkpoint that only its training needs
 JOB = "BRGSA_JOB"  # the environment variable with the name of the cluster's job that this process belongs to
 JOB_TAG = "brgsa.job"
@@ -43,12 +48,18 @@ class Run:
     Metrics are sent at most once a second. Those that the server does not take are sent with later ones, so that neither
     many points nor an outage holds up a training; `close` and `finish` send the rest. Everything else waits for a server
     that is being restarted, for `SECONDS_FOR_RESTART` or longer where `connection.patience` says so, and then fails with
-    MLflow's exception.
+    MLflow's exception. Data, models and description say what the run's figures are of; they fail with a warning.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(
+        self, client: MlflowClient, run_id: str, data: Sequence[Dataset] = (), model: str | None = None
+    ) -> None:
+        """`data` it works on; `model`: id in MLflow of the model that its metrics are of, measured on the first of `data`."""
         self._client = client
         self.run_id = run_id
+        self._data = list(data)
+        self._metrics_of = {"model_id": model, **lineage.about(self._data[0] if self._data else None)} if model else {}
+        self._description = ""
         self._unsent: list[Any] = []
         self._next_sending = 0.0  # of time.monotonic()
 
@@ -66,7 +77,7 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._unsent += [Metric(k, float(v), now, step) for k, v in metrics.items()]
+        self._unsent += [Metric(k, float(v), now, step, **self._metrics_of) for k, v in metrics.items()]
         if time.monotonic() < self._next_sending and not at_once:
             return
         pause = SECONDS_BETWEEN_SENDINGS
@@ -100,6 +111,46 @@ class Run:
         """Set tags; a value that was there is replaced."""
         for key, value in tags.items():
             self._patiently(functools.partial(self._client.set_tag, self.run_id, key, str(value)))
+
+    def describe(self, text: str) -> None:
+        """Set the description that MLflow shows of the run (Markdown), unless a person has written one meanwhile."""
+        self._description = text
+
+        def send() -> None:
+            tags = self._client.get_run(self.run_id).data.tags
+            if NOTE_TAG in tags and _digest(tags[NOTE_TAG]) != tags.get(OUR_NOTE_TAG):
+                return
+            self._client.set_tag(self.run_id, OUR_NOTE_TAG, _digest(text))
+            self._client.set_tag(self.run_id, NOTE_TAG, text)
+
+        self._told("description", send)
+
+    def describe_failure(self, error: BaseException) -> None:
+        """Add to the description why the run ends: the kind of error, whose words may tell of a patient."""
+        kind = getattr(error, "code", "") or type(error).__name__
+        self.describe(f"{self._description}\n\n**Failed**: {kind}.".strip())
+
+    def log_models(self, models: Sequence[KeptModel]) -> None:
+        """Show these checkpoints, and no others of the run, among MLflow's models, with the run's metrics at their steps."""
+        self._told("models", lambda: lineage.log_models(self._client, self.run_id, models, self._data))
+
+    def log_origin(self) -> None:
+        """Name the data that the run works on, and the model that it measures."""
+        from mlflow.entities import LoggedModelInput
+
+        def send() -> None:
+            lineage.log_datasets(self._client, self.run_id, self._data)
+            if model := self._metrics_of.get("model_id"):
+                self._client.log_inputs(self.run_id, models=[LoggedModelInput(model)])
+
+        self._told("data", send)
+
+    def _told(self, what: str, work: Callable[[], Any]) -> None:
+        """Do what a reader is told beside the figures: no training is lost over it, as with an older server."""
+        try:
+            self._patiently(work)
+        except Exception as error:
+            log.warning("MLflow does not take the %s of a run (%s)", what, type(error).__name__)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Log columns of equal length as a JSON artifact that the MLflow UI shows as a table.
@@ -142,6 +193,8 @@ def run(
     tags: Mapping[str, Any] | None = None,
     parent: str | None = None,
     run_id: str | None = None,
+    data: Sequence[Dataset] = (),
+    model: str | None = None,
 ) -> Iterator[Run]:
     """An MLflow run around a verb's work. It ends as FINISHED, as FAILED (exception) or as KILLED (interrupt).
 
@@ -151,6 +204,7 @@ def run(
         params, tags: what a new run begins with.
         parent: the run id of the search that a trial belongs to.
         run_id: go on in this run, as a resumed training does, instead of making one.
+        data, model: see `Run`.
 
     Raises:
         UserError: the tracking store cannot be reached, or does not let this user make a run (see `connection.client`).
@@ -161,23 +215,25 @@ def run(
         with connection.permitted(api.tracking_uri):
             if run_id is not None:
                 api.update_run(run_id, status="RUNNING")
-                return Run(api, run_id)
+                return Run(api, run_id, data, model)
             created = api.create_run(
-                connection.experiment_id(api), run_name=name or verb, tags=_tags(verb, parent, tags or {})
+                connection.experiment_id(api), run_name=name or verb, tags=_tags(api, verb, parent, tags or {})
             )
-            return Run(api, created.info.run_id)
+            return Run(api, created.info.run_id, data, model)
 
     current = connection.patiently(begin, connection.tracking_uri(), connection.patience())
     try:
         if run_id is None:
             current.log_params(params or {})
+        current.log_origin()
         yield current
     except SystemExit:  # Tune stops a trial: the search's driver tells how it ended, and the next trial waits for us
         raise
     except KeyboardInterrupt:
         current.finish("KILLED")
         raise
-    except BaseException:
+    except BaseException as error:
+        current.describe_failure(error)
         current.finish("FAILED")
         raise
     current.finish("FINISHED")
@@ -216,9 +272,20 @@ def attach(run_id: str, uri: str) -> Run:
     return Run(connection.unchecked_client(uri), run_id)
 
 
-def _tags(verb: str, parent: str | None, given: Mapping[str, Any]) -> dict[str, str]:
+def find_model(run_id: str, name: str) -> str | None:
+    """The id of a run's model with this name (see `lineage.model_name`), where the tracking store can tell."""
+    try:
+        return lineage.find_model(connection.client(), run_id, name)
+    except Exception as error:
+        log.warning("MLflow does not tell the models of a run (%s)", type(error).__name__)
+        return None
+
+
+def _tags(api: MlflowClient, verb: str, parent: str | None, given: Mapping[str, Any]) -> dict[str, str]:
     """The tags of a new run: those given, and what made it."""
     tags = {"brgsa.verb": verb, **{key: str(value) for key, value in given.items()}}
+    # MLflow shows a JOB's name whole, and of a LOCAL one only what follows the last slash.
+    tags |= {COMMAND_TAG: _command(api, parent), "mlflow.source.type": "JOB"}
     if commit := git_commit():
         tags |= {"mlflow.source.git.commit": commit, "brgsa.commit": commit}
     if parent:
@@ -226,3 +293,14 @@ def _tags(verb: str, parent: str | None, given: Mapping[str, Any]) -> dict[str, 
     if job := os.environ.get(JOB):
         tags[JOB_TAG] = job
     return tags
+
+
+def _command(api: MlflowClient, parent: str | None) -> str:
+    """The command behind a run; a trial's process is one of Ray's, and the command is its search's."""
+    if parent and (of_search := api.get_run(parent).data.tags.get(COMMAND_TAG)):
+        return str(of_search)
+    return lineage.command()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

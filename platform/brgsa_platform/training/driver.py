@@ -19,12 +19,13 @@ from brgsa_platform.loading.unseen import training_view
 from brgsa_platform.runtime.progress import following, progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.version import git_commit
+from brgsa_platform.store import lineage
 from brgsa_platform.store.doubts import warn_of_doubts
 from brgsa_platform.store.store import Store
 from brgsa_platform.store.training_range import training_range
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
-from brgsa_platform.training import run_checkpoints
+from brgsa_platform.training import account, run_checkpoints
 from brgsa_platform.training.parallel import stopping
 from brgsa_platform.training.resources import local_device, room_for
 from brgsa_platform.training.run_folder import PROGRESS, claimed, default_out, make_tokenizer, previous_run, write_run
@@ -105,6 +106,7 @@ def train(
         if config.train.workers:
             room_for(config, options.gpus)
         tags = {"brgsa.preset": preset or "", "brgsa.data": store.fingerprint, "brgsa.out": out.name, **options.tags}
+        data = lineage.datasets(store, train="training", validation="validation")
         with tracking.run(
             "trial" if options.parent_run else "train",
             name=options.name or out.name,
@@ -112,7 +114,9 @@ def train(
             tags=tags,
             parent=options.parent_run,
             run_id=previous_run(out, store, config),
+            data=data,
         ) as run:
+            run.describe(account.description(config, data))
             supervised = supervised_labels(store, config)
             if supervised is not None:
                 run.set_tags({"brgsa.supervised": ", ".join(supervised.names), "brgsa.labels": supervised.source})
@@ -125,6 +129,8 @@ def train(
             if "val/auroc" in result.best:
                 best = {"best/auroc": result.best["val/auroc"], "best/epoch": result.best["epoch"]}
                 run.log_metrics(best, step=result.best["epoch"])
+            run.log_models(account.kept_models(out, config, _steps(store, config)))
+            run.describe(account.description(config, data, history))
         (out / PROGRESS).unlink(missing_ok=True)
         return result
 

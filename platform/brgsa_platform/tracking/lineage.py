@@ -1,0 +1,175 @@
+"""What a run's figures come from, as MLflow shows it: the data, the command, and the models that they are of."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brgsa_platform.runtime.addresses import without_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+COMMAND_LENGTH = 4000
+MODELS_AT_ONCE = 100
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")  # of a model, for MLflow
+BEST_TAG = "brgsa.best"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a store.
+
+    Attributes:
+        store: the store's path or URL, as the user gave it.
+        fingerprint: of the store.
+        volumes: their number in the split.
+        context: what the run does with it, such as "training".
+    """
+
+    store: str
+    fingerprint: str
+    split: str
+    volumes: int
+    context: str
+
+    @property
+    def name(self) -> str:
+        """The store's folder and the split."""
+        return f"{without_credentials(self.store).rstrip('/').rpartition('/')[2]}:{self.split}"
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """A checkpoint that a training keeps.
+
+    Attributes:
+        name: see `model_name`.
+        step: of the run at which it was written; the run's metrics at that step are the model's.
+        is_best: whether it is the run's best.
+        params: a tree of parameters.
+    """
+
+    name: str
+    step: int
+    is_best: bool
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_name(run: str, checkpoint: str) -> str:
+    """A checkpoint's name among MLflow's models, which may have neither dots nor slashes."""
+    return NOT_IN_A_NAME.sub("-", f"{run}-{checkpoint}")
+
+
+def command() -> str:
+    """The command that this process runs, without passwords; of another program than brgsa only the program's name."""
+    program, *arguments = sys.argv or [""]
+    path = Path(program)
+    if path.name != "brgsa" and path.parts[-3:-1] != ("brgsa_platform", "cli"):
+        return path.name
+    shown = (re.sub(r"://[^/@\s]*@", "://", re.sub(r"(://[^?\s]*)\?\S*", r"\1", text)) for text in arguments)
+    return shlex.join(["brgsa", *shown])[:COMMAND_LENGTH]
+
+
+def log_datasets(api: MlflowClient, run_id: str, datasets: Iterable[Dataset]) -> None:
+    """Name the data that a run works on; said twice, it stands there once."""
+    from mlflow.entities import Dataset as Entity
+    from mlflow.entities import DatasetInput, InputTag
+
+    inputs = [
+        DatasetInput(
+            Entity(
+                name=one.name,
+                digest=one.fingerprint,
+                source_type="local" if "://" not in one.store else one.store.partition("://")[0],
+                source=json.dumps({"uri": without_credentials(one.store)}),
+                profile=json.dumps({"num_rows": one.volumes}),
+            ),
+            [InputTag("mlflow.data.context", one.context)],
+        )
+        for one in datasets
+    ]
+    if inputs:
+        api.log_inputs(run_id, inputs)
+
+
+def log_models(api: MlflowClient, run_id: str, models: Sequence[KeptModel], datasets: Sequence[Dataset]) -> None:
+    """Make the models that a run has in MLflow those that it keeps, each with the run's metrics at its step.
+
+    Args:
+        datasets: of the run, in the order train, validation: whose figures begin with "train/" and "val/".
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    from brgsa_platform.config import flatten
+
+    run = api.get_run(run_id)
+    there = {model.name: model.model_id for model in _models(api, run.info.experiment_id, run_id)}
+    for name in there.keys() - {model.name for model in models}:
+        api.delete_logged_model(there[name])
+    ids: dict[int, str] = {}
+    for model in models:
+        known = there.get(model.name)
+        if known is None:
+            made = api.create_logged_model(
+                run.info.experiment_id,
+                name=model.name,
+                source_run_id=run_id,
+                params={key: str(value) for key, value in flatten(model.params).items()},
+                model_type="checkpoint",
+            )
+            known = made.model_id
+            api.finalize_logged_model(known, "READY")
+            api.log_outputs(run_id, [LoggedModelOutput(known, model.step)])
+        api.set_logged_model_tags(known, {BEST_TAG: str(model.is_best).lower(), "mlflow.model.isExternal": "true"})
+        ids[model.step] = known
+    _give_metrics(api, run, ids, datasets)
+
+
+def _give_metrics(api: MlflowClient, run: Any, ids: Mapping[int, str], datasets: Sequence[Dataset]) -> None:
+    """Log a run's points at the models' steps again, as the models'; MLflow keeps a point of a run once."""
+    from mlflow.entities import Metric
+
+    by_prefix = {{"training": "train/", "validation": "val/"}.get(one.context): one for one in datasets}
+    points = []
+    for key in run.data.metrics:
+        prefix = key.partition("/")[0] + "/"
+        if prefix not in ("train/", "val/"):
+            continue
+        of = about(by_prefix.get(prefix))
+        points += [
+            Metric(key, point.value, point.timestamp, point.step, model_id=ids[point.step], **of)
+            for point in api.get_metric_history(run.info.run_id, key)
+            if point.step in ids
+        ]
+    for start in range(0, len(points), 1000):
+        api.log_batch(run.info.run_id, metrics=points[start : start + 1000])
+
+
+def about(dataset: Dataset | None) -> dict[str, str]:
+    """What a metric says of the data that it was measured on."""
+    return {} if dataset is None else {"dataset_name": dataset.name, "dataset_digest": dataset.fingerprint}
+
+
+def find_model(api: MlflowClient, run_id: str, name: str) -> str | None:
+    """The id of a run's model with this name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = api.get_run(run_id).info.experiment_id
+    except MlflowException:
+        return None  # the run is another store's, or gone
+    return next((model.model_id for model in _models(api, experiment, run_id) if model.name == name), None)
+
+
+def _models(api: MlflowClient, experiment: str, run_id: str) -> list[Any]:
+    found: list[Any] = api.search_logged_models(
+        [experiment], f"source_run_id = '{run_id}'", max_results=MODELS_AT_ONCE
+    ).to_list()
+    return found
