@@ -3,8 +3,8 @@
     python benchmarks/summary_truth.py [--scans N] [--epochs N] [--width W] [--seeds S] [--arms NAME …] [--out DIR] [--json]
 
 An arm is a summary style, or `positives` with a share of its statements corrupted: in equal parts lost, turned round ("There
-is no …") and followed by one that is invented. AUROC on the test split, as a mean over the seeds with their standard deviation; all
-arms see the same volumes for a seed. `--out` keeps the store and what was measured: the same command goes on.
+is no …") and followed by one that is invented. AUROC on the test split, as a mean over the seeds with their standard
+deviation; all arms see the same volumes for a seed. `--out` keeps the store and what was measured: the same command goes on.
 """
 
 from __future__ import annotations
