@@ -103,7 +103,7 @@ def is_free(config: RunConfig, workers: int, gpus: float | None = None) -> bool:
     import ray
 
     free = ray.available_resources()
-    return free.get("CPU", 0.0) >= workers and free.get("GPU", 0.0) >= workers * gpus_per_worker(config, gpus)
+    return bool(free.get("CPU", 0) >= workers and free.get("GPU", 0) >= workers * gpus_per_worker(config, gpus))
 
 
 def _check_room(config: RunConfig, workers: int, share: float) -> None:
