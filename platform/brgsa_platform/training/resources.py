@@ -103,7 +103,8 @@ def is_free(config: RunConfig, workers: int, gpus: float | None = None) -> bool:
     import ray
 
     free = ray.available_resources()
-    return bool(free.get("CPU", 0) >= workers and free.get("GPU", 0) >= workers * gpus_per_worker(config, gpus))
+    share = gpus_per_worker(config, gpus)
+    return bool(free.get("CPU", 0.0) >= workers and free.get("GPU", 0.0) >= workers * share)
 
 
 def _check_room(config: RunConfig, workers: int, share: float) -> None:
