@@ -82,6 +82,7 @@ def evaluate(
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     evaluation = _Evaluation.of(loaded, Store.open(store_path), split, options)
     folder = writable_folder(Path(out) if out is not None else loaded.path)
+    rival = None if options.compare is None else evaluation.rival(options.compare)
     about, protocol = evaluation.about(), options.chosen
     tags = {
         "brgsa.data": about["data"],
@@ -99,8 +100,8 @@ def evaluate(
         result, scored = evaluation.measure(model, tested, fitted_on)
         result = replace(result, alignment=aligned, files=file_names(folder, split), run_id=run.run_id)
         if options.compare is not None:
-            rival = evaluation.rival(options.compare, scored, folder)
-            result = replace(result, comparison=compare(options.compare.name, scored, rival, evaluation.setting(None)))
+            other = rival.scored_alone(folder) if rival else read_rival(options.compare, scored, protocol)
+            result = replace(result, comparison=compare(options.compare.name, scored, other, evaluation.setting(None)))
         if options.save_embeddings:
             result.files["embeddings"] = str(evaluation.keep(folder, split, replace(tested, texts=texts)))
             if fitted_on is not None and fitted_on is not tested:
@@ -214,17 +215,30 @@ class _Evaluation:
                 return tested, None
             return tested, tested if others is None else encoded("validation", others)
 
-    def rival(self, path: Path, scored: Scored, folder: Path) -> Scored:
-        """The scores of another model for the volumes under test: of a file, or of a checkpoint that is asked here."""
-        if not path.is_dir():
-            return read_rival(path, scored, self.options.chosen)
-        other = _Evaluation.of(
-            checkpoint_files.load(run_checkpoints.resolve(path)), self.store, self.split, self.options
-        )
-        alone = replace(other, fitting=None, options=replace(self.options, embeddings=None))
-        model = other.loaded.model.to(self.options.device or default_device())
-        found = alone.scored(self.index, alone.encode(model, folder)[0], alone.scorer(model))
-        remove_parts(alone.parts(folder))
+    def rival(self, path: Path) -> _Evaluation | None:
+        """The evaluation of another checkpoint on the same volumes; None where the path is a file, of scores.
+
+        Raises:
+            UserError: no-rival where nothing is there, or the checkpoint does not fit the store.
+        """
+        if not path.exists():
+            raise UserError(
+                f"There is no {path} to compare with: give a run, a checkpoint, or a file of scores.",
+                code="no-rival",
+                field="--compare",
+                value=str(path),
+            )
+        if path.is_file():
+            return None
+        options = replace(self.options, embeddings=None)
+        other = _Evaluation.of(checkpoint_files.load(run_checkpoints.resolve(path)), self.store, self.split, options)
+        return replace(other, fitting=None)
+
+    def scored_alone(self, folder: Path) -> Scored:
+        """The scores of the volumes under test, and nothing else of this evaluation."""
+        model = self.loaded.model.to(self.options.device or default_device())
+        found = self.scored(self.index, self.encode(model, folder)[0], self.scorer(model))
+        remove_parts(self.parts(folder))
         return found
 
     def parts(self, folder: Path) -> Path:

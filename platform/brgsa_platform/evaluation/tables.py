@@ -226,7 +226,7 @@ def comparison_table(result: EvaluationResult) -> Table:
     def cells(name: str, of: Gain) -> list[str]:
         span = f" ({of.gain.low:+.3f} to {of.gain.high:+.3f})" if math.isfinite(of.gain.low) else ""
         ps = [of.p, of.p_holm, of.p_delong, of.p_delong_holm]
-        return [name, f"{of.first:.3f}", f"{of.second:.3f}", f"{of.gain.value:+.3f}{span}", *map(_probability, ps)]
+        return [name, f"{of.first:.3f}", f"{of.second:.3f}", f"{of.gain.value:+.3f}{span}", *map(console.p_value, ps)]
 
     rows = [console.Row(cells(name, of)) for name, of in found.abnormalities.items()]
     rows += [console.Row(cells(f"mean of {group}", of), style="bold") for group, of in found.means.items()]
@@ -247,10 +247,6 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "abnormalities": {name: plain(of) for name, of in found.abnormalities.items()},
         "means": {group: plain(of) for group, of in found.means.items()},
     }
-
-
-def _probability(p: float) -> str:
-    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _parted(result: EvaluationResult) -> str:

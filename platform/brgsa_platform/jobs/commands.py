@@ -14,6 +14,10 @@ LOCAL_VERBS = ("submit", "jobs", "ui")  # these make sense only on the user's ow
 POSITIONAL = ""
 # Options that hold data or results. A job's own folder is deleted after it, so these must lie elsewhere.
 PATH_OPTIONS = ("data", "store", "out", "checkpoint", "run")
+# Files and folders that an evaluation reads where they are given.
+READ_OPTIONS = (
+    "scores", "labels", "validation_scores", "validation_labels", "training_labels", "metadata", "compare", "embeddings",
+)  # fmt: skip
 
 Verbs = Mapping[str, Any]
 """The verbs of the command line, by name, as Click has them."""
@@ -82,10 +86,13 @@ def check_paths(command: Command) -> None:
     Raises:
         UserError: "relative-path", with the option.
     """
-    for name in PATH_OPTIONS:
+    read = READ_OPTIONS if command.verb == "evaluate" else ()
+    for name in (*PATH_OPTIONS, *(name for name in read if command.values.get(name) is not None)):
         if name not in command.values:
             continue
         value = command.values[name]
+        if value is None and command.verb == "evaluate" and command.values.get("scores") is not None and name != "out":
+            continue  # scores take the place of a checkpoint and its data
         if name == "out" and value is None and command.verb == "evaluate":  # its default is beside the checkpoint
             continue
         if name == "data" and value is None and command.verb == "doctor":  # it works without a store
@@ -93,11 +100,12 @@ def check_paths(command: Command) -> None:
         if value is None and command.values.get("resume") is not None:  # the search knows its data
             continue
         if value is None or not ("://" in str(value) or str(value).startswith("/")):
+            option = f"--{name.replace('_', '-')}"
             raise UserError(
-                f"brgsa {command.verb}: --{name} is {value or 'not given'}, which in a job lies in a folder that is deleted "
+                f"brgsa {command.verb}: {option} is {value or 'not given'}, which in a job lies in a folder that is deleted "
                 "with it: give an absolute path that every node has, or an s3:// URL.",
                 code="relative-path",
-                field=f"--{name}",
+                field=option,
                 value=None if value is None else str(value),
             )
 

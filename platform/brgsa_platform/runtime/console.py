@@ -93,6 +93,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
+def p_value(p: float) -> str:
+    """A probability in a table: "0.012", "< 0.001", "-" where there is none."""
+    return "-" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def byte_size(count: float) -> str:
     """A number of bytes in words: "12.5 MiB", "3.1 GiB"."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

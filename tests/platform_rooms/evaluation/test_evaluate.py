@@ -365,6 +365,8 @@ def test_another_checkpoint_stands_beside_it(archive: Archive, tmp_path: Path) -
     macro = result.comparison.means["macro"]
     assert macro.first == pytest.approx(result.means["macro"]["auroc"].value)
     assert macro.second == pytest.approx(alone.means["macro"]["auroc"].value)
+    with refused("no-rival", field="--compare"):
+        evaluate(archive.checkpoint, archive.store, options=replace(options, compare=tmp_path / "absent"))
     by_file = replace(options, compare=Path(alone.files["scores"]))
     again = evaluate(archive.checkpoint, archive.store, options=by_file, out=tmp_path / "out").comparison
     assert again is not None

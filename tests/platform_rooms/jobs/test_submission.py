@@ -76,7 +76,9 @@ def test_a_verb_is_checked_before_it_is_sent(words: list[str], code: str, value:
         commands.parse(words, VERBS)
 
 
-@pytest.mark.parametrize("words", [["train", "--dta", "x"], ["tune", "--trials", "many"], ["evaluate", "--data", "/d"]])
+@pytest.mark.parametrize(
+    "words", [["train", "--dta", "x"], ["tune", "--trials", "many"], ["evaluate", "--splt", "test"]]
+)
 def test_arguments_are_checked_before_they_are_sent(words: list[str]) -> None:
     with refused("bad-arguments", field=words[0]):
         commands.parse(words, VERBS)
@@ -89,6 +91,9 @@ def test_arguments_are_checked_before_they_are_sent(words: list[str]) -> None:
         (["train", "--data", "/store"], "--out", None),
         (["tune", "--data", "/store", "--space", "cmki"], "--out", "searches"),
         (["evaluate", "runs/a", "--data", "/store"], "--checkpoint", "runs/a"),
+        (["evaluate", "--data", "/store"], "--checkpoint", None),
+        (["evaluate", "/runs/a", "--data", "/store", "--compare", "b"], "--compare", "b"),
+        (["evaluate", "--scores", "/s.csv", "--labels", "l.csv", "--out", "/out"], "--labels", "l.csv"),
     ],
 )
 def test_paths_in_the_jobs_own_folder_are_refused(words: list[str], field: str, value: str | None) -> None:
@@ -101,6 +106,7 @@ def test_paths_in_the_jobs_own_folder_are_refused(words: list[str], field: str, 
     [
         ["train", "--data", "s3://bucket/store", "--out", "/runs/a"],
         ["evaluate", "/runs/a", "--data", "/store"],
+        ["evaluate", "--scores", "/s.csv", "--labels", "/l.csv"],
         ["tune", "--resume", "cmki", "--out", "/searches"],
         ["prepare", "scans.csv", "--layout", "manifest", "--out", "/store"],
     ],

@@ -23,7 +23,7 @@ from brgsa_platform.runtime import console
 from brgsa_platform.runtime.locks import held
 from brgsa_platform.runtime.session import quiet_environment, ray_session
 from brgsa_platform.search.repeats.arms import Arm, arm_settings, measure_arms, train_arms, trainings_of
-from brgsa_platform.search.repeats.gains import ArmGain, Results, arm_gains, group_columns, seed_means
+from brgsa_platform.search.repeats.gains import LEVEL, ArmGain, Results, arm_gains, group_columns, seed_means
 from brgsa_platform.search.spaces import drawn_config
 from brgsa_platform.search.spec import SearchOptions
 from brgsa_platform.store.store import Store
@@ -114,7 +114,7 @@ class Ablation:
         console.print_table(console.table(heads, rows, title=title, right=range(1, len(heads))))
         rows = [
             [f"{one.arm} over {one.over}", one.group, f"{one.gain.value:+.3f}", f"{one.gain.low:+.3f} to {one.gain.high:+.3f}",
-             f"{one.p:.3f}", f"{one.p_holm:.3f}", "yes" if one.p_holm < 0.05 else "no"]
+             console.p_value(one.p), console.p_value(one.p_holm), "yes" if one.p_holm < LEVEL else "no"]
             for one in self.gains
         ]  # fmt: skip
         heads = ["what", "of the", "gain", "95 % over volumes and seeds", "p", "p, Holm", "beyond chance"]
