@@ -269,7 +269,7 @@ def test_a_remote_endpoint_needs_permission_and_gets_masked_reports() -> None:
     for here in ("http://localhost:1/v1", "http://127.0.0.1:1/v1", "http://[::1]:1/v1"):
         assert LlmOptions(endpoint=here).endpoint_url() == here
         assert not LlmOptions(endpoint=here).masks()
-    for wrong in ("ftp://localhost/v1", "http://user:word@localhost/v1", "localhost:8000"):
+    for wrong in ("ftp://localhost/v1", "http://user:secret@localhost/v1", "localhost:8000"):
         with refused("bad-endpoint", field="--endpoint"):
             LlmOptions(endpoint=wrong).endpoint_url()
     with refused("no-endpoint"):
