@@ -106,6 +106,7 @@ def test_a_key_changes_with_anything_that_changes_a_summary(tmp_path: Path) -> N
         ("backend: psychic", "style-value", "backend"),
         ("backend: openai", "style-value", "instruction"),
         ("{backend: openai, form: report, instruction: x}", "style-value", "backend"),
+        ("{backend: hybrid, form: sentences, instruction: x}", "style-value", "form"),
         ("- a list", "style-value", "style"),
         ("{", "style-unreadable", "style"),
     ],

@@ -216,6 +216,12 @@ def _check(style: Style, source: str) -> None:
             "a report as it is written needs no language model",
         ),
         (
+            "form",
+            style.form,
+            style.backend != "hybrid" or not style.is_prose,
+            "a hybrid writes statements: choose statements, anatomy or line",
+        ),
+        (
             "instruction",
             "",
             style.backend == "rules" or bool(style.instruction),

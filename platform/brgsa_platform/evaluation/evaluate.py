@@ -44,7 +44,7 @@ from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store import lineage
 from brgsa_platform.store.doubts import doubt_warning
-from brgsa_platform.store.store import Store
+from brgsa_platform.store.store import GIVEN, Store
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.training import account, run_checkpoints
 from brgsa_platform.training.encoding import encode_texts
@@ -144,7 +144,7 @@ class _Evaluation:
         index = split_index(store, split)
         fitting, notes = _fitting_volumes(store, split, index, options.chosen)
         shares, more = _prevalence(store, names)
-        notes += [*more, *filter(None, [doubt_warning(store), _phantom_note(loaded, store)])]
+        notes += [*more, *filter(None, [doubt_warning(store), _phantom_note(loaded, store), _labels_note(store)])]
         return cls(loaded, store, split, options, names, index, fitting, shares, notes)
 
     @property
@@ -161,6 +161,7 @@ class _Evaluation:
             "split": self.split,
             "pairing": self.options.pairing,
             "supervised": self.supervised,
+            "labels_from": self.store.label_source,
         }
 
     def measure(
@@ -353,11 +354,16 @@ def _check_bank(loaded: checkpoint_files.Checkpoint, pairing: str) -> None:
         )
 
 
+def _labels_note(store: Store) -> str:
+    """That the labels were read from reports, and how well; "" where they are the archive's."""
+    return "" if store.label_source == GIVEN else f"The labels under test were read from {store.label_source}."
+
+
 def _names(store: Store, options: EvaluateOptions) -> list[str]:
     """The abnormalities to score, each once."""
     if not store.labels:
         raise UserError(
-            f"{store.path} has no labels to measure against: prepare it with label columns.",
+            f"{store.path} has no labels to measure against: prepare it with label columns, or read them with `brgsa labels`.",
             code="no-labels",
             field="store",
             value=str(store.path),

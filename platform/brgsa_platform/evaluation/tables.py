@@ -101,8 +101,8 @@ def to_csv(result: EvaluationResult) -> str:
     writer = csv.writer(text, lineterminator="\n")
     fields = [f"{metric}{part}" for metric in METRICS for part in ("", "_mean", "_sd", "_low", "_high")]
     known = ["abnormality", "group", "frequency", "supervised", "positives", "negatives", "threshold"]
-    writer.writerow([*known, *fields, "protocol"])
-    protocol = result.about.get("protocol", "")
+    writer.writerow([*known, *fields, "protocol", "labels_from"])
+    made_by = [result.about.get("protocol", ""), result.about.get("labels_from", "")]
 
     def cells(figures: Mapping[str, Interval]) -> list[str]:
         return [_cell(number) for metric in METRICS for number in figures[metric]]
@@ -110,11 +110,11 @@ def to_csv(result: EvaluationResult) -> str:
     for row in result.abnormalities:
         counts = [row.positives, row.negatives, _cell(row.threshold)]
         known = [row.name, _group(row), row.frequency, _yes(row.supervised), *map(str, counts)]
-        writer.writerow([*known, *cells(row.figures), protocol])
+        writer.writerow([*known, *cells(row.figures), *made_by])
     for group in result.groups:
         title = f"mean of {len(result.columns(group))}"
         known = [title, group, "", _yes(_holds_supervised(result, group)), "", "", ""]
-        writer.writerow([*known, *cells(result.means[group]), protocol])
+        writer.writerow([*known, *cells(result.means[group]), *made_by])
     return text.getvalue()
 
 
@@ -132,6 +132,7 @@ def to_columns(result: EvaluationResult) -> dict[str, list[Any]]:
         "supervised": [_yes(row[4]) for row in rows],
         "positives": [row[2] for row in rows],
         "protocol": [str(result.about.get("protocol", ""))] * len(rows),
+        "labels_from": [str(result.about.get("labels_from", ""))] * len(rows),
     }
     for metric in METRICS:
         table[metric] = [_number(row[3][metric].value) for row in rows]

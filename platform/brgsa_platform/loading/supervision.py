@@ -16,7 +16,7 @@ from brgsa.labels import CT_RATE, CT_RATE_LT
 from brgsa.summaries import Status, read_many, understood
 from brgsa_platform.config import RunConfig
 from brgsa_platform.loading.batches import SplitIndex, split_index
-from brgsa_platform.store.store import REPORT, Store
+from brgsa_platform.store.store import GIVEN, REPORT, Store
 
 RULE_NAMES = CT_RATE + CT_RATE_LT  # what the rule reader knows
 # A report names what it finds: what it does not mention counts as absent, as in CT-RATE's labels. Doubt and past do not tell.
@@ -31,7 +31,7 @@ class SupervisedLabels:
     """The labels that a training learns from.
 
     Attributes:
-        source: "store" or "rules", see `LossConfig.labels`.
+        source: "store" or "rules", see `LossConfig.labels`; with what read the store's labels where these are from reports.
         names: the K abnormalities.
         labels: float32 (N, K) of the training's rows: 1 present, 0 absent, NaN unknown.
     """
@@ -74,7 +74,8 @@ def supervised_labels(store: Store, config: RunConfig) -> SupervisedLabels | Non
             field="loss.labels",
             value=loss.labels,
         )
-    return SupervisedLabels(loss.labels, tuple(known[i] for i in wanted), labels[:, wanted])
+    source = loss.labels if loss.labels == "rules" or store.label_source == GIVEN else f"store: {store.label_source}"
+    return SupervisedLabels(source, tuple(known[i] for i in wanted), labels[:, wanted])
 
 
 def check_supervision(store: Store, loss: LossConfig) -> None:

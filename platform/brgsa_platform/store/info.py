@@ -17,7 +17,7 @@ from brgsa.volumes import decode
 from brgsa_platform.layouts import SPLITS
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.store.doubts import Doubts, doubts
-from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
+from brgsa_platform.store.store import GIVEN, HU_BIN, HU_BINS, HU_FIRST, Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +45,7 @@ class StoreInfo:
         styles: summary styles that have been computed, by the names of their columns.
         written_by: such a name → what wrote it: `style`, `hash`, `backend`, `model`.
         doubts: flags and refusals, with shares and examples.
+        labels_from: where the labels come from, see `Store.label_source`.
         phantom: whether some volumes are synthetic.
     """
 
@@ -65,6 +66,7 @@ class StoreInfo:
     styles: list[str]
     written_by: dict[str, dict[str, str]]
     doubts: Doubts
+    labels_from: str = GIVEN
     phantom: bool = False
 
     def print(self, as_json: bool = False) -> None:
@@ -86,6 +88,8 @@ class StoreInfo:
             [name, *(_share(*by_split[split]) for split in self.splits)] for name, by_split in self.prevalence.items()
         ]
         print_table(table(("label: volumes with it", *self.splits), labels))
+        if self.labels_from != GIVEN:
+            print_line(f"labels from {self.labels_from}")
         scans = [
             [f"{quantity} {axis} (mm)", *(f"{v:.2f}" for v in values.values())]
             for quantity, by_axis in (("spacing", self.spacing), ("extent", self.size))
@@ -161,6 +165,7 @@ def info(path: str) -> StoreInfo:
         quarantine=dict(Counter(store.quarantine()["stage"].to_pylist()).most_common()),
         styles=store.styles(),
         written_by={key: store.about_style(key) for key in store.styles()},
+        labels_from=store.label_source,
         doubts=found,
         phantom=store.phantom,
     )

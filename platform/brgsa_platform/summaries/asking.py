@@ -83,13 +83,24 @@ def cache_of(store: Folder, style: Style, model: str, options: LlmOptions) -> An
     return AnswerCache(Folder(options.cache or store.at(ANSWERS)), asked_with)
 
 
+def identity(style: Style) -> str:
+    """The name of a style's model in the cache: a folder's is made from its files."""
+    from brgsa_platform.summaries.backends.local import fingerprint
+
+    return fingerprint(Path(style.model)) if _is_local(style) else style.model
+
+
+def _is_local(style: Style) -> bool:
+    return style.backend in ("transformers", "hybrid") and Path(style.model, "config.json").is_file()
+
+
 def make_backend(style: Style, options: LlmOptions, spending: Spending) -> Backend:
     """The backend of a style that asks a language model; a hybrid asks a local one where its model is a folder."""
     if style.backend == "ray-llm":
         from brgsa_platform.summaries.backends.ray_llm import RayLlmBackend
 
         return RayLlmBackend(style, options, spending)
-    if style.backend == "transformers" or (style.backend == "hybrid" and Path(style.model).is_dir()):
+    if style.backend == "transformers" or _is_local(style):
         from brgsa_platform.summaries.backends.local import LocalBackend
 
         return LocalBackend(style, options, spending)

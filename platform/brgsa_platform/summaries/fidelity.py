@@ -93,8 +93,6 @@ def store_fidelity(
         names = ()  # they were read by the rules, or in these summaries
     truth = "labels" if names else "rules"
     names = names or load_style("positives").names
-    volumes = _one_of_each_report(store)
-    labels = given if truth == "labels" else None
     figures, cases = {}, {}
     with (
         ray_session(),
@@ -103,30 +101,13 @@ def store_fidelity(
         ) as run,
     ):
         for key in keys:
-            reports, summaries = store.texts(REPORT), store.texts(key)
-            rows = [
-                {
-                    "volume": volume,
-                    "report": reports[volume],
-                    "summary": summaries[volume],
-                    "labels": json.dumps(labels[volume] if labels is not None else None),
-                }
-                for volume in volumes
-            ]
-            judged: dict[str, Judged] = {}
-            for batch in mapped(rows, _judge_batch, {"names": names}, f"fidelity {key}"):
-                for volume, verdicts in zip(batch["volume"].tolist(), batch["verdicts"].tolist(), strict=True):
-                    judged[volume] = Judged(json.loads(verdicts))
-            figures[key] = fidelity(
-                [row["report"] for row in rows],
-                [row["summary"] for row in rows],
-                [judged[volume] for volume in volumes],
-                over_limit([row["summary"] for row in rows], text),
-            )
+            rows, judged = _judged(store, key, names, given if truth == "labels" else None)
+            reports, summaries = [row["report"] for row in rows], [row["summary"] for row in rows]
+            of_rows = [judged[row["volume"]] for row in rows]
+            figures[key] = fidelity(reports, summaries, of_rows, over_limit(summaries, text))
             ordered = sorted(judged.items(), key=lambda item: (-item[1].wrong, item[0]))
             cases[key] = [(volume, one) for volume, one in ordered[:worst] if one.wrong]
-        fields = list(Fidelity.__dataclass_fields__)
-        columns = {name: [getattr(one, name) for one in figures.values()] for name in fields}
+        columns = {name: [getattr(one, name) for one in figures.values()] for name in Fidelity.__dataclass_fields__}
         run.log_table("fidelity.json", {"style": list(figures), "truth": [truth] * len(figures), **columns})
         run.log_metrics(
             {f"{_metric(key)}/{name}": v for key, one in figures.items() for name, v in asdict(one).items()}
@@ -134,6 +115,27 @@ def store_fidelity(
     if worst_file is not None:
         _write_worst(worst_file, cases)
     return StoreFidelity(store.path, truth, figures, cases)
+
+
+def _judged(
+    store: Store, key: str, names: Sequence[str], labels: dict[str, dict[str, bool | None]] | None
+) -> tuple[list[dict[str, Any]], dict[str, Judged]]:
+    """A row for one volume of each distinct report, with its summary in a style, and the verdicts on each."""
+    reports, summaries = store.texts(REPORT), store.texts(key)
+    rows = [
+        {
+            "volume": volume,
+            "report": reports[volume],
+            "summary": summaries[volume],
+            "labels": json.dumps(labels[volume] if labels is not None else None),
+        }
+        for volume in _one_of_each_report(store)
+    ]
+    judged: dict[str, Judged] = {}
+    for batch in mapped(rows, _judge_batch, {"names": names}, f"fidelity {key}"):
+        for volume, verdicts in zip(batch["volume"].tolist(), batch["verdicts"].tolist(), strict=True):
+            judged[volume] = Judged(json.loads(verdicts))
+    return rows, judged
 
 
 def over_limit(summaries: Sequence[str], text: TextConfig) -> Callable[[str], bool]:

@@ -140,7 +140,7 @@ def dry_run(
         if style.backend == "rules":
             lines.append(f"{style.key}: {len(reports)} distinct reports, by rules: nothing is sent, nothing to pay.")
         else:
-            cache_of_style = asking.cache_of(store.folder, style, style.model, options)
+            cache_of_style = asking.cache_of(store.folder, style, asking.identity(style), options)
             lines.append(asking.dry_run(reports, style, options, cache_of_style))
     return "\n".join(lines)
 

@@ -143,6 +143,16 @@ def test_an_endpoint_that_stays_away_ends_the_run(server: LlmServer, tmp_path: P
     assert len(server.requests) == before + 1, "the report that was answered is not asked about again"
 
 
+def test_an_endpoint_that_asks_for_more_patience_than_there_is_ends_the_run_at_once(
+    server: LlmServer, tmp_path: Path
+) -> None:
+    server.answer = lambda request: Reply(status=429, headers={"Retry-After": "3600"})
+    start = time.monotonic()
+    with refused("endpoint-away", value="HTTP 429"):
+        run(tmp_path, options(server, concurrency=2), [NODULE, EFFUSION, "Emphysema in both lungs."])
+    assert time.monotonic() - start < 5.0
+
+
 def test_an_endpoint_that_is_down_is_refused(tmp_path: Path) -> None:
     with llm_server() as gone:
         pass
@@ -259,7 +269,7 @@ def test_a_remote_endpoint_needs_permission_and_gets_masked_reports() -> None:
     for here in ("http://localhost:1/v1", "http://127.0.0.1:1/v1", "http://[::1]:1/v1"):
         assert LlmOptions(endpoint=here).endpoint_url() == here
         assert not LlmOptions(endpoint=here).masks()
-    for wrong in ("ftp://localhost/v1", "http://user:word@localhost/v1", "localhost:8000"):
+    for wrong in ("ftp://localhost/v1", "http://user:secret@localhost/v1", "localhost:8000"):
         with refused("bad-endpoint", field="--endpoint"):
             LlmOptions(endpoint=wrong).endpoint_url()
     with refused("no-endpoint"):

@@ -41,7 +41,9 @@ def unlabelled(ray_session: None, tmp_path: Path) -> Path:
     return write_store(manifest, tmp_path / "store")
 
 
-def test_an_archive_without_labels_gets_those_of_its_reports(unlabelled: Path) -> None:
+def test_an_archive_without_labels_gets_those_of_its_reports(
+    unlabelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     read = labels_from_reports(unlabelled)
     store = Store.open(unlabelled)
     assert len(store.labels) == 33
@@ -63,6 +65,9 @@ def test_an_archive_without_labels_gets_those_of_its_reports(unlabelled: Path) -
     supervised = supervised_labels(Store.open(unlabelled), config)
     assert supervised is not None
     assert supervised.names == ("Lung nodule", "Pleural effusion")
+    assert supervised.source == f"store: {read.source}"
+    info(str(unlabelled)).print()
+    assert f"labels from {read.source}" in capsys.readouterr().out
 
 
 def test_an_archive_with_labels_keeps_them_and_measures_the_reading(store: Path, tmp_path: Path) -> None:

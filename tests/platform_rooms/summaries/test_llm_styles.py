@@ -14,10 +14,12 @@ from archives import contents
 from llm_server import LlmServer, llm_server, says
 from refusals import refused
 
+import tune_spaces
 from brgsa.summaries import load_style, summarize_many
 from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.locks import held
 from brgsa_platform.runtime.storage import Folder
+from brgsa_platform.search.driver import _summarize_missing
 from brgsa_platform.store.info import info
 from brgsa_platform.store.store import Store, summary_file
 from brgsa_platform.summaries.options import LlmOptions
@@ -60,6 +62,19 @@ def test_a_users_style_is_a_column_of_its_own(copy: Path, tmp_path: Path) -> Non
     assert told[second.key] == {"style": "mine", "hash": second.hash, "backend": "rules"}
     config = RunConfig.from_tree({"data": {"style": str(file)}}, "here")
     assert config.data.style == second.key
+
+
+def test_a_search_space_takes_styles_by_name_and_by_file(copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(MINE)
+    space = tmp_path / "styles.yaml"
+    space.write_text(f"data.style:\n  kind: categorical\n  choices: [positives, {file}, report]\n  why: a test\n")
+    parameters = tune_spaces.load([str(space)])
+    _summarize_missing(Store.open(copy), parameters)
+    assert Store.open(copy).styles() == sorted([load_style(file).key, "positives"])
+    (parameter,) = parameters
+    drawn = [RunConfig.from_tree({"data": {"style": choice}}, "here").data.style for choice in parameter.choices]
+    assert drawn == ["positives", load_style(file).key, "report"]
 
 
 def test_a_language_models_summaries_stand_beside_the_rules(copy: Path, server: LlmServer) -> None:

@@ -125,7 +125,7 @@ class EndpointBackend:
         again = [*chat, {"role": "assistant", "content": first.content}, {"role": "user", "content": AGAIN}]
         try:
             second = await self._paid(client, again)
-        except _LimitReached:
+        except (_LimitReached, _Refused):
             return first
         better = first if read_answer(second.content, self._style).fault in (EMPTY, NOT_JSON) else second
         return better._replace(sent=first.sent + second.sent, answered=first.answered + second.answered)
@@ -182,7 +182,7 @@ class EndpointBackend:
             raise _Away(type(error).__name__) from error
         if response.status_code in TEMPORARY:
             pause = _retry_after(response.headers.get("Retry-After"))
-            if pause is not None:
+            if pause is not None and pause <= self._options.patience:
                 self._not_before = max(self._not_before, time.monotonic() + pause)
             raise _Away(f"HTTP {response.status_code}", pause)
         if response.status_code != 200:
