@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, scans, search, store, ui, weights
+from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, scans, search, serving, store, ui, weights
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -33,6 +33,8 @@ for verb in (
     evaluate.evaluate,
     scans.predict,
     scans.heatmap,
+    serving.register,
+    serving.serve,
     weights.import_checkpoint,
     weights.export,
     ui.ui,
