@@ -55,17 +55,7 @@ def make_app(desk: Desk, limit: int, hosts: list[str]) -> FastAPI:
         hosts: the names by which the page may be asked for; a foreign name that points here is not answered.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-
-    @app.middleware("http")
-    async def guarded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await answer(request)
-        response.headers.update(HEADERS)
-        return response
-
-    @app.exception_handler(UserError)
-    async def refused(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": str(error), "code": error.code}, STATUS.get(error.code, 422))
+    _guard(app, hosts)
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> str:
@@ -108,3 +98,18 @@ def make_app(desk: Desk, limit: int, hosts: list[str]) -> FastAPI:
         return Response(desk.heat(key, made, number), media_type="image/png")
 
     return app
+
+
+def _guard(app: FastAPI, hosts: list[str]) -> None:
+    """What holds for every answer."""
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+
+    @app.middleware("http")
+    async def guarded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        response.headers.update(HEADERS)
+        return response
+
+    @app.exception_handler(UserError)
+    async def refused(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"detail": str(error), "code": error.code}, STATUS.get(error.code, 422))
