@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +99,7 @@ def register(model: ServedModel, name: str, *, logged_as: str, run_id: str | Non
         )
         api.set_registered_model_alias(name, ALIAS, made.version)
         # Where MLflow's pages look for a model's versions; a server sets it itself.
-        api.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps([{"name": name, "version": made.version}])})
+        api.set_logged_model_tags(model_id, {VERSIONS_TAG: json.dumps([{"name": name, "version": str(made.version)}])})
         if run_id is not None:
             api.set_tag(run_id, "brgsa.registered", f"{name}/{made.version}")
     return Version(name, str(made.version), run_id)
@@ -122,17 +124,20 @@ def _saved(model: ServedModel, folder: Path, run_id: str | None, model_id: str) 
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
 
-    pyfunc.save_model(
-        str(folder),
-        loader_module=model.loader,
-        data_path=str(model.files),
-        code_paths=[str(path) for path in model.code],
-        pip_requirements=list(model.requirements),
-        signature=ModelSignature(_schema(model.inputs), _schema(model.outputs)),
-        input_example=pd.DataFrame([dict(model.example)]),
-        mlflow_model=Model(run_id=run_id, model_id=model_id),
-        metadata=dict(model.metadata),
-    )
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+    with warnings.catch_warnings():  # of what MLflow does with pandas
+        warnings.simplefilter("ignore")
+        pyfunc.save_model(
+            str(folder),
+            loader_module=model.loader,
+            data_path=str(model.files),
+            code_paths=[str(path) for path in model.code],
+            pip_requirements=list(model.requirements),
+            signature=ModelSignature(_schema(model.inputs), _schema(model.outputs)),
+            input_example=pd.DataFrame([dict(model.example)]),
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+            metadata=dict(model.metadata),
+        )
     (folder / CARD).write_text(model.card, encoding="utf-8")
     return folder
 
