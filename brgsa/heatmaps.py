@@ -75,9 +75,9 @@ def support(model: BrgSA, volume: Tensor, prompt: Embeddings, spacing: Spacing, 
                 relevance = _integrated_gradients(model, volume, target, spacing)
     finally:
         model.train(was_training)
-    highest = float(relevance.max())
-    found = relevance.detach().float().cpu().numpy()
-    return Support(score, found / highest if highest > ROUNDING else np.zeros_like(found))
+    highest = relevance.max().clamp(min=ROUNDING)
+    found: npt.NDArray[np.float32] = (relevance / highest).detach().float().cpu().numpy()
+    return Support(score, found if float(found.max()) == 1 else np.zeros_like(found))
 
 
 def _integrated_gradients(model: BrgSA, volume: Tensor, target: Target, spacing: Spacing) -> Tensor:

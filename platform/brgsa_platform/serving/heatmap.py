@@ -152,7 +152,7 @@ def _save(
     )
     values = np.ascontiguousarray(placement.to_file(fine), dtype=np.float32) / STEPS
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ placement.affine  # NIfTI's x goes to the right of LPS's, y to its front
-    image: Any = nibabel.Nifti1Image(values, affine)
+    image: Any = nibabel.Nifti1Image(values, affine)  # type: ignore[no-untyped-call]
     image.header["descrip"] = b"brgsa heat map"
     with written_aside(file) as aside:
         aside.write_bytes(_compressed(image))
