@@ -12,7 +12,21 @@ from collections.abc import Sequence
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import demo, doctor, evaluate, jobs, model, runs, scans, search, store, summaries, ui, weights
+from brgsa_platform.cli import (
+    demo,
+    doctor,
+    evaluate,
+    jobs,
+    model,
+    runs,
+    scans,
+    search,
+    serving,
+    store,
+    summaries,
+    ui,
+    weights,
+)
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -36,6 +50,8 @@ for verb in (
     scans.predict,
     scans.heatmap,
     scans.embed,
+    serving.register,
+    serving.serve,
     weights.import_checkpoint,
     weights.export,
     ui.ui,

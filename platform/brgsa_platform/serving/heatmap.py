@@ -119,7 +119,7 @@ def heatmap(
         for number, text in enumerate(scorer.texts):
             found = support(scorer.model, seen.tensor(), scorer.embedded.row(number), scorer.geometry.spacing)
             ranked = scorer.ranked(text, found.score)
-            opinion = None if ranked.percentile is None else max(0.0, 2 * ranked.percentile - 1)
+            opinion = ranked.opinion
             drawn = found.relevance * np.float32(1.0 if opinion is None else opinion)
             file = out / f"{number + 1:02d}-{_slug(text)}.nii.gz"
             peak = _save(drawn, seen, scorer.geometry, file)

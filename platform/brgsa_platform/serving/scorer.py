@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,13 @@ class RankedPrompt(NamedTuple):
     percentile: float | None
     supervised: bool = False
 
+    @property
+    def opinion(self) -> float | None:
+        """From 0 to 1, how far the model takes the scan for one with the prompt: 0 where half of the validation scans or more
+        score higher, 1 where none does; None where the checkpoint keeps no scores of them.
+        """
+        return None if self.percentile is None else max(0.0, 2 * self.percentile - 1)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -100,6 +108,7 @@ class Scorer:
     ) -> None:
         loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
         self.path, self.run, self.pairing = loaded.path, loaded.run, pairing
+        self._loaded = loaded
         self.texts = _texts(loaded, prompts)
         self.geometry = Geometry.from_dict(loaded.run["data"]["geometry"])
         self.model = loaded.model.to(device or default_device())
@@ -108,6 +117,17 @@ class Scorer:
         self._reference: Mapping[str, Sequence[float]] = (
             loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
         )
+
+    def asking(self, prompts: Sequence[str] | None) -> Scorer:
+        """The same model with other prompts.
+
+        Raises:
+            UserError: a prompt is empty.
+        """
+        other = copy.copy(self)
+        other.texts = _texts(self._loaded, prompts)
+        other.embedded = self.model.encode_texts(other.texts)
+        return other
 
     def read(self, path: Path, options: ScanOptions = ScanOptions()) -> Seen:
         """A CT in HU (see `brgsa.volumes.read_volume`); for DICOM also a study's folder, or one above it.

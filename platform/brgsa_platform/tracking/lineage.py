@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 COMMAND_LENGTH = 4000
-MODELS_AT_ONCE = 100
+MODELS_AT_ONCE, POINTS_AT_ONCE = 100, 1000
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")  # of a model, for MLflow
 BEST_TAG = "brgsa.best"
+VERSIONS_TAG = "mlflow.modelVersions"  # of a model that is registered
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,11 @@ def log_models(api: MlflowClient, run_id: str, models: Sequence[KeptModel], data
     from brgsa_platform.config import flatten
 
     run = api.get_run(run_id)
-    there = {model.name: model.model_id for model in _models(api, run.info.experiment_id, run_id)}
-    for name in there.keys() - {model.name for model in models}:
-        api.delete_logged_model(there[name])
+    found = _models(api, run.info.experiment_id, run_id)
+    there = {model.name: model.model_id for model in found}
+    for one in found:
+        if one.name not in {model.name for model in models} and VERSIONS_TAG not in one.tags:
+            api.delete_logged_model(one.model_id)
     ids: dict[int, str] = {}
     for model in models:
         known = there.get(model.name)
@@ -148,8 +152,23 @@ def _give_metrics(api: MlflowClient, run: Any, ids: Mapping[int, str], datasets:
             for point in api.get_metric_history(run.info.run_id, key)
             if point.step in ids
         ]
-    for start in range(0, len(points), 1000):
-        api.log_batch(run.info.run_id, metrics=points[start : start + 1000])
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        api.log_batch(run.info.run_id, metrics=points[start : start + POINTS_AT_ONCE])
+
+
+def copy_figures(api: MlflowClient, source: Any, target: str) -> None:
+    """Give a model the metrics of another of the same checkpoint, each still a metric of the run that measured it."""
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    by_run: dict[str, list[Any]] = {}
+    for one in source.metrics or []:
+        of = {"model_id": target, "dataset_name": one.dataset_name, "dataset_digest": one.dataset_digest}
+        by_run.setdefault(one.run_id, []).append(Metric(one.key, one.value, one.timestamp, one.step, **of))
+    for run_id, points in by_run.items():
+        with contextlib.suppress(MlflowException):  # a run that was deleted takes no more
+            for start in range(0, len(points), POINTS_AT_ONCE):
+                api.log_batch(run_id, metrics=points[start : start + POINTS_AT_ONCE])
 
 
 def about(dataset: Dataset | None) -> dict[str, str]:
@@ -169,7 +188,4 @@ def find_model(api: MlflowClient, run_id: str, name: str) -> str | None:
 
 
 def _models(api: MlflowClient, experiment: str, run_id: str) -> list[Any]:
-    found: list[Any] = api.search_logged_models(
-        [experiment], f"source_run_id = '{run_id}'", max_results=MODELS_AT_ONCE
-    ).to_list()
-    return found
+    return list(api.search_logged_models([experiment], f"source_run_id = '{run_id}'", max_results=MODELS_AT_ONCE))

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from selenium import webdriver
+from browsers import browser, find_programs
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -47,29 +47,13 @@ class Page:
 @pytest.fixture(scope="session")
 def programs() -> tuple[str, str]:
     """Chromium and its driver; asked for before a server is started for nothing."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are absent: apt-get install chromium chromium-driver")
-    return chromium, driver
+    return find_programs()
 
 
 @pytest.fixture(scope="module")
 def page(programs: tuple[str, str], search_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    options, driver = webdriver.ChromeOptions(), programs[1]
-    options.binary_location = programs[0]
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    try:
-        # The window has no bars in headless mode, but Chromium sets their height aside.
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": SIZE[0], "height": SIZE[1], "deviceScaleFactor": 1, "mobile": False},
-        )
-        yield Page(browser, search_server)
-    finally:
-        browser.quit()
+    with browser(tmp_path_factory.mktemp("profile"), SIZE) as driver:
+        yield Page(driver, search_server)
 
 
 @pytest.fixture(autouse=True)

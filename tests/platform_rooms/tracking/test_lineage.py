@@ -106,6 +106,13 @@ def test_models_are_the_kept_checkpoints_with_their_own_figures() -> None:
     outputs = {output.model_id: output.step for output in logged(run.run_id).outputs.model_outputs}
     assert outputs[best.model_id] == 20
 
+    # A registered one stays, though its run no longer keeps it.
+    api = connection.client()
+    api.set_logged_model_tags(models["my-run-epoch-0003"].model_id, {"mlflow.modelVersions": "[]"})
+    with tracking.run("train", data=[TRAIN, VALIDATION], run_id=run.run_id) as again:
+        again.log_models(kept(2))
+    assert set(models_of(run.run_id)) == set(models)
+
     # An evaluation's figures are the model's as well, on the data that they were measured on.
     model = tracking.find_model(run.run_id, "my-run-epoch-0002")
     with tracking.run("evaluate", data=[REMOTE], model=model) as evaluation:

@@ -1,0 +1,1 @@
+"""`brgsa serve`: a page on which one CT at a time is looked at and asked about."""

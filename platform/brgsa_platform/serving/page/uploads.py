@@ -1,0 +1,98 @@
+"""What a browser sends, as something that a reader of volumes takes. A file's own name is never asked for."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from brgsa.errors import UserError
+
+MOST_FILES = 20_000  # of a zip: slices of several series
+UNPACKED_TIMES = 4  # the limit of an upload: what a zip of DICOM may hold; CT shrinks to a half at most
+CHUNK = 1 << 20
+HEAD = 1024
+
+# How a file begins → the suffix by which the readers know it.
+STARTS = (
+    (b"\x1f\x8b", ".nii.gz"),
+    (b"NRRD", ".nrrd"),
+    (b"ObjectType", ".mha"),
+    (b"\x5c\x01\x00\x00", ".nii"),
+    (b"\x00\x00\x01\x5c", ".nii"),
+    (b"\x1c\x02\x00\x00", ".nii"),
+    (b"\x00\x00\x02\x1c", ".nii"),
+)
+ZIP = b"PK\x03\x04"
+
+
+async def receive(chunks: AsyncIterator[bytes], file: Path, limit: int) -> None:
+    """Write an upload into a file.
+
+    Args:
+        limit: bytes at most.
+
+    Raises:
+        UserError: it is larger ("upload-too-large").
+    """
+    size = 0
+    with file.open("wb") as target:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise too_large(limit)
+            target.write(chunk)
+
+
+def too_large(limit: int) -> UserError:
+    """The refusal of an upload for its size."""
+    return UserError(
+        f"The upload is larger than {limit / 1e6:.0f} MB: send one series, or start brgsa serve with a larger --max-mb.",
+        code="upload-too-large",
+        field="--max-mb",
+        value=limit,
+    )
+
+
+def as_scan(file: Path, limit: int) -> Path:
+    """The file under a name that tells its kind, or the folder with a zip's files.
+
+    Raises:
+        UserError: it is no image that is known ("upload-not-image"), or a zip that is damaged ("upload-damaged"), encrypted
+            ("upload-encrypted") or too large when unpacked ("upload-too-large").
+    """
+    with file.open("rb") as opened:
+        head = opened.read(HEAD)
+    if head.startswith(ZIP):
+        return _unpacked(file, limit)
+    suffix = (
+        ".dcm" if head[128:132] == b"DICM" else next((kind for start, kind in STARTS if head.startswith(start)), "")
+    )
+    if not suffix:
+        raise UserError(
+            "The upload is no CT: send a NIfTI, NRRD or MetaImage file, or a zip of a DICOM series.",
+            code="upload-not-image",
+        )
+    return file.rename(file.with_name(f"scan{suffix}"))
+
+
+def _unpacked(file: Path, limit: int) -> Path:
+    """A zip's files in a folder, numbered: what they are called there decides nothing about where they are written."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            if members and all(member.filename.endswith(".npy") for member in members):
+                return file.rename(file.with_name("scan.npz"))
+            if len(members) > MOST_FILES or sum(member.file_size for member in members) > UNPACKED_TIMES * limit:
+                raise too_large(UNPACKED_TIMES * limit)
+            if any(member.flag_bits & 1 for member in members):
+                raise UserError("The zip is encrypted: send one without a password.", code="upload-encrypted")
+            folder = file.with_name("series")
+            folder.mkdir()
+            for number, member in enumerate(members):
+                with archive.open(member) as source, (folder / f"{number:05d}.dcm").open("wb") as target:
+                    while chunk := source.read(CHUNK):  # never more than the size that it states
+                        target.write(chunk)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+        raise UserError("The zip is damaged: send it again.", code="upload-damaged") from error
+    return folder

@@ -1,0 +1,200 @@
+"""The page's addresses: a CT in, slices, scores and maps out; and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from tiny_models import PROMPTS, save_noise, save_tiny
+
+from brgsa_platform.serving.page import desk as desks
+from brgsa_platform.serving.page.app import PAGE, make_app
+from brgsa_platform.serving.page.desk import Desk
+from brgsa_platform.serving.predict import predict
+from brgsa_platform.serving.scorer import Scorer
+from scans import chest, save_dicom
+
+LIMIT = 2_000_000
+TYPE = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "epoch-0001")
+
+
+@pytest.fixture
+def page(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """The page; afterwards nothing of what it received is on disk."""
+    place = tmp_path / "uploads"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    app = make_app(Desk(Scorer(checkpoint)), LIMIT, ["127.0.0.1"])
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        yield client
+    assert list(place.iterdir()) == []
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    return save_noise(tmp_path / "scan.nii.gz")
+
+
+def send(page: TestClient, content: bytes) -> Any:
+    return page.post("/scans", content=content, headers=TYPE)
+
+
+def opened(page: TestClient, content: bytes) -> Any:
+    answer = send(page, content)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def refusal(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def zipped(**files: bytes) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return target.getvalue()
+
+
+def series(folder: Path, prefix: str = "") -> dict[str, bytes]:
+    return {f"{prefix}{file.name}": file.read_bytes() for file in folder.iterdir()}
+
+
+def test_scores_are_those_of_predict(page: TestClient, checkpoint: Path, scan: Path) -> None:
+    told = opened(page, scan.read_bytes())
+    assert (told["slices"], told["width_mm"], told["height_mm"]) == (10, 80, 80)
+    rows = page.post(f"/scans/{told['id']}/scores", json={}).json()
+    expected = {row.prompt: row for row in predict(checkpoint, scan).rows}
+    assert {row["prompt"]: row["score"] for row in rows} == pytest.approx({k: v.score for k, v in expected.items()})
+    assert [row["percentile"] for row in rows] == [0.75, 1.0, 0.0]
+    (own,) = page.post(f"/scans/{told['id']}/scores", json={"prompts": ["There is a stent."]}).json()
+    assert (own["prompt"], own["percentile"]) == ("There is a stent.", None)
+    assert page.post(f"/scans/{told['id']}/scores", json={"prompts": [" "]}).json()["code"] == "empty-prompt"
+    assert page.get("/model").json()["prompts"] == PROMPTS
+
+
+def test_slices_are_the_model_s_in_a_window(page: TestClient, checkpoint: Path, scan: Path) -> None:
+    told = opened(page, scan.read_bytes())
+    hu = Scorer(checkpoint).read(scan).hu
+    answer = page.get(f"/scans/{told['id']}/slices/3.png?low=-200&high=200")
+    assert answer.headers["content-type"] == "image/png"
+    grey = np.asarray(Image.open(io.BytesIO(answer.content))).astype(float)
+    expected = np.clip((hu[:, :, 3].T + 200) / 400, 0, 1) * 255
+    assert grey == pytest.approx(expected, abs=0.5001)
+    assert page.get(f"/scans/{told['id']}/slices/3.png?low=nan").status_code == 422
+
+
+def test_a_map_is_as_strong_as_the_model_s_opinion(page: TestClient, scan: Path) -> None:
+    told = opened(page, scan.read_bytes())
+    found = [page.post(f"/scans/{told['id']}/maps", json={"prompt": prompt}).json() for prompt in PROMPTS]
+    assert [one["opinion"] for one in found] == [0.5, 1.0, 0.0]
+    strongest = [highest_alpha(page, told, one["map"]) for one in found]
+    assert strongest[1] == pytest.approx(255 * 0.65, abs=1)
+    assert strongest[0] == pytest.approx(255 * 0.65 / 2, abs=1)
+    # No opinion: nothing is drawn.
+    assert (strongest[2], found[2]["peak"]) == (0, None)
+    unknown = page.post(f"/scans/{told['id']}/maps", json={"prompt": "There is a stent."}).json()
+    assert unknown["opinion"] is None
+    at_peak = page.get(f"/scans/{told['id']}/maps/{found[1]['map']}/{found[1]['peak']}.png")
+    assert np.asarray(Image.open(io.BytesIO(at_peak.content)))[..., 3].max() == strongest[1]
+
+
+def highest_alpha(page: TestClient, told: Any, made: str) -> int:
+    slices = [page.get(f"/scans/{told['id']}/maps/{made}/{k}.png").content for k in range(told["slices"])]
+    return max(int(np.asarray(Image.open(io.BytesIO(one)))[..., 3].max()) for one in slices)
+
+
+def test_a_zip_of_a_dicom_series(page: TestClient, checkpoint: Path, tmp_path: Path) -> None:
+    save_dicom(tmp_path / "lung", chest())
+    save_dicom(tmp_path / "soft", chest(seed=1), series="1.2.4")
+    # A name that points out of the folder decides nothing.
+    told = opened(page, zipped(**series(tmp_path / "lung", "../../")))
+    rows = page.post(f"/scans/{told['id']}/scores", json={}).json()
+    expected = {row.prompt: row.score for row in predict(checkpoint, tmp_path / "lung").rows}
+    assert {row["prompt"]: row["score"] for row in rows} == pytest.approx(expected, abs=1e-6)
+    both = send(page, zipped(**series(tmp_path / "lung", "a/"), **series(tmp_path / "soft", "b/")))
+    assert refusal(both) == (422, "several-series")
+    assert "--series" not in both.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"<html>not found</html>", "upload-not-image"),
+        (b"", "upload-not-image"),
+        (zipped(**{"page.html": b"<html>"}), ""),
+        (zipped(a=b"x" * 1000)[:-30], "upload-damaged"),
+        (b"\x1f\x8b" + b"no gzip at all", ""),
+    ],
+)
+def test_an_upload_that_is_no_image(page: TestClient, content: bytes, code: str, tmp_path: Path) -> None:
+    answer = send(page, content)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == code or not code
+    assert answer.json()["code"]
+    assert str(tmp_path) not in answer.text
+
+
+def test_an_upload_that_is_too_large(page: TestClient) -> None:
+    assert refusal(send(page, b"x" * (LIMIT + 1))) == (413, "upload-too-large")
+
+    def chunks() -> Iterator[bytes]:  # tells no length beforehand
+        for _ in range(3):
+            yield b"\x1f\x8b" * (LIMIT // 4)
+
+    assert refusal(page.post("/scans", content=chunks(), headers=TYPE)) == (413, "upload-too-large")
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(5 * LIMIT))
+    assert len(bomb.getvalue()) < LIMIT
+    assert refusal(send(page, bomb.getvalue())) == (413, "upload-too-large")
+
+
+def test_scans_of_one_slice_and_without_air(page: TestClient, tmp_path: Path) -> None:
+    flat = save_noise(tmp_path / "flat.nii.gz", (40, 38, 1))
+    answer = send(page, flat.read_bytes())
+    assert refusal(answer) == (422, "volume-too-small")
+    assert "/" not in answer.json()["detail"]
+    airless = opened(page, save_noise(tmp_path / "airless.nii.gz", low=0).read_bytes())
+    assert any("Air" in caution for caution in airless["cautions"])
+    assert len(page.post(f"/scans/{airless['id']}/scores", json={}).json()) == len(PROMPTS)
+
+
+def test_few_scans_are_held_and_each_can_be_closed(page: TestClient, scan: Path) -> None:
+    keys = [opened(page, scan.read_bytes())["id"] for _ in range(desks.MOST_OPEN + 1)]
+    assert refusal(page.post(f"/scans/{keys[0]}/scores", json={})) == (404, "scan-gone")
+    assert page.get(f"/scans/{keys[1]}/slices/0.png").status_code == 200
+    page.delete(f"/scans/{keys[1]}")
+    assert refusal(page.get(f"/scans/{keys[1]}/slices/0.png")) == (404, "scan-gone")
+    assert refusal(page.get(f"/scans/{keys[2]}/maps/none/0.png")) == (404, "scan-gone")
+
+
+def test_other_sites_and_names_are_not_answered(page: TestClient, scan: Path) -> None:
+    assert page.get("/", headers={"Host": "evil.example"}).status_code == 400
+    # What another site's form could send without being asked.
+    plain = page.post("/scans", content=scan.read_bytes(), headers={"Content-Type": "text/plain"})
+    assert refusal(plain) == (415, "upload-type")
+    answer = page.get("/")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert page.get("/docs").status_code == 404  # it would fetch its scripts from elsewhere
+
+
+def test_the_page_is_one_file_that_names_no_other_host() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
