@@ -21,7 +21,7 @@ from brgsa_platform.loading.batches import RARE_BELOW
 Floats = NDArray[np.float64]
 
 METRICS = metrics.RANKING + metrics.AT_THRESHOLD
-# By prevalence in training, as the CXR-LT challenge divides its long tail (Holste et al. 2024).
+# Shares of the training scans, from which and below which an abnormality is of the head or the tail.
 HEAD_FROM, TAIL_BELOW = 0.10, 0.01
 FREQUENCIES = ("head", "medium", "tail")
 GROUPS = ("macro", "common", "rare", *FREQUENCIES)

@@ -142,3 +142,10 @@ def test_synonyms_join_the_ensemble_and_contrast_is_a_softmax_over_the_pair() ->
 
     torch.testing.assert_close(made[:, 0], (pair("Lung nodule") + pair("Pulmonary nodule")) / 2)
     torch.testing.assert_close(made[:, 1], pair("Emphysema"))
+
+
+def test_the_page_s_example_is_a_protocol(tmp_path: Path) -> None:
+    page = (FOLDER.parents[1] / "docs" / "evaluation.md").read_text()
+    path = tmp_path / "example.yaml"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    assert load_protocol(path).prompts.synonyms == {"Pleural effusion": ("Fluid in the pleural space",)}
