@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from brgsa_platform.cli.scans import Checkpoint
+from brgsa_platform.cli.scans import Checkpoint, TrustGeometry
 
 Host = Annotated[str, typer.Option(help="Address to listen at; the default is seen by this machine alone.")]
 
@@ -29,8 +29,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 8000,
     host: Host = "127.0.0.1",
     max_mb: Annotated[int, typer.Option(help="Largest upload, in megabytes.", min=1)] = 1000,
+    trust_geometry: TrustGeometry = False,
 ) -> None:
     """Serve a page: drop a CT, look at its slices, ask for prompts, see where they are supported."""
     from brgsa_platform.serving.page.serve import serve as run
 
-    run(checkpoint, host, port, max_mb)
+    run(checkpoint, host, port, max_mb, trust_geometry=trust_geometry)

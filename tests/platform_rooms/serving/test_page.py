@@ -20,7 +20,7 @@ from brgsa_platform.serving.page import desk as desks
 from brgsa_platform.serving.page.app import PAGE, make_app
 from brgsa_platform.serving.page.desk import Desk
 from brgsa_platform.serving.predict import predict
-from brgsa_platform.serving.scorer import Scorer
+from brgsa_platform.serving.scorer import ScanOptions, Scorer
 from scans import chest, save_dicom
 
 LIMIT = 2_000_000
@@ -173,6 +173,16 @@ def test_scans_of_one_slice_and_without_air(page: TestClient, tmp_path: Path) ->
     airless = opened(page, save_noise(tmp_path / "airless.nii.gz", low=0).read_bytes())
     assert any("Air" in caution for caution in airless["cautions"])
     assert len(page.post(f"/scans/{airless['id']}/scores", json={}).json()) == len(PROMPTS)
+
+
+def test_a_size_that_no_chest_has_is_taken_only_where_it_is_trusted(
+    page: TestClient, checkpoint: Path, tmp_path: Path
+) -> None:
+    small = save_noise(tmp_path / "small.nii.gz", (20, 20, 20)).read_bytes()
+    assert refusal(send(page, small)) == (422, "size-implausible")
+    trusting = make_app(Desk(Scorer(checkpoint), ScanOptions(trust_geometry=True)), LIMIT, ["127.0.0.1"])
+    with TestClient(trusting, base_url="http://127.0.0.1") as client:
+        assert any("100×100" in caution for caution in opened(client, small)["cautions"])
 
 
 def test_few_scans_are_held_and_each_can_be_closed(page: TestClient, scan: Path) -> None:

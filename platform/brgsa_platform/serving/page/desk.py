@@ -17,7 +17,7 @@ from brgsa.errors import UserError
 from brgsa.heatmaps import support
 from brgsa.volumes.errors import VolumeError
 from brgsa_platform.serving.page.pictures import heat_png, slice_png
-from brgsa_platform.serving.scorer import Scorer, Seen
+from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen
 
 MOST_OPEN = 3
 MOST_MAPS = 16  # of a scan
@@ -36,8 +36,9 @@ class OpenScan:
 class Desk:
     """A model, and the last few scans that it was shown."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Scorer, options: ScanOptions = ScanOptions()) -> None:
         self.scorer = scorer
+        self._options = options
         self._scans: OrderedDict[str, OpenScan] = OrderedDict()
         self._lock = threading.Lock()  # one scan at a time: each takes all cores, and much memory while it is read
 
@@ -49,7 +50,7 @@ class Desk:
         """
         with self._lock:
             try:
-                seen = self.scorer.read(path)
+                seen = self.scorer.read(path, self._options)
             except UserError as error:
                 raise UserError(_sentence(error), code=error.code, field=error.field) from error
             key = secrets.token_urlsafe(16)

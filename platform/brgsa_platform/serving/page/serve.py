@@ -7,14 +7,21 @@ from pathlib import Path
 from brgsa_platform.runtime import console
 from brgsa_platform.serving.page.app import make_app
 from brgsa_platform.serving.page.desk import Desk
-from brgsa_platform.serving.scorer import Scorer
+from brgsa_platform.serving.scorer import ScanOptions, Scorer
 from brgsa_platform.tracking.ui import check_free
 
 LOOPBACK = ("127.0.0.1", "localhost")
 MB = 1_000_000
 
 
-def serve(checkpoint: Path | str, host: str = LOOPBACK[0], port: int = 8000, max_mb: int = 1000) -> None:
+def serve(
+    checkpoint: Path | str,
+    host: str = LOOPBACK[0],
+    port: int = 8000,
+    max_mb: int = 1000,
+    *,
+    trust_geometry: bool = False,
+) -> None:
     """Serve the page until interrupted.
 
     Uploads are removed as soon as they are read; the scans are held in memory. Nothing is logged.
@@ -23,6 +30,7 @@ def serve(checkpoint: Path | str, host: str = LOOPBACK[0], port: int = 8000, max
         checkpoint: a checkpoint folder, or a run's (its best checkpoint).
         host: other than loopback, whoever reaches it can use the page: it has neither passwords nor encryption.
         max_mb: size of an upload, in megabytes.
+        trust_geometry: see `ScanOptions`.
 
     Raises:
         UserError: the checkpoint cannot be used, or the port is taken ("cannot-listen").
@@ -39,5 +47,5 @@ def serve(checkpoint: Path | str, host: str = LOOPBACK[0], port: int = 8000, max
         )
         hosts = ["*"]
     console.print_line(f"{scorer.path} answers at http://{host}:{port} (Ctrl-C ends it).")
-    app = make_app(Desk(scorer), max_mb * MB, hosts)
+    app = make_app(Desk(scorer, ScanOptions(trust_geometry=trust_geometry)), max_mb * MB, hosts)
     uvicorn.run(app, host=host, port=port, access_log=False, log_level="error")
