@@ -59,7 +59,7 @@ class Run:
         self.run_id = run_id
         self._data = list(data)
         self._metrics_of = {"model_id": model, **lineage.about(self._data[0] if self._data else None)} if model else {}
-        self._description = ""
+        self._description, self._is_away = "", False
         self._unsent: list[Any] = []
         self._next_sending = 0.0  # of time.monotonic()
 
@@ -146,10 +146,16 @@ class Run:
         self._told("data", send)
 
     def _told(self, what: str, work: Callable[[], Any]) -> None:
-        """Do what a reader is told beside the figures: no training is lost over it, as with an older server."""
+        """Do what a reader is told beside the figures: no training is lost over it, as with an older server.
+
+        A server that stays away is waited for once, not for each of them.
+        """
+        if self._is_away:
+            return
         try:
             self._patiently(work)
         except Exception as error:
+            self._is_away = connection.is_away(error)
             log.warning("MLflow does not take the %s of a run (%s)", what, type(error).__name__)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -257,11 +257,12 @@ def patiently(work: Callable[[], T], uri: str, seconds: float) -> T:
     Raises:
         Exception: what `work` raised last; a local store is never away.
     """
+    return waiting.patiently(work, lambda error: is_server(uri) and is_away(error), seconds)
 
-    def is_away(error: Exception) -> bool:
-        return is_server(uri) and (isinstance(error, Unreachable) or status(error) >= 500)
 
-    return waiting.patiently(work, is_away, seconds)
+def is_away(error: Exception) -> bool:
+    """Whether a server failed to answer, or its database did."""
+    return isinstance(error, Unreachable) or status(error) >= 500
 
 
 def status(error: Exception) -> int:

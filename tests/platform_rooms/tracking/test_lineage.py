@@ -165,3 +165,19 @@ def test_a_server_that_knows_no_models_loses_no_run(
         "data",
         "models",
     ]
+
+
+def test_a_server_that_stays_away_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def away(*args: object, **more: object) -> None:
+        asked.append(args)
+        raise connection.Unreachable("It does not answer.", code="mlflow-away")
+
+    with tracking.run("train") as run:
+        monkeypatch.setattr(type(connection.client()), "search_logged_models", away)
+        run.log_models([KeptModel("a", 1, True)])
+        run.log_models([KeptModel("a", 1, True)])
+        run.describe("It is not said.")
+    assert len(asked) == 1
+    assert "mlflow.note.content" not in logged(run.run_id).data.tags
