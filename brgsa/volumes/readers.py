@@ -76,9 +76,7 @@ def read_volume(
     _check_geometry(path, report, trust_geometry)
     affine = stored.affine
     if report.shear > LARGEST_SHEAR:
-        middle = (np.array(array.shape) - 1) / 2
-        array, spacing, directions = upright(array, spacing, directions)
-        affine = _about(affine[:3, :3] @ middle + affine[:3, 3], array.shape, spacing, directions)
+        array, spacing, directions, affine = _made_upright(array, spacing, directions, affine)
     order, flips, _ = axis_order(directions)
     turned, turned_spacing, _ = reorient(array, spacing, directions)
     flags += geometry_flags
@@ -86,18 +84,21 @@ def read_volume(
         flags.append(str(Doubt("slices:blank", f"{blank} of {turned.shape[2]}")))
     if rescale and "rescale:unsure" not in flags and ("rescale:csv" in flags) != ("geometry:csv" in flags):
         flags.append("release:mixed")
-    placement = Placement(affine, order, flips)
-    return Volume(turned, turned_spacing, str(path), (*flags, *map(str, report.doubts)), placement)
+    flags += map(str, report.doubts)
+    return Volume(turned, turned_spacing, str(path), tuple(flags), Placement(affine, order, flips))
 
 
-def _about(
-    centre: npt.NDArray[np.float64],
-    shape: tuple[int, ...],
+def _made_upright(
+    array: npt.NDArray[Any],
     spacing: tuple[float, float, float],
     directions: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
-    """The affine of a grid whose middle is at `centre`, mm in LPS."""
-    return to_affine(spacing, directions, centre - (directions * spacing) @ ((np.array(shape) - 1) / 2))
+    affine: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float32], tuple[float, float, float], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """A sheared scan on its upright grid, whose middle is where the scan's was: array, spacing, directions and affine."""
+    middle = affine @ [*((np.array(array.shape) - 1) / 2), 1]
+    made, steps, frame = upright(array, spacing, directions)
+    origin = middle[:3] - (frame * steps) @ ((np.array(made.shape) - 1) / 2)
+    return made, steps, frame, to_affine(steps, frame, origin)
 
 
 def _read(path: Path, series: str | None, folders: Sequence[Path | str]) -> Stored:

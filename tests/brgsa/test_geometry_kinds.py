@@ -420,3 +420,17 @@ def test_a_table_s_geometry_is_doubted_too(tmp_path: Path) -> None:
     path = save_nifti(tmp_path / "a.nii.gz", (chest() + 1024).astype(np.int16), np.eye(4))
     with refused("size-implausible", value="40×36×120 mm"):
         read_volume(path, {**TABLE, "XYSpacing": "[1.0, 1.0]"})
+
+
+def test_a_scan_that_was_put_upright_keeps_its_place(tmp_path: Path) -> None:
+    """The middle of the upright grid is where the middle of the file's voxels lies in the patient."""
+    truth = chest()
+    path = save_as("nifti", tmp_path, truth, (5.0, 5.0, float(np.hypot(5.0, 30.0))), askew(9.5))
+    volume = read_volume(path)
+    assert volume.placement is not None
+    in_file = nibabel.load(path)
+    middle = in_file.affine @ [*((np.array(in_file.shape) - 1) / 2), 1]
+    made = volume.placement.to_file(volume.array)
+    found = volume.placement.affine @ [*((np.array(made.shape) - 1) / 2), 1]
+    np.testing.assert_allclose(found[:3], np.diag([-1.0, -1.0, 1.0]) @ middle[:3], atol=1e-4)
+    assert made.shape != in_file.shape

@@ -31,6 +31,7 @@ COMMAND_TAG = "mlflow.source.name"
 NOTE_TAG = "mlflow.note.content"  # a run's description
 OUR_NOTE_TAG = "brgsa.note"  # the digest of the description that we gave it: a person's own is kept
 NOT_COPIED = ("optimizer.pt", "training.json")  # files of a checkpoint that only its training needs
+TABLES = (".parquet", ".csv")  # of an evaluation that was written beside a checkpoint: they name volumes
 JOB = "BRGSA_JOB"  # the environment variable with the name of the cluster's job that this process belongs to
 JOB_TAG = "brgsa.job"
 SECONDS_BETWEEN_SENDINGS = 1.0
@@ -267,7 +268,7 @@ def log_checkpoint(run_id: str, checkpoint: Path) -> None:
         return
     run = Run(api, run_id)
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name not in NOT_COPIED:
+        if path.is_file() and path.name not in NOT_COPIED and path.suffix not in TABLES:
             below = path.parent.relative_to(checkpoint).as_posix()
             run.log_artifact(path, "checkpoint" if below == "." else f"checkpoint/{below}")
     run.set_tags({CHECKPOINT_TAG: checkpoint.name})
