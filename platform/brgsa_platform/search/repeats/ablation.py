@@ -111,14 +111,14 @@ class Ablation:
             f"AUROC on the {SPLIT} split, mean ± sd of {self.about['seeds']} seeds, protocol {self.about['protocol']}"
         )
         heads = ["arm", *groups]
-        console.print_table(console.table(heads, rows, title=title, right=range(1, len(heads))))
+        console.print_table(console.table(heads, rows, title=title, right=range(1, len(heads)), unbroken=(0,)))
         rows = [
             [f"{one.arm} over {one.over}", one.group, f"{one.gain.value:+.3f}", f"{one.gain.low:+.3f} to {one.gain.high:+.3f}",
              console.p_value(one.p), console.p_value(one.p_holm), "yes" if one.p_holm < LEVEL else "no"]
             for one in self.gains
         ]  # fmt: skip
         heads = ["what", "of the", "gain", "95 % over volumes and seeds", "p", "p, Holm", "beyond chance"]
-        console.print_table(console.table(heads, rows, title="Paired gains", right=range(2, 6)))
+        console.print_table(console.table(heads, rows, title="Paired gains", right=range(2, 6), unbroken=(0,)))
         console.print_line(f"Written: {self.folder / RESULT_FILE}. Curves and pictures: brgsa ui")
 
 
