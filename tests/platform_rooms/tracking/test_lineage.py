@@ -58,7 +58,7 @@ def test_a_run_names_its_data_once_without_credentials() -> None:
     [
         (["/usr/bin/brgsa", "train", "--data", "my store"], "brgsa train --data 'my store'"),
         (["/x/brgsa_platform/cli/__main__.py", "tune"], "brgsa tune"),
-        (["brgsa", "--data", "s3://me:word@host/a?key=hidden", "a.b=http://u:p@h/x"],
+        (["brgsa", "--data", "s3://me:secret@host/a?key=hidden", "a.b=http://u:secret@h/x"],
          "brgsa --data s3://host/a a.b=http://h/x"),
         (["/home/anna/study.py", "--patient", "anna"], "study.py"),
     ],
