@@ -12,21 +12,8 @@ from collections.abc import Sequence
 import typer
 
 from brgsa.errors import UserError
-from brgsa_platform.cli import (
-    demo,
-    doctor,
-    evaluate,
-    jobs,
-    model,
-    runs,
-    scans,
-    search,
-    serving,
-    store,
-    summaries,
-    ui,
-    weights,
-)
+from brgsa_platform.cli import demo, doctor, jobs, runs, search, store, summaries, ui
+from brgsa_platform.cli.models import evaluate, scans, serving, train, weights
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -43,7 +30,7 @@ for verb in (
     store.prepare,
     summaries.summarize,
     summaries.labels,
-    model.train,
+    train.train,
     search.tune,
     search.ablate,
     evaluate.evaluate,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from brgsa.errors import UserError
 from brgsa_platform.cli.options import ConfigFile, Overrides, Preset, StorePath
 
+if TYPE_CHECKING:
+    from brgsa_platform.search.result import SearchResult
+    from brgsa_platform.search.spec import SearchOptions
+
 DEFAULT_OUT = Path("searches")
 ABLATIONS = Path("ablations")
+NO_SEARCH = "A search needs --data STORE and --space NAME, or --resume NAME to go on with one."
 
 Data = Annotated[str | None, typer.Option(help="A store that `brgsa prepare` wrote: a folder or an s3:// URL.")]
 Spaces = Annotated[
@@ -43,8 +48,6 @@ GpusPerTrial = Annotated[
 ]
 Checkpoints = Annotated[str, typer.Option(help="Which trials' checkpoints go to MLflow: all, best or none.")]
 Storage = Annotated[str | None, typer.Option(help="Database URL of the study; default a file in its folder.")]
-
-
 Confirm = Annotated[
     int | None,
     typer.Option(
@@ -84,11 +87,10 @@ def tune(
     from brgsa_platform.search import driver
     from brgsa_platform.search.points import parse_points
     from brgsa_platform.search.spaces import base_config
-    from brgsa_platform.search.spec import DEFAULT_TRIALS, SearchMethod, SearchOptions, default_name
+    from brgsa_platform.search.spec import SearchMethod, SearchOptions, default_name
 
-    endless = all(limit is None for limit in (trials, hours, epochs, patience))
     options = SearchOptions(
-        trials=DEFAULT_TRIALS if endless else trials,
+        trials=_or_default(trials, hours, epochs, patience),
         hours=hours,
         epochs=epochs,
         patience=patience,
@@ -101,9 +103,7 @@ def tune(
     if resume and not (data and space):
         done = driver.resume(out / resume, options, spaces=space or ())
     elif not data or not space:
-        raise UserError(
-            "A search needs --data STORE and --space NAME, or --resume NAME to go on with one.", code="no-search"
-        )
+        raise UserError(NO_SEARCH, code="no-search")
     else:
         done = driver.tune(
             data,
@@ -117,9 +117,20 @@ def tune(
         )
     typer.echo(done.summary())
     if confirm is not None:
-        from brgsa_platform.search.repeats.confirm import confirm as run
+        _confirm(done, options, confirm, confirm_seeds)
 
-        typer.echo(run(done, options, confirm, confirm_seeds).summary())
+
+def _confirm(done: SearchResult, options: SearchOptions, best: int, seeds: int) -> None:
+    from brgsa_platform.search.repeats.confirm import confirm
+
+    typer.echo(confirm(done, options, best, seeds).summary())
+
+
+def _or_default(trials: int | None, *others: float | None) -> int | None:
+    """The number of trials; that of a search that nothing else would end, where none is given."""
+    from brgsa_platform.search.spec import DEFAULT_TRIALS
+
+    return DEFAULT_TRIALS if trials is None and all(limit is None for limit in others) else trials
 
 
 def ablate(

@@ -31,43 +31,50 @@ class Flagged(StrEnum):
     KEEP = "keep"
 
 
+Styles = Annotated[list[str], typer.Option(help="A summary style, or a YAML file of your own. May be repeated.")]
+BackendName = Annotated[Backend | None, typer.Option(help="What reads the reports, in place of the style's own.")]
+Model = Annotated[str | None, typer.Option(help="Language model: its name at the endpoint, or a folder.")]
+Endpoint = Annotated[str | None, typer.Option(help="OpenAI-compatible URL, to its version; or BRGSA_LLM_ENDPOINT.")]
+KeyFile = Annotated[Path | None, typer.Option(help="File with the endpoint's key; or BRGSA_LLM_KEY.")]
+AllowRemote = Annotated[bool, typer.Option("--allow-remote", help="Reports may be sent to another machine.")]
+Mask = Annotated[
+    bool | None, typer.Option(help="Mask names, dates and numbers before sending; default for another machine.")
+]
+Concurrency = Annotated[int, typer.Option(help="Requests at a time, or actors of a local model.", min=1)]
+Rate = Annotated[float | None, typer.Option(help="Most requests a minute.", min=0.01)]
+Timeout = Annotated[float, typer.Option(help="Seconds for one answer.", min=0.1)]
+Patience = Annotated[float, typer.Option(help="Seconds to try again while the endpoint is away.", min=0)]
+AnswerTokens = Annotated[int, typer.Option(help="Longest answer.", min=1)]
+Price = Annotated[tuple[float, float], typer.Option(help="Cost of a million tokens sent, and answered.")]
+MaxCost = Annotated[float | None, typer.Option(help="Stop before more is spent; needs --price.", min=0)]
+Cache = Annotated[str | None, typer.Option(help="Where answers are kept, folder or URL; default in the store.")]
+FlaggedPolicy = Annotated[Flagged, typer.Option(help="Statements without support in the report.")]
+Unread = Annotated[
+    bool, typer.Option("--unread", help="Take the model's word for reports in other languages; nothing checks it.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print reports, tokens, cost, three examples; send nothing.")]
+
+
 def summarize(
     store: StoreArgument,
-    style: Annotated[list[str], typer.Option(help="A summary style, or a YAML file of your own. May be repeated.")],
-    backend: Annotated[
-        Backend | None, typer.Option(help="What reads the reports, in place of the style's own.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Language model: its name at the endpoint, or a folder.")] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible URL, to its version; or BRGSA_LLM_ENDPOINT.")
-    ] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help="File with the endpoint's key; or BRGSA_LLM_KEY.")] = None,
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Reports may be sent to another machine.")
-    ] = False,
-    mask: Annotated[
-        bool | None, typer.Option(help="Mask names, dates and numbers before sending; default for another machine.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests at a time, or actors of a local model.", min=1)] = 8,
-    rate: Annotated[float | None, typer.Option(help="Most requests a minute.", min=0.01)] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for one answer.", min=0.1)] = 120.0,
-    patience: Annotated[float, typer.Option(help="Seconds to try again while the endpoint is away.", min=0)] = 300.0,
-    answer_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 800,
-    price: Annotated[tuple[float, float], typer.Option(help="Cost of a million tokens sent, and answered.")] = (
-        0.0,
-        0.0,
-    ),
-    max_cost: Annotated[float | None, typer.Option(help="Stop before more is spent; needs --price.", min=0)] = None,
-    cache: Annotated[
-        str | None, typer.Option(help="Where answers are kept, folder or URL; default in the store.")
-    ] = None,
-    flagged: Annotated[Flagged, typer.Option(help="Statements without support in the report.")] = Flagged.REPLACE,
-    unread: Annotated[
-        bool, typer.Option("--unread", help="Take the model's word for reports in other languages; nothing checks it.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print reports, tokens, cost, three examples; send nothing.")
-    ] = False,
+    style: Styles,
+    backend: BackendName = None,
+    model: Model = None,
+    endpoint: Endpoint = None,
+    api_key_file: KeyFile = None,
+    allow_remote: AllowRemote = False,
+    mask: Mask = None,
+    concurrency: Concurrency = 8,
+    rate: Rate = None,
+    timeout: Timeout = 120.0,
+    patience: Patience = 300.0,
+    answer_tokens: AnswerTokens = 800,
+    price: Price = (0.0, 0.0),
+    max_cost: MaxCost = None,
+    cache: Cache = None,
+    flagged: FlaggedPolicy = Flagged.REPLACE,
+    unread: Unread = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Add a summary of each report to the store in each style.
 

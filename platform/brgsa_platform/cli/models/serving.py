@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from brgsa_platform.cli.scans import Checkpoint, TrustGeometry
+from brgsa_platform.cli.models.scans import Checkpoint, TrustGeometry
 
 Host = Annotated[str, typer.Option(help="Address to listen at; the default is seen by this machine alone.")]
 
