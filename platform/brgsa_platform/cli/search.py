@@ -115,15 +115,16 @@ def tune(
             preset=preset,
             go_on=resume is not None,
         )
+    _tell(done, options, confirm, confirm_seeds)
+
+
+def _tell(done: SearchResult, options: SearchOptions, best: int | None, seeds: int) -> None:
+    """What the search found, and whether its best is confirmed, where that was asked for."""
     typer.echo(done.summary())
-    if confirm is not None:
-        _confirm(done, options, confirm, confirm_seeds)
+    if best is not None:
+        from brgsa_platform.search.repeats.confirm import confirm
 
-
-def _confirm(done: SearchResult, options: SearchOptions, best: int, seeds: int) -> None:
-    from brgsa_platform.search.repeats.confirm import confirm
-
-    typer.echo(confirm(done, options, best, seeds).summary())
+        typer.echo(confirm(done, options, best, seeds).summary())
 
 
 def _or_default(trials: int | None, *others: float | None) -> int | None:
