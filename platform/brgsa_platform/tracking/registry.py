@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +85,7 @@ def register(model: ServedModel, name: str, *, logged_as: str, run_id: str | Non
             value=name,
         )
     api = connection.client()
-    with connection.permitted(api.tracking_uri):
+    with connection.permitted(api.tracking_uri), _known_to_mlflow(api.tracking_uri):
         model_id = _unregistered(api, logged_as, run_id, model_id)
         with tempfile.TemporaryDirectory() as folder:
             api.log_model_artifacts(model_id, str(_saved(model, Path(folder) / "model", run_id, model_id)))
@@ -103,6 +105,21 @@ def register(model: ServedModel, name: str, *, logged_as: str, run_id: str | Non
         if run_id is not None:
             api.set_tag(run_id, "brgsa.registered", f"{name}/{made.version}")
     return Version(name, str(made.version), run_id)
+
+
+@contextmanager
+def _known_to_mlflow(uri: str) -> Iterator[None]:
+    """The store is also that of MLflow's own clients: its registry in a database asks one of them for the model."""
+    name = "MLFLOW_TRACKING_URI"
+    before = os.environ.get(name)
+    os.environ[name] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _unregistered(api: MlflowClient, name: str, run_id: str | None, model_id: str | None) -> str:

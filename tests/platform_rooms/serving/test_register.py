@@ -103,6 +103,20 @@ def test_the_newest_version_is_the_champion_and_links_to_its_run(made: Registere
     assert "models:/chest@champion" in made.said
 
 
+def test_a_user_who_names_no_store_registers_in_the_default_one(
+    made: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    done = CliRunner().invoke(app, ["register", str(made.checkpoint), "--name", "chest"])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["mlruns-brgsa"]
+    uri = f"sqlite:///{tmp_path / 'mlruns-brgsa' / 'mlflow.db'}"
+    assert f"MLFLOW_TRACKING_URI={uri} mlflow models serve" in done.output
+    assert connection.client(uri).get_model_version_by_alias("chest", "champion").version in (1, "1")
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
 def test_the_card_tells_data_figures_and_limits(made: Registered, model: Path) -> None:
     api = connection.client()
     first, second = (api.get_model_version("chest", number).description for number in ("1", "2"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from typing import Annotated
 
 import typer
@@ -17,11 +19,16 @@ def register(
 ) -> None:
     """Register a checkpoint in MLflow, with its model card: the next version of a model, and its champion."""
     from brgsa_platform.serving.register import register as run
+    from brgsa_platform.tracking import connection
 
     made = run(checkpoint, name)
     of = "" if made.run_id is None else f", of the run {made.run_id[:8]}"
     typer.echo(f"{made.name}: version {made.number} is the champion{of}.")
-    typer.echo(f"Next: mlflow models serve --env-manager local --model-uri {made.uri}")
+    # MLflow's own command does not know our default.
+    store = (
+        "" if os.environ.get("MLFLOW_TRACKING_URI") else f"MLFLOW_TRACKING_URI={shlex.quote(connection.shown_uri())} "
+    )
+    typer.echo(f"Next: {store}mlflow models serve --env-manager local --model-uri {made.uri}")
 
 
 def serve(
