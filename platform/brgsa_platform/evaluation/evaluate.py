@@ -193,12 +193,11 @@ class _Evaluation:
         Args:
             folder: where what is encoded is kept for a while, and was perhaps left before a kill.
         """
-        others = self.fitting if self.fitting is not self.index else None
-        options = self.options
+        others, options = self.others(), self.options
         if options.embeddings is not None:
             tested = read_kept(options.embeddings, self.split, self.identity(), self.index)
             if others is None:
-                return tested, tested if self.fitting is not None else None
+                return tested, tested if self.fitting is self.index else None
             return tested, read_kept(options.embeddings, "validation", self.identity(), others)
         seen = model.config.vision.evaluated(self.store.geometry.shape)
         total = len(self.index) + (len(others) if others is not None else 0)
@@ -212,9 +211,21 @@ class _Evaluation:
                 return EmbeddedSplit(index.volume_ids, volumes, identity=self.identity())
 
             tested = encoded(self.split, self.index)
-            if self.fitting is None:
-                return tested, None
-            return tested, tested if others is None else encoded("validation", others)
+            if others is not None:
+                return tested, encoded("validation", others)
+            return tested, tested if self.fitting is self.index else None
+
+    def others(self) -> SplitIndex | None:
+        """The validation volumes, where they are encoded beside those under test.
+
+        Embeddings that are kept serve protocols that choose thresholds on them, whatever this one does.
+        """
+        if self.fitting is None and self.options.save_embeddings and self.options.embeddings is None:
+            honest = replace(self.options.chosen, threshold="validation")
+            fitting = _fitting_volumes(self.store, self.split, self.index, honest)[0]
+        else:
+            fitting = self.fitting
+        return None if fitting is self.index else fitting
 
     def rival(self, path: Path) -> _Evaluation | None:
         """The evaluation of another checkpoint on the same volumes; None where the path is a file, of scores.
@@ -231,7 +242,7 @@ class _Evaluation:
             )
         if path.is_file():
             return None
-        options = replace(self.options, embeddings=None)
+        options = replace(self.options, embeddings=None, save_embeddings=False)
         other = _Evaluation.of(checkpoint_files.load(run_checkpoints.resolve(path)), self.store, self.split, options)
         return replace(other, fitting=None)
 
