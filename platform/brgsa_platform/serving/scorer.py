@@ -16,6 +16,7 @@ import torch
 from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
 from brgsa.errors import UserError
+from brgsa.heatmaps import support
 from brgsa.model import default_device
 from brgsa.phantom import is_phantom
 from brgsa.text import as_read
@@ -149,6 +150,16 @@ class Scorer:
         embeddings = self.model.encode_volumes(seen.tensor())
         scores = zeroshot.scores(embeddings, self.embedded, self.pairing)[0].tolist()
         return [self.ranked(text, score) for text, score in zip(self.texts, scores, strict=True)]
+
+    def map(self, seen: Seen, number: int = 0) -> tuple[RankedPrompt, npt.NDArray[np.float32]]:
+        """A prompt's score, and where a scan supports it (see `brgsa.heatmaps`), times the model's opinion.
+
+        Returns:
+            The prompt, and float32 (X, Y, Z) on the model's grid from 0 to the opinion; to 1 where that is not known.
+        """
+        found = support(self.model, seen.tensor(), self.embedded.row(number), self.geometry.spacing, self.pairing)
+        ranked = self.ranked(self.texts[number], found.score)
+        return ranked, found.relevance * np.float32(1.0 if ranked.opinion is None else ranked.opinion)
 
     def ranked(self, text: str, score: float) -> RankedPrompt:
         """A score among those of the validation scans."""
