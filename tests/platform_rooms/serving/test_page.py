@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import resource
@@ -159,7 +160,9 @@ DEFLATED = zipped(zipfile.ZIP_DEFLATED, a=bytes(range(256)))  # its data lie beh
         (changed(DEFLATED, central=(8, 0x20)), "upload-compression"),
         (changed(DEFLATED, central=(10, 9)), "upload-compression"),  # deflate64
         (zipped(zipfile.ZIP_BZIP2, a=b"x" * 1000), "upload-compression"),
-        (b"\x1f\x8b" + b"no gzip at all", "file-damaged"),
+        (b"\x1f\x8b" + b"no gzip at all", "upload-damaged"),
+        (gzip.compress(bytes(1000), mtime=0)[:-10], "upload-damaged"),
+        (gzip.compress(bytes(1000), mtime=0), "not-an-image"),
     ],
 )
 def test_an_upload_that_is_no_image(page: TestClient, content: bytes, code: str, tmp_path: Path) -> None:
@@ -182,6 +185,7 @@ def test_an_upload_that_is_too_large(page: TestClient) -> None:
         archive.writestr("a", bytes(5 * LIMIT))
     assert len(bomb.getvalue()) < LIMIT
     assert refusal(send(page, bomb.getvalue())) == (413, "upload-too-large")
+    assert refusal(send(page, gzip.compress(bytes(5 * LIMIT)))) == (413, "upload-too-large")
     arrays = zipped(zipfile.ZIP_DEFLATED, **{"ct.npy": bytes(5 * LIMIT)})
     assert refusal(send(page, arrays)) == (413, "upload-too-large")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -11,13 +12,12 @@ from brgsa.errors import UserError
 from brgsa.volumes.formats.detached import data_files
 
 MOST_FILES = 20_000  # of a zip: slices of several series
-UNPACKED_TIMES = 4  # the limit of an upload: what a zip of DICOM may hold; CT shrinks to a half at most
+UNPACKED_TIMES = 4  # the limit of an upload: what may be packed in it; CT shrinks to a half at most
 CHUNK = 1 << 20
 HEAD = 1024
 
 # How a file begins → the suffix by which the readers know it.
 STARTS = (
-    (b"\x1f\x8b", ".nii.gz"),
     (b"NRRD", ".nrrd"),
     (b"ObjectType", ".mha"),
     (b"NDims", ".mha"),
@@ -26,7 +26,7 @@ STARTS = (
     (b"\x1c\x02\x00\x00", ".nii"),
     (b"\x00\x00\x02\x1c", ".nii"),
 )
-ZIP = b"PK\x03\x04"
+ZIP, GZIP = b"PK\x03\x04", b"\x1f\x8b"
 ENCRYPTED, PATCHED = 0x41, 0x20  # bits of a zip's member
 # What Python raises for bytes of a zip that were changed; a RuntimeError for a version of the format that is not known.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
@@ -65,14 +65,16 @@ def as_scan(file: Path, limit: int) -> Path:
 
     Raises:
         UserError: it is no image that is known ("upload-not-image"), an image whose voxels lie in another file
-            ("upload-detached"), or a zip that is damaged ("upload-damaged"), encrypted ("upload-encrypted"), compressed in a
-            way that is not read here ("upload-compression") or too large when unpacked ("upload-too-large").
+            ("upload-detached"), or packed and damaged ("upload-damaged"), too large when unpacked ("upload-too-large"), or
+            a zip that is encrypted ("upload-encrypted") or compressed in a way that is not read here ("upload-compression").
         OSError: the disk does not take it.
     """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
     if head.startswith(ZIP):
         return _unpacked(file, limit)
+    if head.startswith(GZIP):
+        return _inflated(file, limit)
     suffix = (
         ".dcm" if head[128:132] == b"DICM" else next((kind for start, kind in STARTS if head.startswith(start)), "")
     )
@@ -87,6 +89,24 @@ def as_scan(file: Path, limit: int) -> Path:
             "The upload is a header whose voxels lie in another file: send one file that holds both (.nrrd, .mha).",
             code="upload-detached",
         )
+    return scan
+
+
+def _inflated(file: Path, limit: int) -> Path:
+    """A NIfTI file out of gzip. The reader would do that too, but in memory and to whatever size."""
+    from isal import igzip, isal_zlib
+
+    scan, left = file.with_name("scan.nii"), UNPACKED_TIMES * limit
+    damage: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, isal_zlib.error)
+    try:
+        with igzip.open(file, "rb") as source, scan.open("wb") as target:
+            while chunk := source.read(CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise too_large(UNPACKED_TIMES * limit)
+                target.write(chunk)
+    except damage as error:
+        raise UserError("The file is cut short or damaged: send it again.", code="upload-damaged") from error
     return scan
 
 
