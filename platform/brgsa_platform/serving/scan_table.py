@@ -19,7 +19,7 @@ from brgsa.files import written_aside
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.serving.predict import SHARE
 from brgsa_platform.serving.scan_list import ScanPlace, find_scans
-from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen
+from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen, metadata_rows
 
 READERS = 2  # threads that read ahead; a whole scan is in each one's memory
 FORMATS = (".csv", ".parquet")
@@ -58,7 +58,8 @@ def predict_many(scorer: Scorer, scans: Sequence[Path], out: Path, options: Scan
 
     Raises:
         UserError: `out` has another ending ("table-format") or cannot be written ("table-not-writable"), the part file is
-            another call's ("other-scores"), the options name a series ("series-in-table"), or see `find_scans`.
+            another call's ("other-scores"), the options name a series ("series-in-table"); see also `find_scans` and
+            `metadata_rows`.
     """
 
     def scores(seen: Seen) -> Row:
@@ -114,8 +115,15 @@ def _table(
             field="--series",
             value=options.series,
         )
-    table = None if options.metadata is None else str(Path(options.metadata).resolve())
-    key = {"checkpoint": str(scorer.path.resolve()), **key, "metadata": table, "trust_geometry": options.trust_geometry}
+    table = None if options.metadata is None else Path(options.metadata)
+    if table is not None:
+        metadata_rows(table)  # what is wrong with it is no scan's fault
+    key = {
+        "checkpoint": str(scorer.path.resolve()),
+        **key,
+        "metadata": table and str(table.resolve()),
+        "trust_geometry": options.trust_geometry,
+    }
     with _refusing_to_write(out):
         rows = _rows(scorer, places, options, part, make, key)
         _write(out, rows)

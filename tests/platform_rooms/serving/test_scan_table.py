@@ -149,6 +149,23 @@ def test_a_table_has_all_series(scorer: Scorer, archive: Path, tmp_path: Path) -
         predict_many(scorer, [archive], tmp_path / "scores.csv", ScanOptions(series="1.2.1"))
 
 
+def test_a_metadata_table_that_cannot_be_used_is_no_fault_of_the_scans(
+    scorer: Scorer, archive: Path, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "scores.csv", tmp_path / "metadata.csv"
+    with refused("unreadable-table", field=str(table)):
+        predict_many(scorer, [archive], out, ScanOptions(table))
+    assert not list(tmp_path.iterdir())
+    table.write_text("VolumeName,RescaleSlope,RescaleIntercept\na.nii.gz,1,0\n")
+    predict_many(scorer, [archive / "a.nii.gz", archive / "b.nii.gz"], out, ScanOptions(table))
+    first, second = _read_csv(out)
+    assert not first["refused"]
+    assert "no row" in second["refused"]
+    table.write_text("VolumeName,RescaleSlope,RescaleIntercept\nb.nii.gz,1,0\n")  # it is read again
+    predict_many(scorer, [archive / "a.nii.gz"], out, ScanOptions(table))
+    assert "no row" in _read_csv(out)[0]["refused"]
+
+
 def test_a_scan_that_changed_meanwhile_is_read_again(scorer: Scorer, tmp_path: Path) -> None:
     scan, out = save_nifti(tmp_path / "a.nii", chest(seed=1)), tmp_path / "scores.csv"
     predict_many(scorer, [scan], out)
