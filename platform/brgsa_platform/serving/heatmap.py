@@ -132,7 +132,7 @@ def heatmap(
             field="--out",
             value=str(out),
         ) from error
-    return HeatMaps(scan_path, maps, out / PICTURE, seen.cautions)
+    return HeatMaps(scan_path, maps, out / PICTURE, seen.warnings)
 
 
 def _save(

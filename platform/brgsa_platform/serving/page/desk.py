@@ -63,8 +63,7 @@ class Desk:
                 "slices": z,
                 "width_mm": x * mm[0],
                 "height_mm": y * mm[1],
-                "cautions": seen.cautions,
-                "outside": seen.outside,
+                "cautions": seen.warnings,
             }
 
     def close(self, key: str) -> None:
