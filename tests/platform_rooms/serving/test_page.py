@@ -21,6 +21,7 @@ from tiny_models import PROMPTS, save_noise, save_tiny
 from brgsa_platform.serving.page import desk as desks
 from brgsa_platform.serving.page.app import PAGE, make_app
 from brgsa_platform.serving.page.desk import Desk
+from brgsa_platform.serving.page.serve import serve
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.serving.scorer import ScanOptions, Scorer
 from scans import chest, save_dicom
@@ -268,6 +269,23 @@ def test_other_sites_and_names_are_not_answered(page: TestClient, scan: Path) ->
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["cache-control"] == "no-store"
     assert page.get("/docs").status_code == 404  # it would fetch its scripts from elsewhere
+
+
+@pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
+def test_only_a_page_that_others_reach_is_cautioned_about(
+    host: str, is_open: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **settings: made.append(app))
+    monkeypatch.setattr("brgsa_platform.serving.page.serve.check_free", lambda host, port: None)
+    serve(checkpoint, host)
+    said = capsys.readouterr().out
+    address = f"http://[{host}]:8000" if ":" in host else f"http://{host}:8000"
+    assert address in said
+    assert ("Caution" in said) == is_open
+    with TestClient(made[0], base_url=address) as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == (200 if is_open else 400)
 
 
 def test_the_page_is_one_file_that_names_no_other_host() -> None:

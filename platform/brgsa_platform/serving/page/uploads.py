@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from brgsa.errors import UserError
 from brgsa.volumes.formats.detached import data_files
@@ -97,9 +98,10 @@ def _inflated(file: Path, limit: int) -> Path:
     from isal import igzip, isal_zlib
 
     scan, left = file.with_name("scan.nii"), UNPACKED_TIMES * limit
-    damage: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, isal_zlib.error)
+    damage: Any = (EOFError, gzip.BadGzipFile, isal_zlib.error)
     try:
-        with igzip.open(file, "rb") as source, scan.open("wb") as target:
+        source: Any = igzip.open(file, "rb")  # type: ignore[no-untyped-call]
+        with source, scan.open("wb") as target:
             while chunk := source.read(CHUNK):
                 left -= len(chunk)
                 if left < 0:
