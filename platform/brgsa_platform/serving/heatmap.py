@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from brgsa.errors import UserError
 from brgsa.files import written_aside
-from brgsa.heatmaps import support
 from brgsa.volumes import Geometry, Volume, standardize
 from brgsa_platform.runtime import console
 from brgsa_platform.serving.scorer import RankedPrompt, ScanOptions, Scorer, Seen
@@ -28,17 +27,19 @@ class HeatMap:
     """One prompt's map.
 
     Attributes:
-        ranked: the prompt and its score.
-        opinion: from 0 to 1, how far the model takes the scan for one with it: 0 where half of the validation scans or more
-            score higher for the prompt, 1 where none does; None where the checkpoint keeps no scores of validation scans.
+        ranked: the prompt, its score and the model's opinion.
         file: the map as NIfTI, of the opinion's height: all 0 where there is none.
         peak_mm: where it is highest, mm in RAS as viewers show it; None for a map of zeros.
     """
 
     ranked: RankedPrompt
-    opinion: float | None
     file: Path
     peak_mm: tuple[float, float, float] | None
+
+    @property
+    def opinion(self) -> float | None:
+        """See `RankedPrompt.opinion`."""
+        return self.ranked.opinion
 
     def said(self) -> str:
         """What a reader has to know of this map."""
@@ -117,13 +118,10 @@ def heatmap(
         out.mkdir(parents=True, exist_ok=True)
         maps, shown = [], []
         for number, text in enumerate(scorer.texts):
-            found = support(scorer.model, seen.tensor(), scorer.embedded.row(number), scorer.geometry.spacing)
-            ranked = scorer.ranked(text, found.score)
-            opinion = ranked.opinion
-            drawn = found.relevance * np.float32(1.0 if opinion is None else opinion)
+            ranked, drawn = scorer.map(seen, number)
             file = out / f"{number + 1:02d}-{_slug(text)}.nii.gz"
             peak = _save(drawn, seen, scorer.geometry, file)
-            one = HeatMap(ranked, opinion, file, peak)
+            one = HeatMap(ranked, file, peak)
             maps.append(one)
             shown.append((f"{text}\n{one.said()}", drawn))
         plots.save(plots.heat_figure(seen.hu, shown, scorer.geometry.spacing), out / PICTURE)
@@ -134,7 +132,7 @@ def heatmap(
             field="--out",
             value=str(out),
         ) from error
-    return HeatMaps(scan_path, maps, out / PICTURE, seen.cautions)
+    return HeatMaps(scan_path, maps, out / PICTURE, seen.warnings)
 
 
 def _save(

@@ -98,8 +98,7 @@ def predict(
         from brgsa_platform.runtime import plots
 
         plots.save(plots.planes_figure([("what the model sees", seen.hu)], scorer.geometry.spacing), picture)
-    outside = [f"It lies outside the training's scans: {what}." for what in seen.outside]
-    return Prediction(scan_path, _ranked(rows), seen.cautions + outside, picture)
+    return Prediction(scan_path, _ranked(rows), seen.warnings, picture)
 
 
 def _ranked(rows: Sequence[RankedPrompt]) -> list[RankedPrompt]:

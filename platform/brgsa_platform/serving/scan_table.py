@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ from brgsa.files import written_aside
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.serving.predict import SHARE
 from brgsa_platform.serving.scan_list import ScanPlace, find_scans
-from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen
+from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen, metadata_rows
 
 READERS = 2  # threads that read ahead; a whole scan is in each one's memory
 FORMATS = (".csv", ".parquet")
@@ -28,8 +28,6 @@ PART = ".part"
 FIXED = ("scan", "series", "refused", "cautions", "outside")
 
 Row = dict[str, Any]
-
-
 Make = Callable[[Seen], Row]  # a scan to the columns behind `FIXED`
 
 
@@ -55,12 +53,13 @@ def predict_many(scorer: Scorer, scans: Sequence[Path], out: Path, options: Scan
 
     Args:
         scans: files, folders and lists (see `find_scans`).
-        out: a file that ends in .csv or .parquet. Beside it lies a `.part` file until all is done; with the same checkpoint
-            and prompts a second call goes on from there.
+        out: a file that ends in .csv or .parquet. Beside it lies a `.part` file until all is done; with the same checkpoint,
+            prompts and options a second call goes on from there.
 
     Raises:
         UserError: `out` has another ending ("table-format") or cannot be written ("table-not-writable"), the part file is
-            another call's ("other-scores"), or see `find_scans`.
+            another call's ("other-scores"), the options name a series ("series-in-table"); see also `find_scans` and
+            `metadata_rows`.
     """
 
     def scores(seen: Seen) -> Row:
@@ -109,7 +108,22 @@ def _table(
             f"--out {out} must end in {' or '.join(FORMATS)}.", code="table-format", field="--out", value=out.suffix
         )
     part = out.with_name(out.name + PART)
-    key = {"checkpoint": str(scorer.path.resolve()), **key}
+    if options.series is not None:
+        raise UserError(
+            "A table has all series of a folder, each in its row: leave --series out.",
+            code="series-in-table",
+            field="--series",
+            value=options.series,
+        )
+    table = None if options.metadata is None else Path(options.metadata)
+    if table is not None:
+        metadata_rows(table)  # what is wrong with it is no scan's fault
+    key = {
+        "checkpoint": str(scorer.path.resolve()),
+        **key,
+        "metadata": table and str(table.resolve()),
+        "trust_geometry": options.trust_geometry,
+    }
     with _refusing_to_write(out):
         rows = _rows(scorer, places, options, part, make, key)
         _write(out, rows)
@@ -144,7 +158,7 @@ def _read(scorer: Scorer, place: ScanPlace, options: ScanOptions) -> Seen | str:
     if place.refused:
         return place.refused
     try:
-        return scorer.read(place.path, ScanOptions(options.metadata, place.series, options.trust_geometry))
+        return scorer.read(place.path, replace(options, series=place.series))
     except UserError as error:
         return str(getattr(error, "reason", error))
 
@@ -173,7 +187,7 @@ def _earlier(part: Path, key: dict[str, Any]) -> dict[str, Row]:
         os.truncate(part, whole)
     if lines and lines[0] != key:
         raise UserError(
-            f"{part} belongs to another checkpoint or other prompts: remove it, or choose another --out.",
+            f"{part} belongs to another checkpoint, other prompts or options: remove it, or choose another --out.",
             code="other-scores",
             field="--out",
             value=str(part),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
 from brgsa.errors import UserError
+from brgsa.heatmaps import support
 from brgsa.model import default_device
 from brgsa.phantom import is_phantom
 from brgsa.text import as_read
@@ -78,6 +80,11 @@ class Seen:
     hu: npt.NDArray[np.int16]
     cautions: list[str]
     outside: list[str]
+
+    @property
+    def warnings(self) -> list[str]:
+        """All that a reader has to know of it, a sentence each."""
+        return [*self.cautions, *(f"It lies outside the training's scans: {what}." for what in self.outside)]
 
     def tensor(self) -> torch.Tensor:
         """float32 (1, 1, X, Y, Z) in [-1, 1], which the vision tower takes."""
@@ -150,6 +157,16 @@ class Scorer:
         scores = zeroshot.scores(embeddings, self.embedded, self.pairing)[0].tolist()
         return [self.ranked(text, score) for text, score in zip(self.texts, scores, strict=True)]
 
+    def map(self, seen: Seen, number: int = 0) -> tuple[RankedPrompt, npt.NDArray[np.float32]]:
+        """A prompt's score, and where a scan supports it (see `brgsa.heatmaps`), times the model's opinion.
+
+        Returns:
+            The prompt, and float32 (X, Y, Z) on the model's grid from 0 to the opinion; to 1 where that is not known.
+        """
+        found = support(self.model, seen.tensor(), self.embedded.row(number), self.geometry.spacing, self.pairing)
+        ranked = self.ranked(self.texts[number], found.score)
+        return ranked, found.relevance * np.float32(1.0 if ranked.opinion is None else ranked.opinion)
+
     def ranked(self, text: str, score: float) -> RankedPrompt:
         """A score among those of the validation scans."""
         return RankedPrompt(text, score, self._percentile(text, score), checkpoint_files.is_supervised(self.run, text))
@@ -191,12 +208,29 @@ def _texts(loaded: checkpoint_files.Checkpoint, prompts: Sequence[str] | None) -
     return texts
 
 
-def _metadata_row(file: Path, volume: str) -> dict[str, str]:
-    """The row of a volume in CT-RATE's metadata table; see `layouts.read_table` for how a table may be written."""
+def metadata_rows(file: Path) -> dict[str, list[dict[str, str]]]:
+    """CT-RATE's metadata table as file name of a volume → its rows. It is read once, as many scans ask for it.
+
+    Raises:
+        UserError: it cannot be read, see `layouts.read_table`, or has no VolumeName ("missing-column").
+    """
+    return _metadata_rows(file, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _metadata_rows(file: Path, changed: int) -> dict[str, list[dict[str, str]]]:
     table = read_table(file)
     table.require("VolumeName")
-    rows = [row for row in table.rows if file_name(table.cell(row, "VolumeName")) == file_name(volume)]
-    found = [{name: table.cell(row, name) for name in METADATA_COLUMNS} for row in rows]
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in table.rows:
+        found = {name: table.cell(row, name) for name in METADATA_COLUMNS}
+        rows.setdefault(file_name(table.cell(row, "VolumeName")), []).append(found)
+    return rows
+
+
+def _metadata_row(file: Path, volume: str) -> dict[str, str]:
+    """The row of a volume in CT-RATE's metadata table."""
+    found = metadata_rows(file).get(file_name(volume), [])
     if not found:
         raise UserError(
             f"The metadata table {file} has no row whose VolumeName is {volume}: give the table of this scan.",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from brgsa_platform.config import flatten
 from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.tracking import connection, lineage
-from brgsa_platform.tracking.lineage import Dataset, KeptModel
+from brgsa_platform.tracking.lineage import POINTS_AT_ONCE, Dataset, KeptModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ JOB_TAG = "brgsa.job"
 SECONDS_BETWEEN_SENDINGS = 1.0
 SECONDS_AFTER_FAILURE = 30.0  # until metrics are tried again: an attempt holds up its caller for some seconds
 SECONDS_FOR_RESTART = 60.0  # that everything else waits for a server that is away, and metrics at a run's end
-POINTS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100  # MLflow's limits
+PARAMETERS_AT_ONCE = 100  # MLflow's limit
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 COMMAND_LENGTH = 4000
-MODELS_AT_ONCE, POINTS_AT_ONCE = 100, 1000
+MODELS_AT_ONCE, POINTS_AT_ONCE = 100, 1000  # MLflow's limits
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")  # of a model, for MLflow
 BEST_TAG = "brgsa.best"
 VERSIONS_TAG = "mlflow.modelVersions"  # of a model that is registered
@@ -113,9 +113,9 @@ def log_models(api: MlflowClient, run_id: str, models: Sequence[KeptModel], data
 
     run = api.get_run(run_id)
     found = _models(api, run.info.experiment_id, run_id)
-    there = {model.name: model.model_id for model in found}
+    there, kept = {one.name: one.model_id for one in found}, {model.name for model in models}
     for one in found:
-        if one.name not in {model.name for model in models} and VERSIONS_TAG not in one.tags:
+        if one.name not in kept and VERSIONS_TAG not in one.tags:
             api.delete_logged_model(one.model_id)
     ids: dict[int, str] = {}
     for model in models:
@@ -152,8 +152,7 @@ def _give_metrics(api: MlflowClient, run: Any, ids: Mapping[int, str], datasets:
             for point in api.get_metric_history(run.info.run_id, key)
             if point.step in ids
         ]
-    for start in range(0, len(points), POINTS_AT_ONCE):
-        api.log_batch(run.info.run_id, metrics=points[start : start + POINTS_AT_ONCE])
+    log_points(api, run.info.run_id, points)
 
 
 def copy_figures(api: MlflowClient, source: Any, target: str) -> None:
@@ -167,8 +166,13 @@ def copy_figures(api: MlflowClient, source: Any, target: str) -> None:
         by_run.setdefault(one.run_id, []).append(Metric(one.key, one.value, one.timestamp, one.step, **of))
     for run_id, points in by_run.items():
         with contextlib.suppress(MlflowException):  # a run that was deleted takes no more
-            for start in range(0, len(points), POINTS_AT_ONCE):
-                api.log_batch(run_id, metrics=points[start : start + POINTS_AT_ONCE])
+            log_points(api, run_id, points)
+
+
+def log_points(api: MlflowClient, run_id: str, points: Sequence[Any]) -> None:
+    """Log metrics of a run, as many at once as MLflow takes."""
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        api.log_batch(run_id, metrics=points[start : start + POINTS_AT_ONCE])
 
 
 def about(dataset: Dataset | None) -> dict[str, str]:

@@ -79,6 +79,13 @@ def test_a_series_has_its_map_where_its_slices_are(model: Path, tmp_path: Path) 
     np.testing.assert_allclose(image.affine, np.diag([-5.0, -5.0, 6.0, 1.0]), atol=1e-6)
 
 
+def test_a_map_of_a_scan_outside_the_training_s_says_so(tmp_path: Path) -> None:
+    seen = {"spacing": [[1, 2]] * 3, "extent": [[100, 400]] * 3, "mean": [[-1000, 1000]]}
+    narrow = save_model(tmp_path / "epoch-0001", more_data={"seen": seen})
+    done = heatmap(narrow, save_nifti(tmp_path / "scan.nii", chest()), PROMPTS[:1], tmp_path / "maps")
+    assert [warning for warning in done.warnings if "outside the training's scans: spacing x 5 mm" in warning]
+
+
 def test_no_prompt_and_no_folder(model: Path, tmp_path: Path) -> None:
     scan = save_nifti(tmp_path / "scan.nii", chest())
     with refused("no-prompts", field="--prompt"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
+import resource
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from tiny_models import PROMPTS, save_noise, save_tiny
 from brgsa_platform.serving.page import desk as desks
 from brgsa_platform.serving.page.app import PAGE, make_app
 from brgsa_platform.serving.page.desk import Desk
+from brgsa_platform.serving.page.serve import serve
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.serving.scorer import ScanOptions, Scorer
 from scans import chest, save_dicom
@@ -63,12 +66,20 @@ def refusal(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-def zipped(**files: bytes) -> bytes:
+def zipped(compression: int = zipfile.ZIP_STORED, **files: bytes) -> bytes:
     target = io.BytesIO()
-    with zipfile.ZipFile(target, "w") as archive:
+    with zipfile.ZipFile(target, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return target.getvalue()
+
+
+def changed(content: bytes, **at: tuple[int, int]) -> bytes:
+    """A zip of one member with other bytes: `local` and `central` are an offset in the member's two headers and its value."""
+    made = bytearray(content)
+    for mark, (place, value) in at.items():
+        made[content.index({"local": b"PK\x03\x04", "central": b"PK\x01\x02"}[mark]) + place] = value
+    return bytes(made)
 
 
 def series(folder: Path, prefix: str = "") -> dict[str, bytes]:
@@ -132,21 +143,33 @@ def test_a_zip_of_a_dicom_series(page: TestClient, checkpoint: Path, tmp_path: P
     assert "--series" not in both.json()["detail"]
 
 
+DEFLATED = zipped(zipfile.ZIP_DEFLATED, a=bytes(range(256)))  # its data lie behind a header of 30 bytes and the name
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
         (b"<html>not found</html>", "upload-not-image"),
         (b"", "upload-not-image"),
-        (zipped(**{"page.html": b"<html>"}), ""),
+        (zipped(**{"page.html": b"<html>"}), "header-unreadable"),
         (zipped(a=b"x" * 1000)[:-30], "upload-damaged"),
-        (b"\x1f\x8b" + b"no gzip at all", ""),
+        (changed(DEFLATED, local=(31, 0xFF)), "upload-damaged"),  # the first byte of the deflated data
+        (changed(zipped(é=b"x"), central=(46, 0xFF)), "upload-damaged"),  # a name that is no UTF-8
+        (changed(DEFLATED, central=(6, 0xFF)), "upload-damaged"),  # a version of zip that there is not
+        (changed(DEFLATED, central=(8, 0x01)), "upload-encrypted"),
+        (changed(DEFLATED, central=(8, 0x40)), "upload-encrypted"),
+        (changed(DEFLATED, central=(8, 0x20)), "upload-compression"),
+        (changed(DEFLATED, central=(10, 9)), "upload-compression"),  # deflate64
+        (zipped(zipfile.ZIP_BZIP2, a=b"x" * 1000), "upload-compression"),
+        (b"\x1f\x8b" + b"no gzip at all", "upload-damaged"),
+        (gzip.compress(bytes(1000), mtime=0)[:-10], "upload-damaged"),
+        (gzip.compress(bytes(1000), mtime=0), "not-an-image"),
     ],
 )
 def test_an_upload_that_is_no_image(page: TestClient, content: bytes, code: str, tmp_path: Path) -> None:
     answer = send(page, content)
     assert answer.status_code == 422
-    assert answer.json()["code"] == code or not code
-    assert answer.json()["code"]
+    assert answer.json()["code"] == code
     assert str(tmp_path) not in answer.text
 
 
@@ -163,6 +186,49 @@ def test_an_upload_that_is_too_large(page: TestClient) -> None:
         archive.writestr("a", bytes(5 * LIMIT))
     assert len(bomb.getvalue()) < LIMIT
     assert refusal(send(page, bomb.getvalue())) == (413, "upload-too-large")
+    assert refusal(send(page, gzip.compress(bytes(5 * LIMIT)))) == (413, "upload-too-large")
+    arrays = zipped(zipfile.ZIP_DEFLATED, **{"ct.npy": bytes(5 * LIMIT)})
+    assert refusal(send(page, arrays)) == (413, "upload-too-large")
+
+
+def test_a_full_disk_is_no_fault_of_the_upload(page: TestClient) -> None:
+    packed = zipped(zipfile.ZIP_DEFLATED, a=bytes(LIMIT))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (LIMIT // 2, hard)
+    )  # what a file may hold: the upload, and not what is in it
+    try:
+        answer = send(page, packed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refusal(answer) == (507, "disk")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "NRRD0004\ntype: short\ndimension: 3\nsizes: 40 38 10\nencoding: raw\nendian: little\n"
+        "space: left-posterior-superior\nspace directions: (5,0,0) (0,5,0) (0,0,6)\nspace origin: (0,0,0)\ndata file: {}\n",
+        "ObjectType = Image\nNDims = 3\nDimSize = 40 38 10\nElementSpacing = 5 5 6\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+        "ElementType = MET_SHORT\nElementDataFile = {}\n",
+    ],
+)
+def test_a_header_leads_to_no_other_file(page: TestClient, tmp_path: Path, header: str) -> None:
+    voxels = tmp_path / "another-patient.raw"
+    voxels.write_bytes(chest()[:40, :38, :10].astype("<i2").tobytes(order="F"))
+    assert refusal(send(page, header.format(voxels).encode())) == (422, "upload-detached")
+
+
+def test_a_meta_image_may_begin_with_its_dimensions(page: TestClient, tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    file = tmp_path / "scan.mha"
+    image = sitk.GetImageFromArray(chest().transpose(2, 1, 0))
+    image.SetSpacing((5.0, 5.0, 6.0))
+    sitk.WriteImage(image, str(file))
+    content = file.read_bytes().removeprefix(b"ObjectType = Image\n")
+    assert content.startswith(b"NDims")
+    opened(page, content)
 
 
 def test_scans_of_one_slice_and_without_air(page: TestClient, tmp_path: Path) -> None:
@@ -203,6 +269,23 @@ def test_other_sites_and_names_are_not_answered(page: TestClient, scan: Path) ->
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["cache-control"] == "no-store"
     assert page.get("/docs").status_code == 404  # it would fetch its scripts from elsewhere
+
+
+@pytest.mark.parametrize(("host", "is_open"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True)])
+def test_only_a_page_that_others_reach_is_cautioned_about(
+    host: str, is_open: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **settings: made.append(app))
+    monkeypatch.setattr("brgsa_platform.serving.page.serve.check_free", lambda host, port: None)
+    serve(checkpoint, host)
+    said = capsys.readouterr().out
+    address = f"http://[{host}]:8000" if ":" in host else f"http://{host}:8000"
+    assert address in said
+    assert ("Caution" in said) == is_open
+    with TestClient(made[0], base_url=address) as client:
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == (200 if is_open else 400)
 
 
 def test_the_page_is_one_file_that_names_no_other_host() -> None:

@@ -61,6 +61,15 @@ def test_nothing_and_nobody(tmp_path: Path) -> None:
         find_scans([tmp_path / "absent.nii"])
 
 
+def test_a_list_names_scans_and_no_other_lists(tmp_path: Path) -> None:
+    scans = tmp_path / "scans.txt"
+    scans.write_text("scans.txt\n")  # itself, without an end
+    assert find_scans([scans]) == [ScanPlace(scans)]  # which is refused in its row: it is no image
+    scans.write_bytes(b"M\xfcller.nii\n")
+    with refused("list-unreadable", field="scans", value=str(scans)):
+        find_scans([scans])
+
+
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_each_scan_has_the_row_of_a_single_prediction(
     scorer: Scorer, saved: Path, archive: Path, tmp_path: Path, ending: str
@@ -115,11 +124,56 @@ def test_a_part_of_another_call_is_not_gone_on_with(scorer: Scorer, archive: Pat
     assert part.exists()
 
 
+def test_a_scan_that_was_refused_is_not_taken_over_by_a_call_that_trusts(
+    scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, out = save_nifti(tmp_path / "small.nii", chest(), np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "scores.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr("brgsa_platform.serving.scan_table._write", _raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            predict_many(scorer, [scan], out)
+    with refused("other-scores", field="--out"):
+        predict_many(scorer, [scan], out, ScanOptions(trust_geometry=True))
+    predict_many(scorer, [scan], out)
+    assert _read_csv(out)[0]["refused"]
+    predict_many(scorer, [scan], out, ScanOptions(trust_geometry=True))
+    assert not _read_csv(out)[0]["refused"]
+
+
+def _raise_interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_table_has_all_series(scorer: Scorer, archive: Path, tmp_path: Path) -> None:
+    with refused("series-in-table", field="--series"):
+        predict_many(scorer, [archive], tmp_path / "scores.csv", ScanOptions(series="1.2.1"))
+
+
+def test_a_metadata_table_that_cannot_be_used_is_no_fault_of_the_scans(
+    scorer: Scorer, archive: Path, tmp_path: Path
+) -> None:
+    out, table = tmp_path / "scores.csv", tmp_path / "metadata.csv"
+    with refused("unreadable-table", field=str(table)):
+        predict_many(scorer, [archive], out, ScanOptions(table))
+    assert not list(tmp_path.iterdir())
+    table.write_text("VolumeName,RescaleSlope,RescaleIntercept\na.nii.gz,1,0\n")
+    predict_many(scorer, [archive / "a.nii.gz", archive / "b.nii.gz"], out, ScanOptions(table))
+    first, second = _read_csv(out)
+    assert not first["refused"]
+    assert "no row" in second["refused"]
+    table.write_text("VolumeName,RescaleSlope,RescaleIntercept\nb.nii.gz,1,0\n")  # it is read again
+    predict_many(scorer, [archive / "a.nii.gz"], out, ScanOptions(table))
+    assert "no row" in _read_csv(out)[0]["refused"]
+
+
 def test_a_scan_that_changed_meanwhile_is_read_again(scorer: Scorer, tmp_path: Path) -> None:
     scan, out = save_nifti(tmp_path / "a.nii", chest(seed=1)), tmp_path / "scores.csv"
     predict_many(scorer, [scan], out)
     first = _read_csv(out)[0]
-    key = {"checkpoint": str(scorer.path.resolve()), "prompts": scorer.texts, "pairing": scorer.pairing}
+    key = {
+        "checkpoint": str(scorer.path.resolve()), "prompts": scorer.texts, "pairing": scorer.pairing, "metadata": None,
+        "trust_geometry": False,
+    }  # fmt: skip
     part = out.with_name(out.name + PART)
     part.write_text(json.dumps(key) + "\n" + json.dumps({**first, "scan": str(scan)}) + "\n")
     save_nifti(scan, chest(seed=9))

@@ -60,7 +60,7 @@ def test_a_run_names_its_data_once_without_credentials() -> None:
         (["/x/brgsa_platform/cli/__main__.py", "tune"], "brgsa tune"),
         (["brgsa", "--data", "s3://me:secret@host/a?key=hidden", "a.b=http://u:secret@h/x"],
          "brgsa --data s3://host/a a.b=http://h/x"),
-        (["/home/anna/study.py", "--patient", "anna"], "study.py"),
+        (["studies/study.py", "--patient", "anna"], "study.py"),
     ],
 )  # fmt: skip
 def test_the_source_is_the_command(argv: list[str], command: str, monkeypatch: pytest.MonkeyPatch) -> None:

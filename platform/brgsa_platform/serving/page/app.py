@@ -20,7 +20,7 @@ from brgsa_platform.serving.page import uploads
 from brgsa_platform.serving.page.desk import Desk
 
 PAGE = Path(__file__).with_name("page.html")
-STATUS = {"upload-too-large": 413, "scan-gone": 404, "upload-type": 415}
+STATUS = {"upload-too-large": 413, "scan-gone": 404, "upload-type": 415, "disk": 507}
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
@@ -113,3 +113,8 @@ def _guard(app: FastAPI, hosts: list[str]) -> None:
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"detail": str(error), "code": error.code}, STATUS.get(error.code, 422))
+
+    @app.exception_handler(OSError)
+    async def failed(request: Request, error: OSError) -> JSONResponse:
+        told = f"The server's disk does not take the scan ({error.strerror or type(error).__name__}): free space there."
+        return await refused(request, UserError(told, code="disk"))

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from brgsa.errors import UserError
-from brgsa.heatmaps import support
 from brgsa.volumes.errors import VolumeError
 from brgsa_platform.serving.page.pictures import heat_png, slice_png
 from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen
@@ -64,8 +63,7 @@ class Desk:
                 "slices": z,
                 "width_mm": x * mm[0],
                 "height_mm": y * mm[1],
-                "cautions": seen.cautions,
-                "outside": seen.outside,
+                "cautions": seen.warnings,
             }
 
     def close(self, key: str) -> None:
@@ -83,16 +81,13 @@ class Desk:
         """Compute where a scan supports a prompt; gives the map's id, the model's opinion, and the map's highest slice."""
         scan = self._scan(key)
         with self._lock:
-            scorer = self.scorer.asking([prompt])
-            found = support(scorer.model, scan.seen.tensor(), scorer.embedded.row(0), scorer.geometry.spacing)
-            opinion = scorer.ranked(prompt, found.score).opinion
-            drawn = found.relevance * np.float32(1.0 if opinion is None else opinion)
+            ranked, drawn = self.scorer.asking([prompt]).map(scan.seen)
             made = secrets.token_urlsafe(8)
             scan.maps[made] = drawn
             while len(scan.maps) > MOST_MAPS:
                 scan.maps.popitem(last=False)
         peak = int(np.unravel_index(int(drawn.argmax()), drawn.shape)[2]) if drawn.any() else None
-        return {"map": made, "opinion": opinion, "peak": peak}
+        return {"map": made, "opinion": ranked.opinion, "peak": peak}
 
     def slice(self, key: str, number: int, low: float, high: float) -> bytes:
         """An axial slice as PNG, HU from `low` (black) to `high` (white)."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from brgsa_platform.runtime import console
+from brgsa_platform.runtime.addresses import LOOPBACK, is_loopback
 from brgsa_platform.serving.page.app import make_app
 from brgsa_platform.serving.page.desk import Desk
 from brgsa_platform.serving.scorer import ScanOptions, Scorer
 from brgsa_platform.tracking.ui import check_free
 
-LOOPBACK = ("127.0.0.1", "localhost")
 MB = 1_000_000
 
 
 def serve(
     checkpoint: Path | str,
-    host: str = LOOPBACK[0],
+    host: str = "127.0.0.1",
     port: int = 8000,
     max_mb: int = 1000,
     *,
@@ -39,13 +39,14 @@ def serve(
 
     check_free(host, port)
     scorer = Scorer(checkpoint)
-    hosts = list(LOOPBACK)
-    if host not in LOOPBACK:
+    place = f"[{host}]" if ":" in host else host
+    hosts = [*LOOPBACK, place]
+    if not is_loopback(host):
         console.print_line(
-            f"Caution: every machine that reaches {host}:{port} can send scans here, without a password, and what it sends "
+            f"Caution: every machine that reaches {place}:{port} can send scans here, without a password, and what it sends "
             "travels unencrypted."
         )
         hosts = ["*"]
-    console.print_line(f"{scorer.path} answers at http://{host}:{port} (Ctrl-C ends it).")
+    console.print_line(f"{scorer.path} answers at http://{place}:{port} (Ctrl-C ends it).")
     app = make_app(Desk(scorer, ScanOptions(trust_geometry=trust_geometry)), max_mb * MB, hosts)
     uvicorn.run(app, host=host, port=port, access_log=False, log_level="error")

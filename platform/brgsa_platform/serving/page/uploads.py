@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from brgsa.errors import UserError
+from brgsa.volumes.formats.detached import data_files
 
 MOST_FILES = 20_000  # of a zip: slices of several series
-UNPACKED_TIMES = 4  # the limit of an upload: what a zip of DICOM may hold; CT shrinks to a half at most
+UNPACKED_TIMES = 4  # the limit of an upload: what may be packed in it; CT shrinks to a half at most
 CHUNK = 1 << 20
 HEAD = 1024
 
 # How a file begins → the suffix by which the readers know it.
 STARTS = (
-    (b"\x1f\x8b", ".nii.gz"),
     (b"NRRD", ".nrrd"),
     (b"ObjectType", ".mha"),
+    (b"NDims", ".mha"),
     (b"\x5c\x01\x00\x00", ".nii"),
     (b"\x00\x00\x01\x5c", ".nii"),
     (b"\x1c\x02\x00\x00", ".nii"),
     (b"\x00\x00\x02\x1c", ".nii"),
 )
-ZIP = b"PK\x03\x04"
+ZIP, GZIP = b"PK\x03\x04", b"\x1f\x8b"
+ENCRYPTED, PATCHED = 0x41, 0x20  # bits of a zip's member
+# What Python raises for bytes of a zip that were changed; a RuntimeError for a version of the format that is not known.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 
 
 async def receive(chunks: AsyncIterator[bytes], file: Path, limit: int) -> None:
@@ -58,13 +65,17 @@ def as_scan(file: Path, limit: int) -> Path:
     """The file under a name that tells its kind, or the folder with a zip's files.
 
     Raises:
-        UserError: it is no image that is known ("upload-not-image"), or a zip that is damaged ("upload-damaged"), encrypted
-            ("upload-encrypted") or too large when unpacked ("upload-too-large").
+        UserError: it is no image that is known ("upload-not-image"), an image whose voxels lie in another file
+            ("upload-detached"), or packed and damaged ("upload-damaged"), too large when unpacked ("upload-too-large"), or
+            a zip that is encrypted ("upload-encrypted") or compressed in a way that is not read here ("upload-compression").
+        OSError: the disk does not take it.
     """
     with file.open("rb") as opened:
         head = opened.read(HEAD)
     if head.startswith(ZIP):
         return _unpacked(file, limit)
+    if head.startswith(GZIP):
+        return _inflated(file, limit)
     suffix = (
         ".dcm" if head[128:132] == b"DICM" else next((kind for start, kind in STARTS if head.startswith(start)), "")
     )
@@ -73,7 +84,32 @@ def as_scan(file: Path, limit: int) -> Path:
             "The upload is no CT: send a NIfTI, NRRD or MetaImage file, or a zip of a DICOM series.",
             code="upload-not-image",
         )
-    return file.rename(file.with_name(f"scan{suffix}"))
+    scan = file.rename(file.with_name(f"scan{suffix}"))
+    if data_files(scan):  # a path in a header may lead to any file of this machine
+        raise UserError(
+            "The upload is a header whose voxels lie in another file: send one file that holds both (.nrrd, .mha).",
+            code="upload-detached",
+        )
+    return scan
+
+
+def _inflated(file: Path, limit: int) -> Path:
+    """A NIfTI file out of gzip. The reader would do that too, but in memory and to whatever size."""
+    from isal import igzip, isal_zlib
+
+    scan, left = file.with_name("scan.nii"), UNPACKED_TIMES * limit
+    damage: Any = (EOFError, gzip.BadGzipFile, isal_zlib.error)
+    try:
+        source: Any = igzip.open(file, "rb")  # type: ignore[no-untyped-call]
+        with source, scan.open("wb") as target:
+            while chunk := source.read(CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise too_large(UNPACKED_TIMES * limit)
+                target.write(chunk)
+    except damage as error:
+        raise UserError("The file is cut short or damaged: send it again.", code="upload-damaged") from error
+    return scan
 
 
 def _unpacked(file: Path, limit: int) -> Path:
@@ -81,18 +117,31 @@ def _unpacked(file: Path, limit: int) -> Path:
     try:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
+            _check(members, limit)
             if members and all(member.filename.endswith(".npy") for member in members):
                 return file.rename(file.with_name("scan.npz"))
-            if len(members) > MOST_FILES or sum(member.file_size for member in members) > UNPACKED_TIMES * limit:
-                raise too_large(UNPACKED_TIMES * limit)
-            if any(member.flag_bits & 1 for member in members):
-                raise UserError("The zip is encrypted: send one without a password.", code="upload-encrypted")
             folder = file.with_name("series")
             folder.mkdir()
             for number, member in enumerate(members):
                 with archive.open(member) as source, (folder / f"{number:05d}.dcm").open("wb") as target:
                     while chunk := source.read(CHUNK):  # never more than the size that it states
                         target.write(chunk)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+    except DAMAGE as error:
         raise UserError("The zip is damaged: send it again.", code="upload-damaged") from error
     return folder
+
+
+def _check(members: Sequence[zipfile.ZipInfo], limit: int) -> None:
+    """Refuse what cannot be unpacked, or only into too much."""
+    if len(members) > MOST_FILES or sum(member.file_size for member in members) > UNPACKED_TIMES * limit:
+        raise too_large(UNPACKED_TIMES * limit)
+    if any(member.flag_bits & ENCRYPTED for member in members):
+        raise UserError("The zip is encrypted: send one without a password.", code="upload-encrypted")
+    methods = {member.compress_type for member in members}
+    if not methods <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} or any(m.flag_bits & PATCHED for m in members):
+        raise UserError(
+            "The zip is compressed in a way that is not read here: make it with the usual one, deflate.",
+            code="upload-compression",
+        )
+    if any(member.header_offset < 0 for member in members):
+        raise zipfile.BadZipFile("a member lies before the file")
