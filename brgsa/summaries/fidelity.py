@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from brgsa.summaries.hierarchy import ancestors
-from brgsa.summaries.reader import Status, merge, read
+from brgsa.summaries.reader import Status, read
 from brgsa.summaries.styles import NOTHING_FOUND
 from brgsa.summaries.styles.writing import words_of
 
@@ -67,8 +67,8 @@ def judge_many(
         labels: of each report, abnormality → present, absent, or None where it is unknown.
     """
     words = words_of(names)
-    read_back = [_statuses(reading.mentions) for reading in read(summaries, words)]
-    of_reports = [_statuses(reading.mentions) for reading in read(reports, words)]
+    read_back = [_with_parents(reading.statuses) for reading in read(summaries, words)]
+    of_reports = [_with_parents(reading.statuses) for reading in read(reports, words)]
     out = []
     for row, (summary, said, report) in enumerate(zip(summaries, read_back, of_reports, strict=True)):
         known = labels[row] if labels is not None else {}
@@ -88,12 +88,13 @@ def truth_by_rules(status: Status | None) -> bool | None:
     return None if status in (Status.UNCERTAIN, Status.HISTORY) else status is Status.PRESENT
 
 
-def _statuses(mentions: Sequence[object]) -> dict[str, Status]:
-    found = {name: finding.status for name, finding in merge(mentions).items()}  # type: ignore[arg-type]
-    for name, status in list(found.items()):
+def _with_parents(found: Mapping[str, Status]) -> dict[str, Status]:
+    """Statuses, and those of what is present implies; a doubt implies nothing here, where `grounding` lets it."""
+    out = dict(found)
+    for name, status in found.items():
         if status is Status.PRESENT:
-            found |= dict.fromkeys(ancestors(name), Status.PRESENT)
-    return found
+            out |= dict.fromkeys(ancestors(name), Status.PRESENT)
+    return out
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,11 @@ class Reading:
     mentions: tuple[Mention, ...]
     understood: bool
 
+    @property
+    def statuses(self) -> dict[str, Status]:
+        """Each abnormality that the report mentions, and its status."""
+        return {name: finding.status for name, finding in merge(self.mentions).items()}
+
 
 class _Named(NamedTuple):
     """The characters of a clause that name an abnormality."""
@@ -133,7 +138,7 @@ def read_findings(report: str) -> dict[str, Status]:
 
 def read_many(reports: Sequence[str]) -> list[dict[str, Status]]:
     """`read_findings` of each report, in one batch: clauses that reports share are judged once."""
-    return [{name: finding.status for name, finding in merge(mentions).items()} for mentions in read_mentions(reports)]
+    return [reading.statuses for reading in read(reports)]
 
 
 def read_findings_detailed(report: str) -> dict[str, Finding]:

@@ -11,7 +11,7 @@ from typing import Any
 from brgsa.summaries.clauses import sentences, tidy
 from brgsa.summaries.english import evidence
 from brgsa.summaries.hierarchy import canonical
-from brgsa.summaries.reader import Status, merge, read
+from brgsa.summaries.reader import Status, read
 from brgsa.summaries.styles import Style
 from brgsa.summaries.vocabulary import open_vocabulary
 
@@ -149,8 +149,8 @@ def _statement(finding: str, status: Status) -> list[Claim]:
     if name := canonical(finding):
         return [Claim(finding, ((name, status),), status, name)]
     # "No pleural effusion" with the status "absent" denies it once.
-    named = merge(read([f"There is {finding}."], open_vocabulary())[0].mentions)
-    statuses = {name: _under(of_name.status, status) for name, of_name in named.items()}
+    named = read([f"There is {finding}."], open_vocabulary())[0].statuses
+    statuses = {name: _under(of_name, status) for name, of_name in named.items()}
     own = _whole_name(finding, statuses)
     return [Claim(finding, tuple(statuses.items()), status, own or finding.lower())]
 
@@ -168,8 +168,7 @@ def prose_claims(texts: Sequence[str]) -> list[Claim]:
     """Each sentence of these texts as a claim, with what the rules read in it."""
     out = []
     for one in (one for text in texts for one in sentences(text)):
-        found = merge(read([one + "."], open_vocabulary())[0].mentions)
-        statuses = tuple((name, finding.status) for name, finding in found.items())
+        statuses = tuple(read([one + "."], open_vocabulary())[0].statuses.items())
         kinds = {status for _, status in statuses}
         status = kinds.pop() if len(kinds) == 1 else Status.PRESENT
         out.append(Claim(one, statuses, status))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from brgsa.summaries.llm.claims import Claims
-from brgsa.summaries.llm.grounding import Checked, with_words
-from brgsa.summaries.reader import Mention, Reading, Status, is_normal, merge, read
-from brgsa.summaries.styles import Style
+from brgsa.summaries.llm.grounding import INJECTION, Checked, with_words
+from brgsa.summaries.llm.prompts import tries_to_instruct, without_instructions
+from brgsa.summaries.reader import Mention, Reading, Status, is_normal, read
+from brgsa.summaries.styles import Style, summarize_many
 from brgsa.summaries.styles.writing import write_statements
 from brgsa.summaries.vocabulary import listed, open_vocabulary, pattern, read_yaml
 
@@ -77,12 +78,16 @@ def _sounds_abnormal(text: str) -> bool:
 def combine(report: str, answer: Claims, style: Style) -> Checked:
     """The rules' reading of a report, with a language model's verdict on what they left open.
 
-    A claim counts where the doubtful sentences name its finding; whether they assert it is what the model was asked.
+    A claim counts where the doubtful sentences name its finding; whether they assert it is what the model was asked. A report
+    that addresses a language model is read by the rules alone, without those sentences.
     """
+    if tries_to_instruct(report):
+        summary = summarize_many([without_instructions(report)], style)[0]
+        return Checked(summary, len(answer.claims), flagged=len(answer.claims), source="rules", fault=INJECTION)
     reading = read([report], open_vocabulary())[0]
     open_part = doubtful(report, reading)
-    found = {name: finding.status for name, finding in merge(reading.mentions).items()}
-    in_doubt = merge(read([open_part.text], open_vocabulary())[0].mentions) if open_part.text else {}
+    found = reading.statuses
+    in_doubt = read([open_part.text], open_vocabulary())[0].statuses if open_part.text else {}
     labels = [claim.label for claim in answer.claims if claim.label]
     named = set(in_doubt) | with_words(open_part.text, labels)
     supported = flagged = 0
@@ -99,4 +104,7 @@ def combine(report: str, answer: Claims, style: Style) -> Checked:
     said = {name: found[name] for name in style.names if name in found}
     said |= {name: status for name, status in free.items() if name not in wanted or name not in said}
     summary = write_statements(said, style) if reading.understood or said else ""
-    return Checked(summary, len(answer.claims), by_overlap=supported, flagged=flagged, fault=answer.fault)
+    source = "llm" if open_part.text and not answer.fault else "rules"
+    return Checked(
+        summary, len(answer.claims), by_overlap=supported, flagged=flagged, source=source, fault=answer.fault
+    )

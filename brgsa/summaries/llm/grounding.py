@@ -16,59 +16,22 @@ from brgsa.summaries.english import evidence
 from brgsa.summaries.hierarchy import ancestors, known_names
 from brgsa.summaries.llm.claims import Claim, Claims
 from brgsa.summaries.llm.prompts import tries_to_instruct, without_instructions
-from brgsa.summaries.reader import PRECEDENCE, Reading, Status, merge, read
-from brgsa.summaries.styles import NOTHING_FOUND, Style, write
+from brgsa.summaries.reader import PRECEDENCE, Reading, Status, read
+from brgsa.summaries.styles import NOTHING_FOUND, Style, summarize_many, write
 from brgsa.summaries.styles.writing import write_statements
 from brgsa.summaries.vocabulary import BEGINNING, Entry, Term, Vocabulary, open_vocabulary
 
 POLICIES = ("replace", "drop", "keep")  # what becomes of flagged claims
+INJECTION = "injection"  # the fault of a report that addresses a language model
 SHARE_IN_SENTENCE = 0.75  # of a prose claim's words that one sentence of the report must have
 FEWEST_WORDS = 4  # that tell a language
 _WORD = re.compile(r"[a-z]{3,}")
 _STEM = 6  # letters by which words are the same: "effusion", "effusions"
-_EMPTY_WORDS = frozenset(
-    [
-        "the",
-        "and",
-        "are",
-        "was",
-        "were",
-        "has",
-        "have",
-        "had",
-        "with",
-        "without",
-        "for",
-        "from",
-        "that",
-        "this",
-        "there",
-        "which",
-        "not",
-        "any",
-        "some",
-        "its",
-        "both",
-        "all",
-        "been",
-        "seen",
-        "noted",
-        "observed",
-        "detected",
-        "present",
-        "absent",
-        "finding",
-        "findings",
-        "evidence",
-        "possible",
-        "mild",
-        "moderate",
-        "severe",
-        "small",
-        "large",
-        "minimal",
-    ]
-)
+_EMPTY_WORDS = frozenset([
+    "the", "and", "are", "was", "were", "has", "have", "had", "with", "without", "for", "from", "that", "this", "there",
+    "which", "not", "any", "some", "its", "both", "all", "been", "seen", "noted", "observed", "detected", "present",
+    "absent", "finding", "findings", "evidence", "possible", "mild", "moderate", "severe", "small", "large", "minimal",
+])  # fmt: skip
 _DENIAL = re.compile(r"\b(?:no|not|without|nor|neither|negative for|absence of|free of)\b", re.IGNORECASE)
 
 
@@ -111,9 +74,9 @@ def check(report: str, answer: Claims, style: Style, policy: str, unread: bool =
     """
     injection = tries_to_instruct(report)
     if answer.fault or (injection and policy != "keep"):
-        fault = "injection" if injection else answer.fault
+        fault = INJECTION if injection else answer.fault
         readable = without_instructions(report) if injection else report
-        summary = _by_rules(readable, style) if policy == "replace" else ""
+        summary = summarize_many([readable], style)[0] if policy == "replace" else ""
         return Checked(summary, len(answer.claims), flagged=len(answer.claims), source="rules", fault=fault)
     reading = read([report], open_vocabulary())[0]
     if unread and is_foreign(report) and not reading.understood:
@@ -130,7 +93,7 @@ def check(report: str, answer: Claims, style: Style, policy: str, unread: bool =
         by_rules=supports.count(Support.RULES),
         by_overlap=supports.count(Support.OVERLAP),
         flagged=len(flagged),
-        fault="injection" if injection else "",
+        fault=INJECTION if injection else "",
     )
 
 
@@ -141,7 +104,7 @@ def ground(claims: Sequence[Claim], report: str, reading: Reading | None = None)
         reading: of the report with the open vocabulary, where it is known.
     """
     reading = reading or read([report], open_vocabulary())[0]
-    found = with_ancestors({name: finding.status for name, finding in merge(reading.mentions).items()})
+    found = with_ancestors(reading.statuses)
     free = {
         claim.label: claim for claim in claims if claim.label and not any(_known(n, found) for n, _ in claim.findings)
     }
@@ -190,7 +153,7 @@ def _read_words(report: str, free: Iterable[str]) -> dict[str, Status]:
         for beginning in entry.beginnings:
             by_beginning[beginning] = (*by_beginning.get(beginning, ()), number)
     words = Vocabulary(entries, open_vocabulary().places, by_beginning)
-    return {name: finding.status for name, finding in merge(read([report], words)[0].mentions).items()}
+    return read([report], words)[0].statuses
 
 
 def with_words(text: str, labels: Iterable[str]) -> set[str]:
@@ -225,16 +188,10 @@ def _in_a_sentence(claim: Claim, reading: Reading) -> bool:
     )
 
 
-def _by_rules(report: str, style: Style) -> str:
-    from brgsa.summaries.styles import summarize_many
-
-    return summarize_many([report], style)[0]
-
-
 def _statements(kept: Sequence[Claim], replaced: set[str], reading: Reading, style: Style) -> str:
     if not kept and not reading.understood:
         return ""
-    by_rules = {name: finding.status for name, finding in merge(reading.mentions).items()}
+    by_rules = reading.statuses
     said: dict[str, Status] = {name: by_rules[name] for name in replaced if name in by_rules}
     for claim in kept:
         for name, status in ((claim.label, claim.status),) if claim.label else claim.findings:

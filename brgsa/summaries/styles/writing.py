@@ -12,7 +12,7 @@ from brgsa.summaries.clauses import clauses, tidy
 from brgsa.summaries.hierarchy import known_names, place_of, place_order, without_parents
 from brgsa.summaries.markup import clean
 from brgsa.summaries.pairs import Statement
-from brgsa.summaries.reader import Mention, Reading, Status, merge, read
+from brgsa.summaries.reader import Mention, Reading, Status, read
 from brgsa.summaries.sections import impression
 from brgsa.summaries.styles.style import Style, load_style
 from brgsa.summaries.vocabulary import Vocabulary, open_vocabulary, vocabulary
@@ -65,7 +65,7 @@ def write(reading: Reading, style: Style) -> str:
     if style.is_prose:
         written = _impression(reading) if style.form == "impression" else _findings(reading, style.names)
         return " ".join(written[: style.most]) or NOTHING_FOUND
-    found = {name: finding.status for name, finding in merge(reading.mentions).items()}
+    found = reading.statuses
     return write_statements({name: found[name] for name in style.names if name in found}, style)
 
 

@@ -14,10 +14,13 @@ LOCAL_VERBS = ("submit", "jobs", "ui")  # these make sense only on the user's ow
 POSITIONAL = ""
 # Options that hold data or results. A job's own folder is deleted after it, so these must lie elsewhere.
 PATH_OPTIONS = ("data", "store", "out", "checkpoint", "run")
-# Files and folders that an evaluation reads where they are given.
-READ_OPTIONS = (
-    "scores", "labels", "validation_scores", "validation_labels", "training_labels", "metadata", "compare", "embeddings",
-)  # fmt: skip
+# Files and folders that a verb reads or keeps where they are given.
+OPTIONAL_PATHS = {
+    "evaluate": (
+        "scores", "labels", "validation_scores", "validation_labels", "training_labels", "metadata", "compare", "embeddings",
+    ),
+    "summarize": ("cache",),  # answers that are paid for
+}  # fmt: skip
 
 Verbs = Mapping[str, Any]
 """The verbs of the command line, by name, as Click has them."""
@@ -86,8 +89,8 @@ def check_paths(command: Command) -> None:
     Raises:
         UserError: "relative-path", with the option.
     """
-    read = READ_OPTIONS if command.verb == "evaluate" else ()
-    for name in (*PATH_OPTIONS, *(name for name in read if command.values.get(name) is not None)):
+    optional = OPTIONAL_PATHS.get(command.verb, ())
+    for name in (*PATH_OPTIONS, *(name for name in optional if command.values.get(name) is not None)):
         if name not in command.values:
             continue
         value = command.values[name]

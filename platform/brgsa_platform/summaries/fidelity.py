@@ -14,6 +14,7 @@ from brgsa.config import TextConfig
 from brgsa.errors import UserError
 from brgsa.summaries import known_names, load_style
 from brgsa.summaries.fidelity import FLIPPED, INVENTED, LOST, Fidelity, Judged, fidelity, judge_many
+from brgsa.summaries.styles import is_file
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.runtime.storage import short_error
@@ -80,7 +81,7 @@ def store_fidelity(
             ("worst-unwritable").
     """
     store = Store.open(store_path)
-    keys = [load_style(style).key if style.endswith((".yaml", ".yml")) else style for style in styles] or store.styles()
+    keys = [load_style(style).key if is_file(style) else style for style in styles] or store.styles()
     if not keys:
         raise UserError(
             f"{store.path} holds no summaries: write some with `brgsa summarize`.",

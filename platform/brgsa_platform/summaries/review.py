@@ -17,11 +17,10 @@ import numpy as np
 
 from brgsa import files
 from brgsa.errors import UserError
-from brgsa.summaries import Status, known_names
+from brgsa.summaries import STYLES, Status, known_names, load_style
 from brgsa.summaries.agreement import Kappa, kappa
-from brgsa.summaries.fidelity import FLIPPED, INVENTED, LOST, RIGHT
-from brgsa.summaries.reader import merge, read
-from brgsa.summaries.styles import Style
+from brgsa.summaries.fidelity import FLIPPED, INVENTED, LOST, RIGHT, verdict
+from brgsa.summaries.reader import read
 from brgsa.summaries.vocabulary import open_vocabulary
 from brgsa_platform.runtime.console import print_line, print_table, table
 from brgsa_platform.runtime.storage import short_error
@@ -127,26 +126,20 @@ def read_review(store_path: Path | str, style: str, sheet: Path) -> Agreement:
         chosen = [one for one in verdicts if name in ("", one[0])]
         by_name[name] = kappa(
             np.array([status is Status.PRESENT for _, status, _, _ in chosen]),
-            np.array([verdict == "present" for _, _, verdict, _ in chosen]),
+            np.array([given == "present" for _, _, given, _ in chosen]),
             np.array([case for _, _, _, case in chosen]),
         )
-        errors[name] = Counter(_error(status, verdict) for _, status, verdict, _ in chosen)
+        errors[name] = Counter(_error(status, given) for _, status, given, _ in chosen)
     return Agreement(style, by_name, errors, len(rows) - len(given))
 
 
-def _error(said: Status | None, verdict: str) -> str:
-    if verdict == "present":
-        return RIGHT if said is Status.PRESENT else FLIPPED if said is Status.ABSENT else LOST
-    if said is Status.PRESENT:
-        return FLIPPED if verdict == "absent" else INVENTED
-    return RIGHT
+def _error(said: Status | None, given: str) -> str:
+    denied = Status.ABSENT if given == "absent" else None
+    return verdict(given == "present", said, denied) or RIGHT
 
 
 def _statuses(texts: Sequence[str]) -> list[dict[str, Status]]:
-    return [
-        {name: finding.status for name, finding in merge(reading.mentions).items()}
-        for reading in read(texts, open_vocabulary())
-    ]
+    return [reading.statuses for reading in read(texts, open_vocabulary())]
 
 
 def _cases(store: Store, style: str, count: int, rng: np.random.Generator) -> list[Case]:
@@ -172,19 +165,16 @@ def _cases(store: Store, style: str, count: int, rng: np.random.Generator) -> li
             if fresh is not None and len(chosen) < count:
                 chosen[str(fresh)] = None
     by_rules = dict(zip(chosen, _statuses([reports[volume] for volume in chosen]), strict=True))
-    asked = _asked(store, style)
+    asked = _asked(style)
     return [
         Case(volume, reports[volume], _names(asked, {*said[volume], *by_rules[volume]}, rng))
         for volume in sorted(chosen)
     ]
 
 
-def _asked(store: Store, style: str) -> tuple[str, ...]:
+def _asked(style: str) -> tuple[str, ...]:
     """The abnormalities that a style speaks of: all known ones, unless it is a shipped one of fewer."""
-    from brgsa.summaries import STYLES, load_style
-
-    shipped: Style | None = load_style(style) if style in STYLES else None
-    return shipped.names if shipped is not None else known_names()
+    return load_style(style).names if style in STYLES else known_names()
 
 
 def _names(asked: Sequence[str], named: set[str], rng: np.random.Generator) -> tuple[str, ...]:
@@ -201,8 +191,8 @@ def _page(cases: Sequence[Case]) -> str:
             f'<tr data-case="{number}" data-volume="{html.escape(case.volume)}" data-name="{html.escape(name)}">'
             f"<th>{html.escape(name)}</th>"
             + "".join(
-                f'<td><label><input type="radio" name="{number}-{i}" value="{verdict}"> {verdict}</label></td>'
-                for verdict in VERDICTS
+                f'<td><label><input type="radio" name="{number}-{i}" value="{one}"> {one}</label></td>'
+                for one in VERDICTS
             )
             + "</tr>"
             for i, name in enumerate(case.names)

@@ -94,6 +94,7 @@ def test_arguments_are_checked_before_they_are_sent(words: list[str]) -> None:
         (["evaluate", "--data", "/store"], "--checkpoint", None),
         (["evaluate", "/runs/a", "--data", "/store", "--compare", "b"], "--compare", "b"),
         (["evaluate", "--scores", "/s.csv", "--labels", "l.csv", "--out", "/out"], "--labels", "l.csv"),
+        (["summarize", "/store", "--style", "positives", "--cache", "answers"], "--cache", "answers"),
     ],
 )
 def test_paths_in_the_jobs_own_folder_are_refused(words: list[str], field: str, value: str | None) -> None:
@@ -107,6 +108,8 @@ def test_paths_in_the_jobs_own_folder_are_refused(words: list[str], field: str, 
         ["train", "--data", "s3://bucket/store", "--out", "/runs/a"],
         ["evaluate", "/runs/a", "--data", "/store"],
         ["evaluate", "--scores", "/s.csv", "--labels", "/l.csv"],
+        ["summarize", "/store", "--style", "positives"],
+        ["summarize", "/store", "--style", "positives", "--cache", "s3://bucket/answers"],
         ["tune", "--resume", "cmki", "--out", "/searches"],
         ["prepare", "scans.csv", "--layout", "manifest", "--out", "/store"],
     ],

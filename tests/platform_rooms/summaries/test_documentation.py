@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("brgsa ")]
+COMMANDS = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ brgsa ")]
 INLINE = [one for one in re.findall(r"`(brgsa [^`]+)`", PAGE) if "STORE" in one]
 
 

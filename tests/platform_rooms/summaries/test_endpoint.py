@@ -103,6 +103,18 @@ def test_an_endpoint_that_knows_no_schema_is_asked_without(server: LlmServer, tm
     assert ["response_format" in request for request in server.requests] == [True, False, False]
 
 
+def test_requests_that_are_under_way_with_a_schema_are_asked_again_without(server: LlmServer, tmp_path: Path) -> None:
+    def answer(request: dict[str, Any]) -> Reply:
+        if "response_format" not in request:
+            return truthful(request)
+        return Reply(status=400, seconds=0.2 if report_of(request) == EFFUSION else 0.0)  # after the other's answer
+
+    server.answer = answer
+    checked = run(tmp_path, options(server, concurrency=2), [NODULE, EFFUSION])
+    assert summaries(checked) == RIGHT
+    assert [one.source for one in checked.values()] == ["llm", "llm"]
+
+
 def test_requests_at_a_time_are_bounded(server: LlmServer, tmp_path: Path) -> None:
     server.answer = lambda request: replace(truthful(request), seconds=0.03)
     run(tmp_path, options(server, concurrency=3), [f"Nodule of {i} mm in the lung." for i in range(12)])

@@ -153,16 +153,18 @@ class EndpointBackend:
         )
         async for attempt in tries:
             with attempt:
+                with_schema = self._schema
                 try:
-                    return await self._once(client, chat)
+                    return await self._once(client, chat, with_schema)
                 except _Refused as refused:
-                    if refused.status not in OF_THE_QUESTION or not self._schema or self._answered:
+                    known = self._schema and self._answered  # the endpoint has answered in the schema
+                    if refused.status not in OF_THE_QUESTION or not with_schema or known:
                         raise
                     self._schema = False  # many endpoints know no JSON schema
-                    return await self._once(client, chat)
+                    return await self._once(client, chat, with_schema=False)
         raise AssertionError("tenacity ends with an answer or an exception")
 
-    async def _once(self, client: httpx.AsyncClient, chat: list[dict[str, str]]) -> Answer:
+    async def _once(self, client: httpx.AsyncClient, chat: list[dict[str, str]], with_schema: bool) -> Answer:
         await self._turn()
         body: dict[str, Any] = {
             "model": self.model,
@@ -171,7 +173,7 @@ class EndpointBackend:
             "seed": 0,
             "max_tokens": self._options.answer_tokens,
         }
-        if self._schema:
+        if with_schema:
             form = {"name": "summary", "strict": True, "schema": schema(self._style)}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         try:
