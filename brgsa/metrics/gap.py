@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from brgsa.metrics.arrays import Floats
 
 RIDGE = 1e-3  # of the classifier in `separability`
 

@@ -71,10 +71,7 @@ def difference(
     if np.isnan(found.value):
         return found, float("nan")
     chosen = draws if columns is None else draws[:, np.atleast_1d(np.asarray(columns))]
-    known = ~np.isnan(chosen)
-    sums = np.where(known, chosen, 0.0).sum(axis=1)[known.any(axis=1)]
-    below, above = int((sums <= 0).sum()), int((sums >= 0).sum())
-    return found, min(1.0, 2 * (min(below, above) + 1) / (len(sums) + 1))
+    return found, _two_sided(nanmean(chosen))
 
 
 def gain_over_seeds(
@@ -83,8 +80,7 @@ def gain_over_seeds(
     """What one configuration gains over another in a mean over abnormalities, both trained on the same S seeds.
 
     Volumes and seeds are drawn together: a draw is a draw of the volumes, and of the S pairs of trainings with replacement,
-    so that neither the luck of the volumes nor that of the seeds passes for a gain. Of few
-    seeds the luck is drawn too small.
+    so that neither the luck of the volumes nor that of the seeds passes for a gain. Of few seeds the luck is drawn too small.
 
     Args:
         first, second: the bootstraps of S trainings each, of the same draws, seed by seed.
@@ -101,11 +97,16 @@ def gain_over_seeds(
     seeds, draws = each.shape
     picked = np.random.default_rng(0).integers(0, seeds, (seeds, draws))
     gains = each[picked, np.arange(draws)].mean(axis=0)
+    return interval(value, gains, IntervalRule(ddof=1)), _two_sided(gains)
+
+
+def _two_sided(gains: Floats) -> float:
+    """The p-value of no difference from the gains (R,) of paired draws, of which NaN do not count; NaN where none counts."""
     known = gains[~np.isnan(gains)]
     if not known.size:
-        return interval(value, gains), float("nan")
+        return float("nan")
     below, above = int((known <= 0).sum()), int((known >= 0).sum())
-    return interval(value, gains, IntervalRule(ddof=1)), min(1.0, 2 * (min(below, above) + 1) / (known.size + 1))
+    return min(1.0, 2 * (min(below, above) + 1) / (known.size + 1))
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:

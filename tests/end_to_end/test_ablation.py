@@ -13,6 +13,7 @@ from brgsa_platform.config import load_config
 from brgsa_platform.search.repeats import ablation
 from brgsa_platform.search.repeats.ablation import BOTH, SUMMARIES, AblateOptions, ablate
 from brgsa_platform.search.trials import trial_folder
+from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import connection
 
 pytestmark = pytest.mark.ray
@@ -60,7 +61,9 @@ def _weights(folder: Path, number: int) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
-def test_what_cannot_be_ablated_is_refused_before_anything_starts(place: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_ablated_is_refused_before_anything_starts(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, base = place / "store", load_config("demo-smoke")
     with refused("no-ablation", field="model.bank.enabled"):
         ablate(store, load_config("demo-clip-summaries-smoke"), tmp_path / "a")
@@ -70,6 +73,12 @@ def test_what_cannot_be_ablated_is_refused_before_anything_starts(place: Path, t
         ablate(store, base, tmp_path / "a", AblateOptions(seeds=0))
     with refused("unknown-protocol"):
         ablate(store, base, tmp_path / "a", AblateOptions(protocol="hones"))
+    with monkeypatch.context() as patch, refused("empty-split", field="split", value="holdout"):
+        patch.setattr(ablation, "SPLIT", "holdout")
+        ablate(store, base, tmp_path / "a")
+    with monkeypatch.context() as patch, refused("unknown-abnormality", field="data.unseen", value="Gout"):
+        patch.setattr(Store, "labels", ("Gout",))  # which the reader of reports does not know
+        ablate(store, base, tmp_path / "a", AblateOptions(unseen=["Gout"]))
     assert not (tmp_path / "a").exists()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "ablation.json").write_text('{"base": {}}')

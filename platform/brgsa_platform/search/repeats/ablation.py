@@ -19,6 +19,8 @@ from brgsa.files import read_json, write_json
 from brgsa.protocols import Protocol
 from brgsa_platform.config import RunConfig
 from brgsa_platform.evaluation.options import with_resamples
+from brgsa_platform.loading.batches import split_index
+from brgsa_platform.loading.unseen import training_view
 from brgsa_platform.runtime import console
 from brgsa_platform.runtime.locks import held
 from brgsa_platform.runtime.session import quiet_environment, ray_session
@@ -139,7 +141,8 @@ def ablate(
 
     Raises:
         UserError: the base has no bank, or texts of no summary style ("no-ablation"); other-ablation where the folder holds
-            one that began in another way; unknown-label among `unseen`; cluster-too-small; arm-failed.
+            one that began in another way; unknown-label among `unseen`; empty-split where there is no test split; what
+            `training_view` and `check_fit` refuse; cluster-too-small; arm-failed.
     """
     store, protocol = Store.open(store_path), options.chosen
     base = _checked(store, base, options)
@@ -202,9 +205,11 @@ def _checked(store: Store, base: RunConfig, options: AblateOptions) -> RunConfig
                 field="--unseen",
                 value=name,
             )
+    split_index(store, SPLIT)  # refuses a store without one, before hours of training
     base = drawn_config(base, {"data.unseen": list(options.unseen)})
+    view = training_view(store, base.data)
     for arm in ARMS:
-        check_fit(store, drawn_config(base, arm.values))
+        check_fit(view, drawn_config(base, arm.values))
     return base
 
 
