@@ -23,15 +23,13 @@ from brgsa.labels import CT_RATE
 from brgsa.summaries import Status, load_style, read_many, summarize_many
 from brgsa.summaries.fidelity import FLIPPED, INVENTED, RIGHT, fidelity, judge_many, verdict
 from brgsa.summaries.llm.claims import Claim, read_answer
-from brgsa.summaries.llm.grounding import Support, ground
+from brgsa.summaries.llm.grounding import POLICIES, Support, ground
 from brgsa.summaries.styles import Style
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.summaries import asking
 from brgsa_platform.summaries.options import LlmOptions
 from brgsa_platform.summaries.spending import Spending
 from brgsa_platform.summaries.summarize import checked_summary
-
-POLICIES = ("keep", "drop", "replace")
 
 
 def caught(

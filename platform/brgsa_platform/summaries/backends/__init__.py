@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from brgsa.errors import UserError
+from brgsa.summaries.styles import Style
 from brgsa_platform.summaries.spending import Spending
 
 
@@ -44,3 +46,19 @@ class Backend(Protocol):
             UserError: no further answer can be had; those that came before count.
         """
         ...
+
+
+def named_model(style: Style, what: str) -> str:
+    """The model that a style names.
+
+    Args:
+        what: how its name is to be given, for the message.
+
+    Raises:
+        UserError: it names none ("no-model").
+    """
+    if not style.model:
+        raise UserError(
+            f"This style asks a language model: name it with --model, {what}.", code="no-model", field="--model"
+        )
+    return style.model

@@ -16,7 +16,7 @@ from brgsa.errors import UserError
 from brgsa.summaries.llm.claims import EMPTY, NOT_JSON, read_answer
 from brgsa.summaries.llm.prompts import messages, schema
 from brgsa.summaries.styles import Style
-from brgsa_platform.summaries.backends import NO_ANSWER, Answer
+from brgsa_platform.summaries.backends import NO_ANSWER, Answer, named_model
 from brgsa_platform.summaries.options import LlmOptions, is_remote
 from brgsa_platform.summaries.spending import Spending, estimated_tokens
 
@@ -50,13 +50,7 @@ class EndpointBackend:
     """See `Backend`."""
 
     def __init__(self, style: Style, options: LlmOptions, spending: Spending) -> None:
-        if not style.model:
-            raise UserError(
-                "This style asks a language model: name it with --model, as the endpoint knows it.",
-                code="no-model",
-                field="--model",
-            )
-        self.model = style.model
+        self.model = named_model(style, "as the endpoint knows it")
         self.spending = spending
         self._style, self._options = style, options
         self._url, self._key = options.endpoint_url(), options.key()

@@ -10,7 +10,7 @@ from brgsa.errors import UserError
 from brgsa.summaries.llm.prompts import messages, schema
 from brgsa.summaries.styles import Style
 from brgsa_platform.runtime.session import set_data_context
-from brgsa_platform.summaries.backends import NO_ANSWER, Answer
+from brgsa_platform.summaries.backends import NO_ANSWER, Answer, named_model
 from brgsa_platform.summaries.options import LlmOptions
 from brgsa_platform.summaries.spending import Spending
 
@@ -21,13 +21,7 @@ class RayLlmBackend:
     """See `Backend`."""
 
     def __init__(self, style: Style, options: LlmOptions, spending: Spending) -> None:
-        if not style.model:
-            raise UserError(
-                "This style asks a language model: name it with --model, a folder that every node has or a name on the hub.",
-                code="no-model",
-                field="--model",
-            )
-        self.model = style.model
+        self.model = named_model(style, "a folder that every node has or a name on the hub")
         self.spending = spending
         self._style, self._options = style, options
 
