@@ -16,14 +16,13 @@ from brgsa.files import read_json
 from brgsa_platform.serving import scan_model
 from brgsa_platform.serving.model_card import model_card
 from brgsa_platform.tracking import query
+from brgsa_platform.tracking.client import MODEL_FILES
 from brgsa_platform.tracking.lineage import model_name
 from brgsa_platform.tracking.registry import ServedModel, Version
 from brgsa_platform.tracking.registry import register as register_model
 from brgsa_platform.training import account, run_checkpoints
 
 NAME = "brgsa"
-# Of a checkpoint's folder: an optimiser's state serves only its training, and tables of scores name volumes.
-FILES = ("model.json", "model.safetensors", "run.json", "text")
 CODE = ("brgsa", "brgsa_platform", "tune_spaces")
 # What the code needs to score a scan; MLflow's own requirement brings the rest of a server.
 NEEDED = (
@@ -51,7 +50,7 @@ def register(checkpoint: Path | str, name: str = NAME) -> Version:
     with tempfile.TemporaryDirectory() as place:
         files = Path(place) / "checkpoint"
         files.mkdir()
-        for entry in FILES:
+        for entry in MODEL_FILES:
             source = folder / entry
             if source.is_dir():
                 shutil.copytree(source, files / entry)

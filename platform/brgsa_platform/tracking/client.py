@@ -30,8 +30,9 @@ CHECKPOINT_TAG = "brgsa.checkpoint"
 COMMAND_TAG = "mlflow.source.name"
 NOTE_TAG = "mlflow.note.content"  # a run's description
 OUR_NOTE_TAG = "brgsa.note"  # the digest of the description that we gave it: a person's own is kept
-NOT_COPIED = ("optimizer.pt", "training.json")  # files of a checkpoint that only its training needs
-TABLES = (".parquet", ".csv")  # of an evaluation that was written beside a checkpoint: they name volumes
+# What leaves the machine of a checkpoint's folder. An optimiser's state serves only its training, and the tables of an
+# evaluation that was written there name volumes.
+MODEL_FILES = ("model.json", "model.safetensors", "run.json", "text")
 JOB = "BRGSA_JOB"  # the environment variable with the name of the cluster's job that this process belongs to
 JOB_TAG = "brgsa.job"
 SECONDS_BETWEEN_SENDINGS = 1.0
@@ -268,9 +269,9 @@ def log_checkpoint(run_id: str, checkpoint: Path) -> None:
         return
     run = Run(api, run_id)
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name not in NOT_COPIED and path.suffix not in TABLES:
-            below = path.parent.relative_to(checkpoint).as_posix()
-            run.log_artifact(path, "checkpoint" if below == "." else f"checkpoint/{below}")
+        below = path.relative_to(checkpoint)
+        if path.is_file() and below.parts[0] in MODEL_FILES:
+            run.log_artifact(path, (Path("checkpoint") / below.parent).as_posix())
     run.set_tags({CHECKPOINT_TAG: checkpoint.name})
 
 
