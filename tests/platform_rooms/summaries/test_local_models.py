@@ -14,7 +14,7 @@ from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.summaries import asking
 from brgsa_platform.summaries.backends import NO_ANSWER, Answer
 from brgsa_platform.summaries.backends.local import Generator, LocalBackend, fingerprint
-from brgsa_platform.summaries.backends.ray_llm import RayLlmBackend, answered, answers_of
+from brgsa_platform.summaries.backends.ray_llm import RayLlmBackend, answers_of
 from brgsa_platform.summaries.options import LlmOptions
 from brgsa_platform.summaries.spending import Spending
 from brgsa_platform.summaries.summarize import checked_summary
@@ -118,9 +118,12 @@ def test_the_clusters_backend_builds_its_pipeline(causal: Path) -> None:
     assert question["sampling_params"]["structured_outputs"] == {"json": schema(style)}
 
 
-def test_the_clusters_answers_are_read_row_by_row() -> None:
+def test_the_clusters_answers_are_read_row_by_row(causal: Path) -> None:
+    style = load_style("short").with_backend("ray-llm", str(causal))
     row = {"number": 3, "generated_text": "{}", "num_input_tokens": 7, "num_generated_tokens": 5}
-    assert answered({**row, "sampling_params": {"max_tokens": 5}})["cut"]
+    for limit, cut in ((5, True), (6, False)):
+        answered = RayLlmBackend(style, LlmOptions(answer_tokens=limit), Spending()).answered
+        assert answered(row)["cut"] == cut
     columns = [answered(row), {**answered(row), "number": 4}]
     batch = {name: np.array([column[name] for column in columns]) for name in columns[0]}
     assert dict(answers_of(batch)) == {3: Answer("{}", False, 7, 5), 4: Answer("{}", False, 7, 5)}
@@ -131,4 +134,15 @@ def test_the_clusters_answers_are_read_row_by_row() -> None:
 def test_without_vllm_the_cluster_backend_says_what_to_install(causal: Path) -> None:
     style = load_style("short").with_backend("ray-llm", str(causal))
     with refused("no-vllm", field="--backend", value="ray-llm"):
+        next(RayLlmBackend(style, LlmOptions(), Spending()).answers(["x"]))
+
+
+@pytest.mark.ray
+def test_a_cluster_without_a_gpu_is_refused_at_once(
+    ray_session: None, causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm.py").touch()  # all that the check for vLLM's package looks for
+    monkeypatch.syspath_prepend(tmp_path)
+    style = load_style("short").with_backend("ray-llm", str(causal))
+    with refused("too-few-gpus", field="--backend", value="ray-llm"):
         next(RayLlmBackend(style, LlmOptions(), Spending()).answers(["x"]))

@@ -9,7 +9,7 @@ from typing import Any
 from brgsa.errors import UserError
 from brgsa.summaries.llm.prompts import messages, schema
 from brgsa.summaries.styles import Style
-from brgsa_platform.runtime.session import set_data_context
+from brgsa_platform.runtime.session import cluster_gpus, set_data_context
 from brgsa_platform.summaries.backends import NO_ANSWER, Answer, named_model
 from brgsa_platform.summaries.options import LlmOptions
 from brgsa_platform.summaries.spending import Spending
@@ -36,10 +36,19 @@ class RayLlmBackend:
                 field="--backend",
                 value="ray-llm",
             )
+        gpus = cluster_gpus()
+        if not gpus:
+            # The engines' actors would wait for one, for ever and without a word.
+            raise UserError(
+                "The backend ray-llm runs vLLM on GPUs and the cluster has none: use --backend transformers, or an endpoint.",
+                code="too-few-gpus",
+                field="--backend",
+                value="ray-llm",
+            )
         set_data_context()
         dataset = ray.data.from_items([{"number": number, "text": text} for number, text in enumerate(texts)])
-        engines = min(self._options.concurrency, int(ray.cluster_resources().get("GPU", 1)))
-        for batch in self.processor(max(1, engines))(dataset).iter_batches(batch_size=None, batch_format="numpy"):
+        engines = max(1, min(self._options.concurrency, int(gpus)))
+        for batch in self.processor(engines)(dataset).iter_batches(batch_size=None, batch_format="numpy"):
             for number, answer in answers_of(batch):
                 if answer != NO_ANSWER:
                     self.spending.settle(0, 0, answer.sent, answer.answered)
@@ -64,7 +73,7 @@ class RayLlmBackend:
         """What turns rows of `number` and `text` into rows of `number` and an answer's fields."""
         from ray.data.llm import build_processor
 
-        return build_processor(self.config(engines), preprocess=self.question, postprocess=answered)
+        return build_processor(self.config(engines), preprocess=self.question, postprocess=self.answered)
 
     def question(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row as the engine takes it."""
@@ -78,18 +87,16 @@ class RayLlmBackend:
             },
         }
 
-
-def answered(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the engine's as a number and an answer's fields."""
-    answered_tokens = int(row.get("num_generated_tokens") or 0)
-    limit = row["sampling_params"]["max_tokens"] if "sampling_params" in row else None
-    return {
-        "number": row["number"],
-        "content": row.get("generated_text") or "",
-        "cut": limit is not None and answered_tokens >= limit,
-        "sent": int(row.get("num_input_tokens") or 0),
-        "answered": answered_tokens,
-    }
+    def answered(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of the engine's as a number and an answer's fields; the engine does not hand on the limit of its tokens."""
+        answered_tokens = int(row.get("num_generated_tokens") or 0)
+        return {
+            "number": row["number"],
+            "content": row.get("generated_text") or "",
+            "cut": answered_tokens >= self._options.answer_tokens,
+            "sent": int(row.get("num_input_tokens") or 0),
+            "answered": answered_tokens,
+        }
 
 
 def answers_of(batch: dict[str, Any]) -> Iterator[tuple[int, Answer]]:
