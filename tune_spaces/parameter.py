@@ -81,9 +81,11 @@ class _Entry:
 
     @property
     def where(self) -> str:
+        """The field and its space, for messages."""
         return f"{self.field} in search space {self.space}"
 
     def refused(self, code: str, sentence: str, value: object = None) -> UserError:
+        """The error that names this field."""
         return UserError(sentence, code=code, field=self.field, value=value)
 
 

@@ -94,6 +94,7 @@ class _Part:
 
     @property
     def text(self) -> str:
+        """What the terms are searched in: the words before it and the clause, in lower case."""
         return f"{self.context} {self.clause}".strip().lower()
 
 

@@ -342,6 +342,7 @@ class _PodLog:
     source: str
 
     def read(self, follow: bool) -> Iterator[str]:
+        """The log of the job's submitter so far; with `follow`, also what comes until its end."""
         query = urlencode({"container": SUBMITTER, **({"follow": "true"} if follow else {})})
         path = f"{self.kubectl.pods(self.source)}?{query}"
         if not follow:

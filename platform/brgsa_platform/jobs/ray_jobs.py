@@ -273,6 +273,7 @@ class _RayLog:
     source: str
 
     def read(self, follow: bool) -> Iterator[str]:
+        """The job's log so far; with `follow`, also what comes until its end."""
         if follow:
             yield from self.jobs.lines(self.source)
         else:
