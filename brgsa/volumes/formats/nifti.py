@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from brgsa.volumes.checks.geometry import LARGEST_SHEAR, shear_of
 from brgsa.volumes.errors import VolumeError, cut_short, missing
 from brgsa.volumes.formats.shape import check_spacing, not_an_image, not_numbers, three_dimensional
-from brgsa.volumes.geometry_check import LARGEST_SHEAR, shear_of
 from brgsa.volumes.stored import Doubt, Stored, contradiction, millimetres
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's axes are right, anterior, superior
