@@ -39,10 +39,12 @@ def check_picture(volume: npt.NDArray[Any], spacing: Sequence[float]) -> list[Do
     if blank.any():
         found.append(Doubt("slices:blank", f"{int(blank.sum())} of {len(slices)}"))
     slices = slices[~blank]
+    if len(slices) < 2:
+        return found
     repeated = len(slices) - len({picture.tobytes() for picture in slices})
     if repeated and not _enlarged(volume[:, :, volume.shape[2] // 2]):
         found.append(Doubt("slices:repeated", f"{repeated} of {len(blank)}"))
-    ends = np.quantile(slices[:: -(-len(slices) // SAMPLE)], (OUTLIERS, 1 - OUTLIERS)) if len(slices) else (0, 0)
+    ends = np.quantile(slices[:: -(-len(slices) // SAMPLE)], (OUTLIERS, 1 - OUTLIERS))
     slices = slices.astype(np.float32).clip(*ends)
     alike = _likeness(slices, (spacing[2], spacing[0] * steps[0], spacing[1] * steps[1]))
     if alike < LEAST_ALIKE:
