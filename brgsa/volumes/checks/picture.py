@@ -1,6 +1,6 @@
 """Whether a volume's slices make one chest: what no header tells, judged from the voxels.
 
-At most 64 by 64 voxels of each slice are looked at. `docs/decisions.md` has the figures of real scans behind each limit.
+At most 32 by 32 voxels of each slice are looked at. `docs/decisions.md` has the figures of real scans behind each limit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from brgsa.volumes.stored import Doubt
 
-SAMPLE = 64  # voxels along x and y
+SAMPLE = 32  # voxels along x and y
 OUTLIERS = 0.01  # share of the values at either end that tell nothing of the shape: metal, padding
 NEIGHBOURS = (
     20.0  # mm: voxels so far apart are still alike in a chest, and not in noise, be it as smooth as a picture's
