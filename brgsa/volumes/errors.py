@@ -42,6 +42,18 @@ def cut_short(path: Path) -> VolumeError:
     return VolumeError(path, "the file is cut short or damaged; copy it again from its source.", code="file-damaged")
 
 
+def left_over(path: Path, number: int, field: str = "shape") -> VolumeError:
+    """More voxels are stored than the header speaks of, so it gives a wrong size."""
+    return VolumeError(
+        path,
+        f"it holds {number:,} bytes more than the size in its header needs, at least a whole row or column of voxels: correct "
+        "the size, or export the scan again.",
+        code="size-contradictory",
+        field=field,
+        value=number,
+    )
+
+
 def unreadable(path: Path, error: OSError) -> VolumeError:
     """The system does not let the file, or the folder, be read."""
     what = "folder" if os.path.isdir(path) else "file"  # Path.is_dir raises where the folder above is closed

@@ -12,6 +12,7 @@ QUALITY_FLAGS = {
     "rescale:varies": "Its slices differ in slope or intercept; each slice's own was applied.",
     "hu:implausible": "Air is not near -1000 HU or soft tissue not near 0 to 80 HU, so these may not be Hounsfield units.",
     "hu:filled": "One value that is neither air's nor lung's fills a large part of it, as where a mask was laid over the scan.",
+    "hu:clipped": "Its values end as those of a display window do, so that bone, contrast or lung look alike.",
     "hu:unstated": "Its RescaleType says that its unit is not specified.",
     "spacing:disagrees": "The header's voxel spacing differs from the metadata table's.",
     "spacing:assumed": "The header gives no voxel spacing, and 1 mm is a guess.",
@@ -30,6 +31,10 @@ QUALITY_FLAGS = {
     "header:decimal-comma": "Its numbers are written with a decimal comma, which DICOM does not know.",
     "projection:described": "Its description names a projection (MIP, MinIP), though it calls itself an original.",
     "slices:blank": "Axial slices of it hold one value, as where some were lost or never filled.",
+    "slices:repeated": "Slices of it are exactly those of others, as where each was written twice, or a scan behind itself.",
+    "slices:jump": "Two neighbouring slices differ far more than any near them, as where two scans were put end to end or "
+    "slices are missing.",
+    "voxels:noise": "Neighbouring voxels are not alike, so this is no picture of a chest, though its values may be a chest's.",
     "slices:thick": "Its slices are over three times as thick as they are apart, as those of projections (MIP, MinIP) are.",
     "files:unreadable": "Files beside its slices have no header that can be read, and may be slices of it.",
     "acquisitions:joined": "It is made of several acquisitions that follow each other without a gap.",

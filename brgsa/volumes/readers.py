@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from brgsa.volumes import hounsfield
+from brgsa.volumes.checks import hounsfield
+from brgsa.volumes.checks.geometry import LARGEST_SHEAR, GeometryReport, check_geometry
+from brgsa.volumes.checks.picture import check_picture
 from brgsa.volumes.dicom import is_dicom, read_series
 from brgsa.volumes.errors import VolumeError, unreadable
 from brgsa.volumes.formats import read_stored
-from brgsa.volumes.geometry_check import LARGEST_SHEAR, GeometryReport, check_geometry
 from brgsa.volumes.quality_flags import QUALITY_FLAGS
 from brgsa.volumes.stored import Doubt, Stored, millimetres, to_affine
 from brgsa.volumes.upright import upright
@@ -75,13 +76,13 @@ def read_volume(
     report = check_geometry(array.shape, spacing, directions, bare=by_header and stored.identity, doubts=doubts)
     _check_geometry(path, report, trust_geometry)
     affine = stored.affine
-    if report.shear > LARGEST_SHEAR:
-        array, spacing, directions, affine = _made_upright(array, spacing, directions, affine)
-    order, flips, _ = axis_order(directions)
     turned, turned_spacing, _ = reorient(array, spacing, directions)
     flags += geometry_flags
-    if blank := hounsfield.blank_slices(turned):
-        flags.append(str(Doubt("slices:blank", f"{blank} of {turned.shape[2]}")))
+    flags += map(str, check_picture(turned, turned_spacing))
+    if report.shear > LARGEST_SHEAR:
+        array, spacing, directions, affine = _made_upright(array, spacing, directions, affine)
+        turned, turned_spacing, _ = reorient(array, spacing, directions)
+    order, flips, _ = axis_order(directions)
     if rescale and "rescale:unsure" not in flags and ("rescale:csv" in flags) != ("geometry:csv" in flags):
         flags.append("release:mixed")
     flags += map(str, report.doubts)
@@ -179,6 +180,8 @@ def _hounsfield(
             flags.append("rescale:unsure")
     if (filling := hounsfield.filling(values)) is not None:
         flags.append(str(Doubt("hu:filled", f"{filling:g} HU")))
+    if (ends := hounsfield.clipped(values)) is not None:
+        flags.append(str(Doubt("hu:clipped", ends)))
     if hounsfield.likeness(values) < hounsfield.PLAUSIBLE or hounsfield.is_bright(values):
         flags.append("hu:implausible")
         if rescale and hounsfield.likeness(hounsfield.taken_back(values, *rescale)) >= hounsfield.PLAUSIBLE:

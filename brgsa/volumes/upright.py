@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from brgsa.volumes.checks.geometry import upright_frame
 from brgsa.volumes.geometry import AIR
-from brgsa.volumes.geometry_check import upright_frame
 
 
 def upright(

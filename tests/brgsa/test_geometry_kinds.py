@@ -14,7 +14,7 @@ from formats import FORMATS, RAS_FROM_LPS, save_as, save_metaimage, save_nrrd
 from refusals import refused
 
 from brgsa.volumes import flag_name, quality_warnings, read_volume
-from brgsa.volumes.geometry_check import check_geometry
+from brgsa.volumes.checks.geometry import check_geometry
 from scans import SPACING, TABLE, chest, save_nifti
 
 RECORDED = ("rescale:header", "geometry:header")

@@ -46,7 +46,7 @@ def test_a_scan_with_little_air_is_not_rescaled_twice(tmp_path: Path) -> None:
 def test_what_looks_like_no_chest_either_way_is_flagged(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(5000, 9000, (40, 36, 20)).astype(np.int16)
     path = save_nifti(tmp_path / "a.nii.gz", array)
-    assert set(read_volume(path).flags) == {"rescale:header", "hu:implausible", "geometry:header"}
+    assert {"rescale:header", "hu:implausible", "geometry:header"} < set(read_volume(path).flags)
     assert "rescale:unsure" in read_volume(path, TABLE).flags
 
 

@@ -350,6 +350,25 @@ def test_a_size_that_is_no_chest_s_is_refused(kind: str, scan: Scan, data: st.Da
 
 @pytest.mark.parametrize("kind", FORMATS)
 @sample(0.07)
+@given(scans(straight=True), st.data())
+def test_pictures_that_are_no_chest_are_flagged(kind: str, scan: Scan, data: st.DataObject) -> None:
+    fault = data.draw(st.sampled_from(["voxels:noise", "hu:clipped", "slices:repeated"]))
+    if fault == "voxels:noise":
+        seed = data.draw(st.integers(0, 999))
+        hu = np.random.default_rng(seed).permutation(scan.hu.ravel()).reshape(scan.hu.shape)
+    elif fault == "hu:clipped":
+        hu = scan.hu.clip(-1000, data.draw(st.integers(20, 45)))
+    else:
+        hu = scan.hu.copy()
+        first, second = data.draw(st.lists(st.integers(0, hu.shape[2] - 1), min_size=2, max_size=2, unique=True))
+        hu[:, :, second] = hu[:, :, first]
+    with place() as folder:
+        volume = read_volume(save_as(kind, folder, hu, scan.spacing))
+        assert fault in {flag.split(" ")[0] for flag in volume.flags}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@sample(0.07)
 @given(scans(), st.data())
 def test_bytes_that_are_changed_break_nothing(kind: str, scan: Scan, data: st.DataObject) -> None:
     """Some changes cannot be seen, so the volume may be another; but whatever they are, one sentence or a volume comes."""

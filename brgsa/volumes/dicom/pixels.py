@@ -32,6 +32,7 @@ def read_hu(slices: Sequence[SliceHeader]) -> npt.NDArray[np.int16] | npt.NDArra
 
     Raises:
         Undecodable: a file's pixels cannot be read.
+        LeftOver: a file has more of them than its header says.
     """
     stored = _Stored()
     with warnings.catch_warnings():
@@ -39,6 +40,10 @@ def read_hu(slices: Sequence[SliceHeader]) -> npt.NDArray[np.int16] | npt.NDArra
         planes = [_hounsfield(stored.plane(header), header) for header in slices]
     dtype = np.int16 if all(plane.dtype == np.int16 for plane in planes) else np.float32
     return np.stack([plane.astype(dtype, copy=False) for plane in planes])
+
+
+class LeftOver(Exception):
+    """A file holds more pixels than its Rows and Columns speak of; the argument is the number of bytes."""
 
 
 class _Stored:
@@ -74,6 +79,8 @@ def _decoded(file: Path) -> npt.NDArray[Any]:
             dataset.file_meta.TransferSyntaxUID = syntax
     except Exception as error:  # of any kind, by what is damaged
         raise Undecodable("") from error
+    if not syntax.is_compressed or syntax.is_deflated:
+        _check_length(dataset)
     try:
         if not syntax.is_compressed or syntax.is_deflated or syntax == RLELossless:
             values: npt.NDArray[Any] = pixel_array(dataset, raw=True)
@@ -81,6 +88,23 @@ def _decoded(file: Path) -> npt.NDArray[Any]:
         return _by_itk(dataset)
     except Exception as error:
         raise Undecodable(syntax.name if syntax.is_compressed and syntax != RLELossless else "") from error
+
+
+def _check_length(dataset: Any) -> None:
+    """Refuse uncompressed pixels of which at least a row or a column is left over; less is padding.
+
+    Raises:
+        LeftOver: there is more.
+    """
+    try:
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
+        size = int(dataset.SamplesPerPixel) * int(dataset.BitsAllocated) // 8
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        more = len(dataset.PixelData) - rows * columns * size * frames
+    except (AttributeError, TypeError, ValueError):
+        return  # what is missing is refused where the pixels are read
+    if more >= min(rows, columns) * size > 0:
+        raise LeftOver(more)
 
 
 def _by_itk(dataset: Any) -> npt.NDArray[Any]:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from brgsa.volumes.dicom.folders import folders_below
 from brgsa.volumes.dicom.headers import SliceHeader, Unreadable, read_headers
-from brgsa.volumes.dicom.pixels import Undecodable, read_hu
+from brgsa.volumes.dicom.pixels import LeftOver, Undecodable, read_hu
 from brgsa.volumes.dicom.slices import Refusal, why_no_slice, without_copies
 from brgsa.volumes.dicom.stacks import geometry_of, stacks
-from brgsa.volumes.errors import VolumeError, cut_short, missing, unreadable
+from brgsa.volumes.errors import VolumeError, cut_short, left_over, missing, unreadable
 from brgsa.volumes.stored import Doubt, Stored
 
 
@@ -210,6 +210,8 @@ def read_series(path: Path, name: str | None = None, folders: Sequence[Path | st
         raise _as_error(path, series)
     try:
         array = read_hu(series.headers)
+    except LeftOver as error:
+        raise left_over(path, error.args[0], "Rows and Columns") from error
     except Undecodable as error:
         if not str(error):
             raise cut_short(path) from error

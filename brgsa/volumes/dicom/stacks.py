@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from brgsa.volumes.checks.geometry import ALONG, LARGEST_SHEAR
 from brgsa.volumes.dicom.headers import ACQUISITION, TRAITS, SliceHeader
 from brgsa.volumes.dicom.slices import Refusal, may_be_projected
-from brgsa.volumes.geometry_check import ALONG, LARGEST_SHEAR
 from brgsa.volumes.stored import Doubt
 
 FEWEST_SLICES = 8

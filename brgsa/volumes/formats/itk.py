@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from brgsa.volumes.errors import VolumeError, cut_short
 from brgsa.volumes.formats.detached import data_files
-from brgsa.volumes.formats.shape import check_spacing, impossible_spacing, not_an_image, not_numbers, three_dimensional
+from brgsa.volumes.formats.shape import (
+    check_spacing,
+    check_stored_size,
+    impossible_spacing,
+    not_an_image,
+    not_numbers,
+    three_dimensional,
+)
 from brgsa.volumes.stored import Doubt, Stored, contradiction
 from brgsa.volumes.volume import axis_order
 
@@ -52,6 +59,7 @@ _NRRD_NUMBERS = {
     "double": "f8",
 }
 _NRRD_ENCODINGS = ("raw", "txt", "text", "ascii", "hex", "gz", "gzip")
+_META_END = re.compile(rb"^[ \t]*ElementDataFile\s*=[^\n]*\n", re.MULTILINE | re.IGNORECASE)
 _HEADER = 65536  # bytes within which a text header ends
 
 
@@ -84,6 +92,8 @@ def read_itk(path: Path) -> Stored:
     check_spacing(path, spacing.tolist())
     origin = np.array(reader.GetOrigin()[:3]) * text.factor
     directions = np.array(reader.GetDirection()).reshape(len(size), len(size))[:3, :3]
+    if (plain := text.plain_voxels()) is not None:
+        check_stored_size(path, plain[0], shape, plain[1])
     try:
         packed = text.packed_voxels(shape)
         array = sitk.GetArrayFromImage(reader.Execute()) if packed is None else packed
@@ -128,6 +138,8 @@ class _Header:
             head = file.read(_HEADER)
         self._path = path
         self._nrrd = head.startswith(b"NRRD")
+        mark = re.search(rb"\r?\n\r?\n" if self._nrrd else _META_END, head)
+        self._end = mark.end() if mark else 0  # bytes of the text
         self._fields = _nrrd_fields(head) if self._nrrd else _meta_fields(head)
         self.known = self._nrrd or "objecttype" in self._fields or "ndims" in self._fields
         self.unit = self._unit()
@@ -201,13 +213,39 @@ class _Header:
         """
         return self._packed_nrrd(shape) if self._nrrd else self._packed_metaimage(shape)
 
+    def plain_voxels(self) -> tuple[int, int] | None:
+        """Bytes that are stored uncompressed from the first voxel on, and bytes of a voxel; None where that is not plain.
+
+        ITK reads what the header speaks of and leaves the rest.
+
+        Raises:
+            OSError: their file cannot be read.
+        """
+        fields = self._fields
+        if self._nrrd:
+            number = _NRRD_NUMBERS.get(fields.get("type", "").lower())
+            plain = fields.get("encoding", "").lower() == "raw" and self._skips() == {"0"}
+        else:
+            number = _META_NUMBERS.get(fields.get("elementtype", "").upper())
+            packed = fields.get("compresseddata", "").lower() in ("true", "1")
+            text = fields.get("binarydata", "true").lower() in ("false", "0")
+            plain = not packed and not text and fields.get("headersize", "0") == "0"
+        files = data_files(self._path)
+        if not plain or number is None or len(files) > 1 or any("%" in file.name for file in files):
+            return None
+        size = files[0].stat().st_size if files else self._path.stat().st_size - self._end
+        return (size, int(number[1])) if files or self._end else None
+
+    def _skips(self) -> set[str]:
+        """How much of a NRRD's data file is passed over, in lines and in bytes, as written."""
+        return {self._fields.get(f"{what}{space}skip", "0") for what in ("line", "byte") for space in ("", " ")}
+
     def _packed_nrrd(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
         fields = self._fields
         number = _NRRD_NUMBERS.get(fields.get("type", "").lower())
-        skips = {fields.get(f"{what}{space}skip", "0") for what in ("line", "byte") for space in ("", " ")}
         elsewhere = "data file" in fields or "datafile" in fields
         zipped = fields.get("encoding", "").lower() in ("gzip", "gz")
-        if not zipped or number is None or elsewhere or skips != {"0"} or fields.get("dimension") != "3":
+        if not zipped or number is None or elsewhere or self._skips() != {"0"} or fields.get("dimension") != "3":
             return None
         raw = re.split(rb"\r?\n\r?\n", self._path.read_bytes(), maxsplit=1)[1]
         big = fields.get("endian", "").lower() == "big"
@@ -222,7 +260,7 @@ class _Header:
         name = fields.get("elementdatafile", "")
         if name.upper() in ("LOCAL", "LOCAL_FILE"):
             raw = self._path.read_bytes()
-            mark = re.search(rb"^\s*ElementDataFile\s*=[^\n]*\n", raw, re.MULTILINE | re.IGNORECASE)
+            mark = _META_END.search(raw)
             raw = raw[mark.end() :] if mark else b""
         else:
             files = data_files(self._path)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from brgsa.volumes.checks.geometry import LARGEST_SHEAR, shear_of
 from brgsa.volumes.errors import VolumeError, cut_short, missing
-from brgsa.volumes.formats.shape import check_spacing, not_an_image, not_numbers, three_dimensional
-from brgsa.volumes.geometry_check import LARGEST_SHEAR, shear_of
+from brgsa.volumes.formats.shape import check_spacing, check_stored_size, not_an_image, not_numbers, three_dimensional
 from brgsa.volumes.stored import Doubt, Stored, contradiction, millimetres
 
 LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's axes are right, anterior, superior
@@ -70,6 +70,7 @@ def read_nifti(path: Path) -> Stored:
         offset = max(offset, len(header.binaryblock) + 4)
     if len(raw) < offset + count * dtype.itemsize:
         raise cut_short(path)
+    check_stored_size(path, len(raw) - offset, shape, dtype.itemsize)
     array = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F")
     if (slope, intercept) not in ((None, None), (1.0, 0.0)):
         array = array.astype(np.float32) * np.float32(slope) + np.float32(intercept or 0.0)

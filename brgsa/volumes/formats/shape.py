@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from brgsa.volumes.errors import VolumeError
+from brgsa.volumes.errors import VolumeError, left_over
 
 
 def three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -27,6 +28,21 @@ def three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int
             value=shape,
         )
     return wanted[0], wanted[1], wanted[2]
+
+
+def check_stored_size(path: Path, stored: int, shape: Sequence[int], itemsize: int) -> None:
+    """Refuse voxels that were stored uncompressed with at least one plane more than the header gives them.
+
+    Less than that is padding, as programs write it to fill a block.
+
+    Args:
+        stored: bytes from the first voxel on.
+        itemsize: bytes of a voxel.
+    """
+    count = math.prod(shape)
+    more = stored - count * itemsize
+    if more >= count * itemsize // max(shape):
+        raise left_over(path, more)
 
 
 def check_spacing(path: Path, spacing: Sequence[float]) -> None:

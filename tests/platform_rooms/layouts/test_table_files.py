@@ -111,6 +111,24 @@ REFUSED: dict[str, tuple[str, bytes, str, Any]] = {
         "unreadable-table",
         1,
     ),
+    "rows of short numbers within a quotation": (
+        "t.csv",
+        b'id,report\n7,"Clear.\n12,x\n3,y."\n',
+        "unreadable-table",
+        1,
+    ),
+    "one row of short numbers within a quotation": (
+        "t.csv",
+        b'id,report,Emphysema\n5,Clear.,0\n7,"Clear.,1\n3,y.",0\n',
+        "unreadable-table",
+        2,
+    ),
+    "rows of short numbers behind a report within a quotation": (
+        "t.csv",
+        b'report,id\n"Clear.,7\nx,12\ny.",3\n',
+        "unreadable-table",
+        1,
+    ),
     "the fault of the first separator is told": ("t.csv", b"volume_id,note;s\na,1\nb;x,0,1\n", "ragged-row", 2),
     "half a row within a quotation": ("t.csv", b'id,note,Emphysema\na1,"x,1\na2,y",0\n', "unreadable-table", 1),
     "HTML under Excel's name": ("t.xls", b"<table><tr><td>volume_id</td></tr></table>", "unreadable-table", None),
@@ -160,6 +178,23 @@ def test_lists_with_commas_in_a_report_are_no_rows(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text(f'id,report\n1,"{report}"\nscan2,"{report}"\n')
     assert [row[1] for row in read_table(file).rows] == [report, report]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "Findings:\n1,nodule\n2,effusion\n3,goitre",
+        "Nodules:\n12, in the apex\n3, in the lingula",
+        "Nodules of\n12,5 mm\n3,4 mm",
+        "Nodules in segments 4,\n6,and 8",
+        "Findings:\n3,nodule\n7,effusion\nNo goitre",
+    ],
+)
+def test_lines_that_begin_with_a_number_are_no_rows(report: str, tmp_path: Path) -> None:
+    """Beside ids that are short numbers, too."""
+    file = tmp_path / "t.csv"
+    file.write_text(f'id,report\n7,"{report}"\n4,Clear.\n9,"{report}"\n')
+    assert [row[1] for row in read_table(file).rows] == [report, "Clear.", report]
 
 
 def test_a_list_in_a_column_that_is_known_is_refused(tmp_path: Path) -> None:

@@ -174,18 +174,47 @@ def _holds_rows(row: Sequence[str], at: int, separator: str) -> bool:
 
     So it is where a quotation mark that opens in one row is closed only by the next one, some rows below.
     """
-    lines = [line.split(separator) for line in row[at].split("\n")[1:]]
+    first, *others = (line.split(separator) for line in row[at].split("\n"))
     # The last one may go on behind the cell, as a row of its own.
-    return any(_alike(cells, row, at, len(row)) for cells in lines) or _alike(lines[-1], row, at, at + 1)
+    if any(_alike(cells, row, at, len(row)) for cells in others) or _alike(others[-1], row, at, at + 1):
+        return True
+    return _all_shaped([[*row[:at], *first], *others], row, at)
+
+
+def _all_shaped(lines: Sequence[Sequence[str]], row: Sequence[str], at: int) -> bool:
+    """Whether all lines, the row's own first, have the shape of rows, where short numbers are all that tells each.
+
+    A numbered list counts on, and sets a blank behind the comma; "12,5 mm" has a digit there. One line alone tells nothing
+    in a table of two columns.
+    """
+    own, *others = lines
+    number = next((i for i, cell in enumerate(row) if i != at and cell.isdecimal()), None)
+    if number is None or len(others) + len(row) < 4:
+        return False
+    whole = [*([own] if at < len(row) - 1 else []), *others[:-1]]
+    halves = (len(row), at + 1)  # of the last line, which may go on behind the cell
+    if not all(_same_forms(cells, row, at, len(row)) for cells in whole) or not any(
+        _same_forms(others[-1], row, at, count) for count in halves
+    ):
+        return False
+    numbers = [int(cells[number]) for cells in others if len(cells) > number]
+    counting = list(range(numbers[0], numbers[0] + len(numbers))) if numbers and numbers[0] <= 2 else None
+    return numbers != counting and not any(re.match(r"[\s\d]", cells[at]) for cells in others)
 
 
 def _alike(cells: Sequence[str], row: Sequence[str], at: int, count: int) -> bool:
     """Whether these are so many cells, and each but that at `at` is formed as the row's; short numbers alone tell nothing."""
-    if len(cells) != count:
-        return False
     others = [i for i, cell in enumerate(row[:count]) if i != at and cell]
-    telling = any(_form(row[i]) not in ("", "0") or _goes_on(row[i], cells[i]) for i in others)
-    return telling and all(_form(cells[i]) == _form(row[i]) for i in others)
+    return _same_forms(cells, row, at, count) and any(
+        _form(row[i]) not in ("", "0") or _goes_on(row[i], cells[i]) for i in others
+    )
+
+
+def _same_forms(cells: Sequence[str], row: Sequence[str], at: int, count: int) -> bool:
+    """Whether these are so many cells, and each but that at `at` is formed as the row's, where that is not empty."""
+    return len(cells) == count and all(
+        _form(cells[i]) == _form(row[i]) for i, cell in enumerate(row[:count]) if i != at and cell
+    )
 
 
 def _goes_on(number: str, other: str) -> bool:

@@ -15,6 +15,16 @@ AIR, SOFT_TISSUE = (-1100.0, -700.0), (-150.0, 150.0)  # HU of air and lung, and
 PLAUSIBLE = 0.005  # share of its voxels that a chest CT has at least in each of the two ranges
 BRIGHT, MOST_BRIGHT = 300.0, 0.3  # HU of bone and contrast, and the largest share of a chest's voxels above
 FILLED = 0.15  # share of the voxels with one value, from which that is a filling: in real scans under 1 % have one
+AIR_AT_MOST, BONE = -950.0, 1000.0  # HU: the lowest value of any scan is lower, and values from here on may be cut off
+CLIPPED_LOW, CLIPPED_HIGH = (
+    0.05,
+    0.001,
+)  # shares of the voxels at the end of a window: at most 0.00001 at a scan's highest
+PILE, FEWEST, STEP = (
+    5,
+    8,
+    25.0,
+)  # how often the end is there for each time that the next value is; voxels; HU between the two
 SAMPLE = 48  # voxels along an axis
 
 
@@ -49,10 +59,28 @@ def filling(values: npt.NDArray[np.float32]) -> float | None:
     return float(found[counts.argmax()])
 
 
-def blank_slices(volume: npt.NDArray[Any]) -> int:
-    """How many axial slices of a volume (x, y, z) hold one value, judged from at most 64 by 64 of their voxels."""
-    part = volume[:: -(-volume.shape[0] // 64), :: -(-volume.shape[1] // 64)]
-    return int((part.max(axis=(0, 1)) == part.min(axis=(0, 1))).sum())
+def clipped(values: npt.NDArray[np.float32]) -> str | None:
+    """The window to which the values (n,) were cut off, as "below -160 HU, above 240 HU"; None where they were not.
+
+    At the end of a window values pile up, and those beside it are there, too.
+    """
+    low, high = float(values.min()), float(values.max())
+    found = []
+    if low > AIR_AT_MOST and _piles_up(-values, CLIPPED_LOW):
+        found.append(f"below {low:g} HU")
+    if high < BONE and _piles_up(values, CLIPPED_HIGH):
+        found.append(f"above {high:g} HU")
+    return ", ".join(found) or None
+
+
+def _piles_up(values: npt.NDArray[np.float32], share: float) -> bool:
+    """Whether the highest of the values (n,) is that of so large a share of them, and of many more than the next one is."""
+    top = values.max()
+    below = values[values < top]
+    piled = len(values) - len(below)
+    if piled < max(share * len(values), FEWEST) or not len(below) or top - below.max() > STEP:
+        return False
+    return piled >= PILE * int((below == below.max()).sum())
 
 
 def needs_rescale(values: npt.NDArray[np.float32], slope: float, intercept: float) -> tuple[bool, bool]:
