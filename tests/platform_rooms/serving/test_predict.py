@@ -31,9 +31,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    hu = np.random.default_rng(0).integers(-1000, 600, (40, 38, 22)).astype(np.int16)
     path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-5.0, -5.0, 6.0, 1.0])), path)
+    nibabel.save(nibabel.Nifti1Image(chest((40, 38, 22)), np.diag([-5.0, -5.0, 6.0, 1.0])), path)
     return path
 
 

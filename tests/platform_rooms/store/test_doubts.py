@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from archives import save_manifest, save_scan, write_store
+from archives import chest, save_manifest, save_scan, write_store
 
 from brgsa_platform.store.doubts import Count, Doubts, doubts, warn_of_doubts
 from brgsa_platform.store.store import Store
@@ -17,9 +16,7 @@ def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Four volumes: one is no chest in HU, two are files that are not there."""
     folder = tmp_path_factory.mktemp("doubtful")
     manifest = save_manifest(folder / "in", 4)
-    save_scan(
-        folder / "in" / "s001.nii.gz", np.random.default_rng(1).integers(3000, 3060, (24, 22, 16)).astype(np.int16)
-    )
+    save_scan(folder / "in" / "s001.nii.gz", chest() // 2 + 4000)
     for name in ("s002", "s003"):
         (folder / "in" / f"{name}.nii.gz").unlink()
     return Store.open(write_store(manifest, folder / "store"))
