@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,15 @@ from brgsa import metrics
 from brgsa.errors import UserError
 from brgsa.files import written_aside
 from brgsa.volumes.augment import Volume16
-from brgsa_platform.evaluation.result import EvaluationResult
+from brgsa_platform.evaluation.result import Alignment, EvaluationResult
 from brgsa_platform.evaluation.scored import Scored
 from brgsa_platform.evaluation.tables import summary, to_columns, to_csv, to_json, to_metrics
+from brgsa_platform.evaluation.volume_files import write_alignment, write_labels, write_scores
+from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.tracking.client import Run
+from brgsa_platform.tracking.lineage import command
+
+VERSIONS = ("brgsa-platform", "torch", "numpy", "scipy", "transformers", "ray", "mlflow")
 
 
 def writable_folder(folder: Path) -> Path:
@@ -43,33 +51,40 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
-def file_names(folder: Path, split: str, scores: bool = True) -> dict[str, str]:
+def origin(**more: Any) -> dict[str, Any]:
+    """What made an evaluation: the command, when, the code and what it runs on, and what else is known."""
+    return {
+        "command": command(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        **more,
+    }
+
+
+def file_names(folder: Path, split: str, aligned: Alignment | None = None) -> dict[str, str]:
     """Kind of file → path, for the files of a split's evaluation."""
-    names = {"csv": f"evaluation-{split}.csv", "json": f"evaluation-{split}.json"}
-    if scores:
-        names["scores"] = f"scores-{split}.parquet"
+    names = {
+        "csv": f"evaluation-{split}.csv",
+        "json": f"evaluation-{split}.json",
+        "scores": f"scores-{split}.parquet",
+        "labels": f"labels-{split}.parquet",
+    }
+    if aligned is not None and aligned.ranks is not None:
+        names["alignment"] = f"alignment-{split}.parquet"
     return {kind: str(folder / name) for kind, name in names.items()}
 
 
 def write_files(result: EvaluationResult, scored: Scored) -> None:
-    """Write the files of `result.files`, each whole or not at all; the scores are those of single volumes."""
+    """Write the files of `result.files`, each whole or not at all, and last the one that tells that there are the others."""
+    write_scores(Path(result.files["scores"]), scored, result.about)
+    write_labels(Path(result.files["labels"]), scored)
+    if "alignment" in result.files and result.alignment is not None:
+        write_alignment(Path(result.files["alignment"]), result.alignment, scored.volume_ids)
     text = json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"
-    if "scores" in result.files:
-        _write_scores(Path(result.files["scores"]), result, scored)
     for kind, content in (("csv", to_csv(result)), ("json", text)):
         with written_aside(Path(result.files[kind])) as aside:
             aside.write_text(content, encoding="utf-8")
-
-
-def _write_scores(path: Path, result: EvaluationResult, scored: Scored) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {name: scored.scores[:, i] for i, name in enumerate(scored.names)}
-    table = pa.table({"volume_id": scored.volume_ids, **columns})
-    table = table.replace_schema_metadata({"brgsa": json.dumps(result.about)})
-    with written_aside(path) as aside:
-        pq.write_table(table, aside)
 
 
 def log_result(
