@@ -14,7 +14,6 @@ from brgsa.model import Embeddings
 from brgsa_platform.evaluation.result import Alignment, Gap, Ranks
 from brgsa_platform.training.encoding import select_rows
 
-
 EXAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)  # volumes whose own text is found this well, of all from the best to the worst
 FIRST = 3  # texts that are kept of an example
 
@@ -81,9 +80,7 @@ def _separability(volumes: Embeddings, texts: Embeddings, scans: NDArray[np.int6
     return found
 
 
-def _retrieval(
-    volumes: Embeddings, texts: Embeddings, codes: NDArray[np.int64], rows: NDArray[np.int64]
-) -> Ranks:
+def _retrieval(volumes: Embeddings, texts: Embeddings, codes: NDArray[np.int64], rows: NDArray[np.int64]) -> Ranks:
     """The ranks both ways by the score that diagnosis uses: the mean of plain and bridged volume against the plain text."""
 
     def directions(of: torch.Tensor) -> torch.Tensor:

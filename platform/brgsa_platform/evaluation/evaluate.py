@@ -99,7 +99,7 @@ def evaluate(
         tested, fitted_on = evaluation.encode(model, folder)
         aligned, texts = evaluation.alignment(model, tested)
         result, scored = evaluation.measure(model, tested, fitted_on)
-        files, made_by = file_names(folder, split, aligned), origin(**evaluation.inputs())
+        files, made_by = file_names(folder, split, aligned.ranks is not None), origin(**evaluation.inputs())
         result = replace(result, alignment=aligned, files=files, origin=made_by, run_id=run.run_id)
         if options.compare is not None:
             other = rival.scored_alone(folder) if rival else read_rival(options.compare, scored, protocol)
@@ -173,6 +173,7 @@ class _Evaluation:
             "checkpoint": str(self.loaded.path.absolute()),
             "weights": weights_digest(self.loaded.path),
             "store": without_credentials(store) if "://" in store else str(Path(store).absolute()),
+            "style": self.loaded.run["data"]["style"],
             "config": self.loaded.run.get("config", {}),
         }
 

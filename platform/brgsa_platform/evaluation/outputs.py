@@ -19,7 +19,7 @@ from brgsa import metrics
 from brgsa.errors import UserError
 from brgsa.files import written_aside
 from brgsa.volumes.augment import Volume16
-from brgsa_platform.evaluation.result import Alignment, EvaluationResult
+from brgsa_platform.evaluation.result import EvaluationResult
 from brgsa_platform.evaluation.scored import Scored
 from brgsa_platform.evaluation.tables import summary, to_columns, to_csv, to_json, to_metrics
 from brgsa_platform.evaluation.volume_files import write_alignment, write_labels, write_scores
@@ -62,15 +62,15 @@ def origin(**more: Any) -> dict[str, Any]:
     }
 
 
-def file_names(folder: Path, split: str, aligned: Alignment | None = None) -> dict[str, str]:
-    """Kind of file → path, for the files of a split's evaluation."""
+def file_names(folder: Path, split: str, aligned: bool = False) -> dict[str, str]:
+    """Kind of file → path, for the files of a split's evaluation; `aligned` where there are volumes with texts."""
     names = {
         "csv": f"evaluation-{split}.csv",
         "json": f"evaluation-{split}.json",
         "scores": f"scores-{split}.parquet",
         "labels": f"labels-{split}.parquet",
     }
-    if aligned is not None and aligned.ranks is not None:
+    if aligned:
         names["alignment"] = f"alignment-{split}.parquet"
     return {kind: str(folder / name) for kind, name in names.items()}
 

@@ -54,7 +54,9 @@ def write_labels(path: Path, scored: Scored) -> None:
     A file that `brgsa evaluate --labels` takes.
     """
     columns: dict[str, Any] = {"volume_id": scored.volume_ids}
-    columns |= {name: codes.astype(str) for name, codes in zip(OWNERS, (scored.scans, scored.patients), strict=True)}
+    for name, codes in zip(OWNERS, (scored.scans, scored.patients), strict=True):
+        # Of one width, so that they sort as numbers do, and the bootstrap draws the same scans.
+        columns[name] = [f"{code:08d}" for code in codes.tolist()]
     if scored.voxels is not None:
         sides = np.sqrt(scored.voxels[:, 0]).tolist()
         columns |= {SPACING[0]: [json.dumps([side, side]) for side in sides], SPACING[1]: scored.voxels[:, 1]}
@@ -88,7 +90,7 @@ def read_saved(scores: Path, labels: Path) -> Scored:
 
 
 def write_alignment(path: Path, found: Alignment, volume_ids: Sequence[str]) -> None:
-    """A row a volume: the places of its embedding and its text's in the plane, and how well retrieval finds each by the other."""
+    """A row a volume: where its embedding and its text's lie in the plane, and how well retrieval finds them."""
     ranks, gap = found.ranks, found.gap
     assert ranks is not None
     assert gap is not None
@@ -123,7 +125,9 @@ def read_alignment(path: Path) -> SavedAlignment:
     def points(of: str, phase: str) -> NDArray[np.float64]:
         return np.stack([table[f"{of}_{axis}_{phase}"].to_numpy()[rows] for axis in "xy"], axis=1)
 
-    clouds = {phase: Clouds(points("volume", phase), points("text", phase), share) for phase, share in explained.items()}
+    clouds = {
+        phase: Clouds(points("volume", phase), points("text", phase), share) for phase, share in explained.items()
+    }
     first = {row: list(found) for row, found in enumerate(table["first_texts_of"].to_pylist()) if found is not None}
     of_volume = table["volume_rank"].to_numpy()[rows].astype(np.int64)
     ranks = Ranks(rows, of_text[rows].astype(np.int64), of_volume, first)

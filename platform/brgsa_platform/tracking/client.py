@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from brgsa_platform.config import flatten
 from brgsa_platform.runtime.version import git_commit
-from brgsa_platform.tracking import connection, lineage
+from brgsa_platform.tracking import connection, lineage, query
 from brgsa_platform.tracking.lineage import POINTS_AT_ONCE, Dataset, KeptModel
 
 if TYPE_CHECKING:
@@ -182,6 +182,10 @@ class Run:
         """Log a picture under a name that ends in .png."""
         self._patiently(lambda: self._client.log_figure(self.run_id, figure, name))
 
+    def log_text(self, text: str, name: str) -> None:
+        """Log a text as a file of this name."""
+        self._patiently(lambda: self._client.log_text(self.run_id, text, name))
+
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Log a file, into a folder of the run's artifacts."""
         self._patiently(lambda: self._client.log_artifact(self.run_id, str(path), folder))
@@ -273,6 +277,20 @@ def log_checkpoint(run_id: str, checkpoint: Path) -> None:
         if path.is_file() and below.parts[0] in MODEL_FILES:
             run.log_artifact(path, (Path("checkpoint") / below.parent).as_posix())
     run.set_tags({CHECKPOINT_TAG: checkpoint.name})
+
+
+def add_text(run_id: str, text: str, name: str) -> bool:
+    """Log a text as a file of a run that has ended; False where this tracking store has no such run, or does not take it."""
+    uri = connection.tracking_uri()
+    file = connection.sqlite_file(uri)
+    try:
+        if (file is not None and not file.is_file()) or not query.exists(run_id):
+            return False
+        attach(run_id, uri).log_text(text, name)
+    except Exception as error:  # whatever fails there: what is logged lies on the disk as well
+        log.warning("MLflow does not take %s (%s)", name, type(error).__name__)
+        return False
+    return True
 
 
 def attach(run_id: str, uri: str) -> Run:
