@@ -108,30 +108,47 @@ def log_result(
     run.log_table("evaluation.json", to_columns(result))
     for kind in ("csv", "json"):
         run.log_artifact(result.files[kind])
-    measured = [(i, result.abnormalities[i]) for i in result.columns()]
+    _log_pictures(run, result)
+    slices = [(_caption(result, labels[row]), ct) for row, ct in pictures.items()]
+    run.log_figure(plots.planes_figure(slices, spacing), "slices.png")
+
+
+def _log_pictures(run: Run, result: EvaluationResult) -> None:
+    """Log each picture of the figures, and one of all: MLflow's compare page puts each run's summary.png side by side."""
+    from brgsa_platform.runtime import plots
+
     assert result.observed is not None
     observed = result.observed
+    measured = [(i, result.abnormalities[i]) for i in result.columns()]
     curves = {
         row.name: (metrics.roc_curve(observed.labels[:, i], observed.scores[:, i]), row.figures["auroc"].value)
         for i, row in measured
     }
-    run.log_figure(plots.roc_figure(curves, f"ROC curves, {result.about['split']}"), "roc.png")
-    bars = {
+    by_rarity = {
         title: {row.name: row.figures["auroc"] for _, row in measured if row.rare == is_rare}
         for title, is_rare in (("common", False), ("rare", True))
     }
-    run.log_figure(plots.bars_figure({title: rows for title, rows in bars.items() if rows}), "auroc.png")
+    bars = {title: rows for title, rows in by_rarity.items() if rows}
+    summary = plots.new_figure(16.0, max(9.0, 1.8 + 0.3 * len(measured)))
+    summary.suptitle(f"{result.about['checkpoint']} on {result.about['split']}, protocol {result.about['protocol']}")
+    left, right = summary.subfigures(1, 2, width_ratios=(1.0, 1.25))
+    above, below = right.subfigures(2, 1)
+    plots.draw_bars(left, bars)
+    plots.draw_roc(above, curves)
+    run.log_figure(plots.roc_figure(curves, f"ROC curves, {result.about['split']}"), "roc.png")
+    run.log_figure(plots.bars_figure(bars), "auroc.png")
     if result.calibration is not None:
         found = result.calibration
         lines = {name: (curve, found.mean_error(name)) for name, curve in found.curves.items()}
         run.log_figure(plots.reliability_figure(lines), "reliability.png")
+        if result.gap is None:
+            plots.draw_reliability(below, lines)
     if result.gap is not None:
         gap = result.gap
-        run.log_figure(
-            plots.clouds_figure(gap.clouds_before, gap.before, gap.clouds_after, gap.after), "embeddings.png"
-        )
-    slices = [(_caption(result, labels[row]), ct) for row, ct in pictures.items()]
-    run.log_figure(plots.planes_figure(slices, spacing), "slices.png")
+        clouds = gap.clouds_before, gap.before, gap.clouds_after, gap.after
+        run.log_figure(plots.clouds_figure(*clouds), "embeddings.png")
+        plots.draw_clouds(below, *clouds)
+    run.log_figure(summary, "summary.png")
 
 
 def description(result: EvaluationResult) -> str:

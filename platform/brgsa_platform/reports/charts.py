@@ -22,6 +22,7 @@ POINTS = 400  # of a curve, and twice as many of a cloud: what an eye can tell a
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 
+LEGEND_LINE, LEGEND_COLUMNS = 20, 4  # pixels, and names beside each other on a common screen
 DIAGONAL = {"type": "line", "x0": 0, "y0": 0, "x1": 1, "y1": 1, "line": {"dash": "dot", "color": GREY, "width": 1}}
 
 Trace = dict[str, Any]
@@ -35,6 +36,7 @@ class Chart:
         key: its name on the page.
         caption: what a reader sees, and how to read it.
         data, layout: Plotly's.
+        height: pixels.
         choices: abnormalities among which a reader chooses; the traces of one have its number as `meta`.
         alone: whether one of them is shown at first, rather than all.
     """
@@ -43,6 +45,7 @@ class Chart:
     caption: str
     data: list[Trace]
     layout: dict[str, Any]
+    height: int = 430
     choices: list[str] = field(default_factory=list)
     alone: bool = False
 
@@ -64,12 +67,14 @@ def curves(runs: Sequence[Evaluated]) -> Chart | None:
             if name in rows:
                 data += _pair(run, name, number, of if len(runs) > 1 else None)
     layout = _axes(
-        ("1 - specificity", "sensitivity", [0.0, 0.46]), ("recall (sensitivity)", "precision", [0.54, 1.0]), height=470
+        ("1 - specificity", "sensitivity", [0.0, 0.46]),
+        ("recall (sensitivity)", "precision", [0.54, 1.0]),
     )
     layout["shapes"] = [DIAGONAL]
-    layout["legend"] |= {"orientation": "h", "y": -0.22, "font": {"size": 11}}
+    layout["legend"] |= {"font": {"size": 11}}
     caption = "ROC at the left, precision and recall at the right. Point at a curve for the score at which it is there."
-    return Chart("curves", caption, data, layout, choices, alone=len(runs) > 1)
+    height = 420 + LEGEND_LINE * -(-len(choices) // LEGEND_COLUMNS)
+    return Chart("curves", caption, data, layout, height, choices, alone=len(runs) > 1)
 
 
 def _pair(run: Evaluated, name: str, number: int, of: int | None) -> list[Trace]:
@@ -142,7 +147,7 @@ def reliability(runs: Sequence[Evaluated]) -> Chart | None:
             )
     if not data:
         return None
-    layout = _axes(("predicted probability", "share of positives", [0.0, 1.0]), height=430)
+    layout = _axes(("predicted probability", "share of positives", [0.0, 1.0]))
     layout["shapes"] = [DIAGONAL]
     caption = (
         "On the dotted line probabilities hold: of the volumes that are given 30 %, 30 % have the abnormality. "
@@ -161,11 +166,13 @@ def gap(run: Evaluated, key: str) -> Chart | None:
     titles = [
         f"{phase} CMKI: gap {told[phase]:.3f}" if len(clouds) > 1 else f"gap {told[phase]:.3f}" for phase in clouds
     ]
-    layout = _axes(*((title, "", half) for title, half in zip(titles, halves, strict=True)), height=430)
+    layout = _axes(*((title, "", half) for title, half in zip(titles, halves, strict=True)))
     everything = np.concatenate([part for cloud in clouds.values() for part in (cloud.volumes, cloud.texts)])
     reach = 1.08 * max(float(np.abs(everything).max()), 1e-6)
     for axis in [name for name in layout if "axis" in name]:
-        layout[axis]["range"] = [-reach, reach]
+        layout[axis] |= {"range": [-reach, reach], "constrain": "domain"}
+        if axis.startswith("y"):
+            layout[axis]["scaleanchor"] = axis.replace("yaxis", "x")
     data = [trace for number, cloud in enumerate(clouds.values()) for trace in _cloud(cloud, number)]
     shares = ", ".join(f"{cloud.explained:.0%} {phase}" for phase, cloud in clouds.items())
     caption = (
@@ -230,7 +237,7 @@ def recall(runs: Sequence[Evaluated]) -> Chart | None:
             )
     if not data:
         return None
-    layout = _axes(("among the first K (log)", "share found", [0.0, 1.0]), height=380)
+    layout = _axes(("among the first K (log)", "share found", [0.0, 1.0]))
     del layout["xaxis"]["range"]
     layout["xaxis"] |= {"type": "log", "dtick": 1}
     return Chart(
@@ -244,16 +251,22 @@ def _recall_curve(ranks: NDArray[np.int64]) -> tuple[list[int], list[float]]:
     return (places[kept] + 1).tolist(), _rounded(np.cumsum(counts)[kept] / len(ranks))
 
 
-def _axes(*panels: tuple[str, str, Sequence[float]], height: int) -> dict[str, Any]:
+def _axes(*panels: tuple[str, str, Sequence[float]]) -> dict[str, Any]:
     """A layout of panels beside each other: title of the x axis, of the y axis, and the share of the width."""
     layout: dict[str, Any] = {
-        "height": height,
         "margin": {"l": 56, "r": 12, "t": 12, "b": 48},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
         "hovermode": "closest",
-        "legend": {"bgcolor": "rgba(0,0,0,0)"},
+        "legend": {
+            "bgcolor": "rgba(0,0,0,0)",
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "maxheight": 1,
+            "font": {"size": 12},
+        },
     }
     for number, (across, up, width) in enumerate(panels, 1):
         end = "" if number == 1 else str(number)

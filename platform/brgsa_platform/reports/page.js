@@ -17,7 +17,7 @@ for (const table of document.querySelectorAll("table.sorts")) {
   }));
 }
 // Plots: each is drawn from the JSON beside it.
-const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const config = { responsive: true, displayModeBar: false };
 for (const plot of document.querySelectorAll(".plot")) {
   const told = JSON.parse(document.getElementById(plot.id + "-data").textContent);
   Plotly.newPlot(plot, told.data, told.layout, config);
@@ -30,9 +30,13 @@ for (const plot of document.querySelectorAll(".plot")) {
   choice.addEventListener("change", choose);
   choose();
 }
-// On paper nothing is folded, and a plot is as wide as the sheet.
+// On paper nothing is folded, and a plot is no wider than the sheet.
+const SHEET = 680;
 const folded = [...document.querySelectorAll("details")];
-const fit = () => document.querySelectorAll(".plot").forEach(plot => Plotly.Plots.resize(plot));
-addEventListener("beforeprint", () => { folded.forEach(one => { one.dataset.open = one.open; one.open = true; }); fit(); });
-addEventListener("afterprint", () => { folded.forEach(one => { one.open = one.dataset.open === "true"; }); fit(); });
+const fit = (width, height) => document.querySelectorAll(".plot").forEach(plot => {
+  plot.style.height = plot.offsetHeight * height + "px";  // names need more lines on a sheet
+  Plotly.relayout(plot, { width, height: width && plot.offsetHeight, autosize: !width });
+});
+addEventListener("beforeprint", () => { folded.forEach(one => { one.dataset.open = one.open; one.open = true; }); fit(SHEET, 1.25); });
+addEventListener("afterprint", () => { folded.forEach(one => { one.open = one.dataset.open === "true"; }); fit(null, 1 / 1.25); });
 document.documentElement.dataset.ready = "yes";

@@ -118,7 +118,8 @@ def _verdict(content: Content) -> str:
     count, told = first.means["macro"][0], first.told
     if not math.isfinite(first.macro.value):
         return "No abnormality could be measured."
-    said = f"Mean AUROC {_with_interval(first.macro)} over {count} abnormalities on {told['volumes']:,} volumes."
+    what = "abnormality" if count == 1 else "abnormalities"
+    said = f"Mean AUROC {_with_interval(first.macro)} over {count} {what} on {told['volumes']:,} volumes."
     if not content.differences:
         return f"{said} A model that guesses has 0.500."
     return " ".join([said, *(_difference(found) for found in content.differences)])

@@ -168,7 +168,8 @@ def gains_table(first: str, found: Difference, key: str) -> Table:
         return [*told, *(Cell(p_value(p), p) for p in ps)]
 
     rows = [cells(name, gain) for name, gain in of.items()]
-    return Table(key, columns, rows, [cells(f"mean of {group}", gain) for group, gain in means.items()])
+    held = [(group, gain) for group, gain in means.items() if group == "macro" or gain != means["macro"]]
+    return Table(key, columns, rows, [cells(f"mean of {_all(group)}", gain) for group, gain in held])
 
 
 def published_table(run: Evaluated, rows: Sequence[Published]) -> Table:
@@ -207,7 +208,11 @@ def _held(run: Evaluated) -> list[tuple[str, tuple[int, dict[str, Interval]]]]:
 
 
 def _mean_of(group: str, count: int) -> str:
-    return f"mean of {'all' if group == 'macro' else group} ({count})"
+    return f"mean of {_all(group)} ({count})"
+
+
+def _all(group: str) -> str:
+    return "all" if group == "macro" else group
 
 
 def _group(row: Abnormality) -> str:

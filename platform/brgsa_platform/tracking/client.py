@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ JOB_TAG = "brgsa.job"
 SECONDS_BETWEEN_SENDINGS = 1.0
 SECONDS_AFTER_FAILURE = 30.0  # until metrics are tried again: an attempt holds up its caller for some seconds
 SECONDS_FOR_RESTART = 60.0  # that everything else waits for a server that is away, and metrics at a run's end
+NOT_IN_A_METRIC = re.compile(r"[^\w. :-]")
 PARAMETERS_AT_ONCE = 100  # MLflow's limit
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
@@ -79,7 +81,7 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._unsent += [Metric(k, float(v), now, step, **self._metrics_of) for k, v in metrics.items()]
+        self._unsent += [Metric(metric_name(k), float(v), now, step, **self._metrics_of) for k, v in metrics.items()]
         if time.monotonic() < self._next_sending and not at_once:
             return
         pause = SECONDS_BETWEEN_SENDINGS
@@ -326,6 +328,12 @@ def _command(api: MlflowClient, parent: str | None) -> str:
     if parent and (of_search := api.get_run(parent).data.tags.get(COMMAND_TAG)):
         return str(of_search)
     return lineage.command()
+
+
+def metric_name(key: str) -> str:
+    """A metric's name as MLflow takes it: signs that it refuses, as in an abnormality's name, become underscores."""
+    parts = ["_" if part in ("", ".", "..") else NOT_IN_A_METRIC.sub("_", part) for part in key.split("/")]
+    return "/".join(parts)
 
 
 def _digest(text: str) -> str:
