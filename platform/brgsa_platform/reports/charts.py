@@ -22,7 +22,6 @@ POINTS = 400  # of a curve, and twice as many of a cloud: what an eye can tell a
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 
-LEGEND_LINE, LEGEND_COLUMNS = 20, 4  # pixels, and names beside each other on a common screen
 DIAGONAL = {"type": "line", "x0": 0, "y0": 0, "x1": 1, "y1": 1, "line": {"dash": "dot", "color": GREY, "width": 1}}
 
 Trace = dict[str, Any]
@@ -36,7 +35,7 @@ class Chart:
         key: its name on the page.
         caption: what a reader sees, and how to read it.
         data, layout: Plotly's.
-        height: pixels.
+        height: pixels, without the legend, for which the page makes room.
         choices: abnormalities among which a reader chooses; the traces of one have its number as `meta`.
         alone: whether one of them is shown at first, rather than all.
     """
@@ -45,7 +44,7 @@ class Chart:
     caption: str
     data: list[Trace]
     layout: dict[str, Any]
-    height: int = 430
+    height: int = 400
     choices: list[str] = field(default_factory=list)
     alone: bool = False
 
@@ -71,10 +70,8 @@ def curves(runs: Sequence[Evaluated]) -> Chart | None:
         ("recall (sensitivity)", "precision", [0.54, 1.0]),
     )
     layout["shapes"] = [DIAGONAL]
-    layout["legend"] |= {"font": {"size": 11}}
     caption = "ROC at the left, precision and recall at the right. Point at a curve for the score at which it is there."
-    height = 420 + LEGEND_LINE * -(-len(choices) // LEGEND_COLUMNS)
-    return Chart("curves", caption, data, layout, height, choices, alone=len(runs) > 1)
+    return Chart("curves", caption, data, layout, choices=choices, alone=len(runs) > 1)
 
 
 def _pair(run: Evaluated, name: str, number: int, of: int | None) -> list[Trace]:
@@ -254,7 +251,7 @@ def _recall_curve(ranks: NDArray[np.int64]) -> tuple[list[int], list[float]]:
 def _axes(*panels: tuple[str, str, Sequence[float]]) -> dict[str, Any]:
     """A layout of panels beside each other: title of the x axis, of the y axis, and the share of the width."""
     layout: dict[str, Any] = {
-        "margin": {"l": 56, "r": 12, "t": 12, "b": 48},
+        "margin": {"l": 56, "r": 12, "t": 12, "b": 48, "autoexpand": False},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
@@ -262,10 +259,11 @@ def _axes(*panels: tuple[str, str, Sequence[float]]) -> dict[str, Any]:
         "legend": {
             "bgcolor": "rgba(0,0,0,0)",
             "orientation": "h",
-            "y": 1.02,
-            "yanchor": "bottom",
-            "maxheight": 1,
-            "font": {"size": 12},
+            "yref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "entrywidthmode": "fraction",
+            "font": {"size": 11},
         },
     }
     for number, (across, up, width) in enumerate(panels, 1):

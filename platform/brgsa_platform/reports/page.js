@@ -16,27 +16,35 @@ for (const table of document.querySelectorAll("table.sorts")) {
     table.tBodies[0].append(...rows);
   }));
 }
-// Plots: each is drawn from the JSON beside it.
-const config = { responsive: true, displayModeBar: false };
-for (const plot of document.querySelectorAll(".plot")) {
+// Plots: each is drawn from the JSON beside it. Its legend has as many columns as fit, and the plot grows by its lines.
+const COLUMN = 290, LINE = 29, MARGIN = 10, SHEET = 680;
+const plots = [...document.querySelectorAll(".plot")];
+const fit = (plot, width) => {
+  const names = plot.data.filter(trace => trace.visible !== false && trace.showlegend !== false).length;
+  const columns = Math.max(1, Math.min(names, Math.floor(width / COLUMN)));
+  const top = MARGIN + LINE * Math.ceil(names / columns);
+  const height = Number(plot.dataset.height) + top;
+  plot.style.height = height + "px";
+  Plotly.relayout(plot, { width, height, "legend.entrywidth": 1 / columns - 0.01, "margin.t": top });
+};
+const fitAll = width => plots.forEach(plot => fit(plot, width ?? plot.parentElement.clientWidth));
+for (const plot of plots) {
   const told = JSON.parse(document.getElementById(plot.id + "-data").textContent);
-  Plotly.newPlot(plot, told.data, told.layout, config);
+  Plotly.newPlot(plot, told.data, told.layout, { displayModeBar: false });
   const choice = document.getElementById(plot.id + "-choice");
   if (!choice) continue;
   const choose = () => {
     const shown = told.data.map(trace => choice.value === "" || String(trace.meta) === choice.value);
     Plotly.restyle(plot, { visible: shown });
+    fit(plot, plot.parentElement.clientWidth);
   };
   choice.addEventListener("change", choose);
   choose();
 }
+fitAll();
+addEventListener("resize", () => fitAll());
 // On paper nothing is folded, and a plot is no wider than the sheet.
-const SHEET = 680;
 const folded = [...document.querySelectorAll("details")];
-const fit = (width, height) => document.querySelectorAll(".plot").forEach(plot => {
-  plot.style.height = plot.offsetHeight * height + "px";  // names need more lines on a sheet
-  Plotly.relayout(plot, { width, height: width && plot.offsetHeight, autosize: !width });
-});
-addEventListener("beforeprint", () => { folded.forEach(one => { one.dataset.open = one.open; one.open = true; }); fit(SHEET, 1.25); });
-addEventListener("afterprint", () => { folded.forEach(one => { one.open = one.dataset.open === "true"; }); fit(null, 1 / 1.25); });
+addEventListener("beforeprint", () => { folded.forEach(one => { one.dataset.open = one.open; one.open = true; }); fitAll(SHEET); });
+addEventListener("afterprint", () => { folded.forEach(one => { one.open = one.dataset.open === "true"; }); fitAll(); });
 document.documentElement.dataset.ready = "yes";
