@@ -242,7 +242,7 @@ def recall(runs: Sequence[Evaluated]) -> Chart | None:
     )
 
 
-def _recall_curve(ranks: NDArray[np.int64]) -> tuple[list[int], list[float]]:
+def _recall_curve(ranks: NDArray[np.int64]) -> tuple[list[int], list[float | None]]:
     places, counts = np.unique(ranks, return_counts=True)
     kept = _thinned(len(places))
     return (places[kept] + 1).tolist(), _rounded(np.cumsum(counts)[kept] / len(ranks))

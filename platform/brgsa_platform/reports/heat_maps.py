@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from brgsa import zeroshot
 from brgsa.errors import UserError
@@ -136,7 +137,7 @@ def _caption(case: Case, opinion: float | None) -> str:
     return f"{what}: {case.name}. It scores higher than {case.above:.0%} of the volumes without it. {said}"
 
 
-def _png(hu: np.ndarray, drawn: np.ndarray, spacing: tuple[float, float, float]) -> str:  # type: ignore[type-arg]
+def _png(hu: NDArray[np.int16], drawn: NDArray[np.float32], spacing: tuple[float, float, float]) -> str:
     from brgsa_platform.runtime.plots import heat_figure
 
     picture = io.BytesIO()

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -153,7 +153,7 @@ def _about(runs: list[Evaluated]) -> list[tuple[str, list[str]]]:
     def versions(run: Evaluated) -> str:
         return ", ".join(f"{name} {number}" for name, number in run.origin.get("versions", {}).items())
 
-    lines = {
+    lines: dict[str, Callable[[Evaluated], Any]] = {
         "model": lambda run: run.told["checkpoint"],
         "data fingerprint": lambda run: run.told["data"],
         "split": lambda run: run.told.get("split"),
