@@ -263,6 +263,7 @@ def _axes(*panels: tuple[str, str, Sequence[float]]) -> dict[str, Any]:
             "y": 1,
             "yanchor": "top",
             "entrywidthmode": "fraction",
+            "entrywidth": 0.24,
             "font": {"size": 11},
         },
     }
