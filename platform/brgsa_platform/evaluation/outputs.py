@@ -131,7 +131,7 @@ def _log_pictures(run: Run, result: EvaluationResult) -> None:
     bars = {title: rows for title, rows in by_rarity.items() if rows}
     summary = plots.new_figure(16.0, max(9.0, 1.8 + 0.3 * len(measured)))
     summary.suptitle(f"{result.about['checkpoint']} on {result.about['split']}, protocol {result.about['protocol']}")
-    left, right = summary.subfigures(1, 2, width_ratios=(1.0, 1.25))
+    ((left, right),) = summary.subfigures(1, 2, squeeze=False, width_ratios=(1.0, 1.25))
     (above,), (below,) = right.subfigures(2, 1, squeeze=False)
     plots.draw_bars(left, bars)
     plots.draw_roc(above, curves)
