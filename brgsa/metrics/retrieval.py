@@ -23,7 +23,23 @@ def recall_at(
     ks: Sequence[int] = RECALL_KS,
     chunk: int = CHUNK,
 ) -> dict[int, float]:
-    """K → share of the queries with a candidate of their own group among the K most similar.
+    """K → share of the queries with a candidate of their own group among the K most similar; see `ranks`."""
+    return recall_of(ranks(queries, candidates, query_groups, candidate_groups, chunk), ks)
+
+
+def recall_of(found: Codes, ks: Sequence[int] = RECALL_KS) -> dict[int, float]:
+    """K → share of the ranks (N,), counted from 0, that are below K."""
+    return {k: float((found < k).mean()) if len(found) else float("nan") for k in ks}
+
+
+def ranks(
+    queries: ArrayLike,
+    candidates: ArrayLike,
+    query_groups: ArrayLike,
+    candidate_groups: ArrayLike,
+    chunk: int = CHUNK,
+) -> Codes:
+    """How many candidates of other groups are as similar to each query as the best of its own group, or more: int64 (N,).
 
     Of candidates of equal similarity those of other groups come first, so that a collapsed model finds nothing. Two
     reconstructions of one scan have one report: give reports once, and the scan as group.
@@ -38,12 +54,12 @@ def recall_at(
     mine, theirs = np.asarray(query_groups), np.asarray(candidate_groups)
     if not np.isin(mine, theirs).all():
         raise ValueError("a query has no candidate of its group")
-    ranks = np.empty(len(mine), np.int64)
+    found = np.empty(len(mine), np.int64)
     for rows, similarity in _similarities(queries, candidates, chunk):
         own = mine[rows, None] == theirs[None, :]
         best = np.where(own, similarity, -np.inf).max(axis=1, keepdims=True)
-        ranks[rows] = ((similarity >= best) & ~own).sum(axis=1)
-    return {k: float((ranks < k).mean()) if len(ranks) else float("nan") for k in ks}
+        found[rows] = ((similarity >= best) & ~own).sum(axis=1)
+    return found
 
 
 def overlap_at(

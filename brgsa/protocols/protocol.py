@@ -167,6 +167,20 @@ class Protocol:
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any], name: str, where: Path) -> Protocol:
+        """The protocol of this name that a file at `where` holds; see `load_protocol` for what is refused."""
+        _check_keys(tree, cls, "", where)
+        sections = {"prompts": Prompts, "bootstrap": BootstrapChoice}
+        made = {key: _value(key, tree[key], where) for key in tree if key not in sections}
+        for section, kind in sections.items():
+            branch = tree.get(section, {})
+            if not isinstance(branch, dict):
+                raise _wrong(section, branch, "must hold keys", str(where))
+            _check_keys(branch, kind, f"{section}.", where)
+            made[section] = kind(**{key: _value(f"{section}.{key}", value, where) for key, value in branch.items()})
+        return cls(**made | {"name": name})
+
 
 def load_protocol(name: str | Path | Protocol = DEFAULT) -> Protocol:
     """A protocol by its name, or from a YAML file by its path.
@@ -204,16 +218,7 @@ def _read(path: Path) -> Protocol:
             field="protocol",
             value=str(path),
         ) from error
-    _check_keys(tree, Protocol, "", path)
-    sections = {"prompts": Prompts, "bootstrap": BootstrapChoice}
-    made = {key: _value(key, tree[key], path) for key in tree if key not in sections}
-    for section, kind in sections.items():
-        branch = tree.get(section, {})
-        if not isinstance(branch, dict):
-            raise _wrong(section, branch, "must hold keys", str(path))
-        _check_keys(branch, kind, f"{section}.", path)
-        made[section] = kind(**{key: _value(f"{section}.{key}", value, path) for key, value in branch.items()})
-    return Protocol(**made | {"name": path.stem})
+    return Protocol.from_dict(tree, path.stem, path)
 
 
 def _check_keys(tree: Mapping[Any, Any], kind: type, prefix: str, path: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from brgsa.errors import UserError
 from brgsa_platform.cli import demo, doctor, jobs, runs, search, store, summaries, ui
-from brgsa_platform.cli.models import evaluate, scans, serving, train, weights
+from brgsa_platform.cli.models import evaluate, report, scans, serving, train, weights
 from brgsa_platform.runtime.console import INTERRUPTED
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ for verb in (
     search.tune,
     search.ablate,
     evaluate.evaluate,
+    report.report,
     scans.predict,
     scans.heatmap,
     scans.embed,

@@ -9,10 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from brgsa.metrics import gap
-from brgsa.metrics.retrieval import overlap_at, recall_at
+from brgsa.metrics.retrieval import overlap_at, ranks, recall_of
 from brgsa.model import Embeddings
-from brgsa_platform.evaluation.result import Alignment, Gap
+from brgsa_platform.evaluation.result import Alignment, Gap, Ranks
 from brgsa_platform.training.encoding import select_rows
+
+EXAMPLES = (0.0, 0.25, 0.5, 0.75, 1.0)  # volumes whose own text is found this well, of all from the best to the worst
+FIRST = 3  # texts that are kept of an example
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,13 @@ def alignment(paired: Paired) -> Alignment:
         return Alignment(None, figures)
     volumes, texts = select_rows(paired.volumes, rows), select_rows(paired.texts, rows)
     scans, codes = paired.scans[rows.numpy()], paired.codes[rows.numpy()]
-    figures |= _collapse("texts", texts) | _retrieval(volumes, texts, codes)
-    return Alignment(_gap(volumes, texts), figures | _separability(volumes, texts, scans))
+    found = _retrieval(volumes, texts, codes, rows.numpy())
+    figures |= _collapse("texts", texts)
+    figures |= {f"retrieval/volume_to_report_at_{k}": value for k, value in recall_of(found.of_text).items()}
+    # Equal texts are one query.
+    once = found.of_volume[np.unique(codes, return_index=True)[1]]
+    figures |= {f"retrieval/report_to_volume_at_{k}": value for k, value in recall_of(once).items()}
+    return Alignment(_gap(volumes, texts), figures | _separability(volumes, texts, scans), found)
 
 
 def _gap(volumes: Embeddings, texts: Embeddings) -> Gap:
@@ -72,23 +80,26 @@ def _separability(volumes: Embeddings, texts: Embeddings, scans: NDArray[np.int6
     return found
 
 
-def _retrieval(volumes: Embeddings, texts: Embeddings, codes: NDArray[np.int64]) -> dict[str, float]:
-    """Recall both ways by the score that diagnosis uses: the mean of plain and bridged volume against the plain text."""
+def _retrieval(volumes: Embeddings, texts: Embeddings, codes: NDArray[np.int64], rows: NDArray[np.int64]) -> Ranks:
+    """The ranks both ways by the score that diagnosis uses: the mean of plain and bridged volume against the plain text."""
 
-    def directions(rows: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.normalize(rows, dim=-1)
+    def directions(of: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(of, dim=-1)
 
     seen = directions(volumes.plain)
     if volumes.bridged is not None:
         seen = (seen + directions(volumes.bridged)) / 2
-    distinct, first = np.unique(codes, return_index=True)
-    read = directions(texts.plain[torch.from_numpy(first)]).numpy()
-    there = recall_at(seen.numpy(), read, codes, distinct)
-    back = recall_at(read, seen.numpy(), distinct, codes)
-    return {
-        **{f"retrieval/volume_to_report_at_{k}": value for k, value in there.items()},
-        **{f"retrieval/report_to_volume_at_{k}": value for k, value in back.items()},
+    distinct, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    read = directions(texts.plain[torch.from_numpy(first)])
+    there = ranks(seen.numpy(), read.numpy(), codes, distinct)
+    back = ranks(read.numpy(), seen.numpy(), distinct, codes)
+    by_rank = np.argsort(there, kind="stable")
+    shown = dict.fromkeys(int(by_rank[round(share * (len(there) - 1))]) for share in EXAMPLES)
+    nearest = {
+        int(rows[i]): rows[first[torch.topk(read @ seen[i], min(FIRST, len(read))).indices.numpy()]].tolist()
+        for i in shown
     }
+    return Ranks(rows, there, back[place], nearest)
 
 
 def _collapse(name: str, cloud: Embeddings) -> dict[str, float]:

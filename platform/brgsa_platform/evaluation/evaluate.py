@@ -35,11 +35,12 @@ from brgsa_platform.evaluation.embeddings import (
     write_embeddings,
 )
 from brgsa_platform.evaluation.options import EvaluateOptions
-from brgsa_platform.evaluation.outputs import file_names, log_result, writable_folder, write_files
+from brgsa_platform.evaluation.outputs import file_names, log_result, origin, writable_folder, write_files
 from brgsa_platform.evaluation.result import Alignment, EvaluationResult, mark_supervised
 from brgsa_platform.evaluation.score_files import read_rival
 from brgsa_platform.evaluation.scored import Scored, Setting, measure
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, split_index
+from brgsa_platform.runtime.addresses import without_credentials
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.runtime.session import ray_session
 from brgsa_platform.store import lineage
@@ -98,7 +99,8 @@ def evaluate(
         tested, fitted_on = evaluation.encode(model, folder)
         aligned, texts = evaluation.alignment(model, tested)
         result, scored = evaluation.measure(model, tested, fitted_on)
-        result = replace(result, alignment=aligned, files=file_names(folder, split), run_id=run.run_id)
+        files, made_by = file_names(folder, split, aligned.ranks is not None), origin(**evaluation.inputs())
+        result = replace(result, alignment=aligned, files=files, origin=made_by, run_id=run.run_id)
         if options.compare is not None:
             other = rival.scored_alone(folder) if rival else read_rival(options.compare, scored, protocol)
             result = replace(result, comparison=compare(options.compare.name, scored, other, evaluation.setting(None)))
@@ -162,6 +164,17 @@ class _Evaluation:
             "pairing": self.options.pairing,
             "supervised": self.supervised,
             "labels_from": self.store.label_source,
+        }
+
+    def inputs(self) -> dict[str, Any]:
+        """Where model and data lie, to find them again, and how the model was made."""
+        store = self.store.path
+        return {
+            "checkpoint": str(self.loaded.path.absolute()),
+            "weights": weights_digest(self.loaded.path),
+            "store": without_credentials(store) if "://" in store else str(Path(store).absolute()),
+            "style": self.loaded.run["data"]["style"],
+            "config": self.loaded.run.get("config", {}),
         }
 
     def measure(

@@ -9,7 +9,7 @@ from pathlib import Path
 from brgsa.errors import UserError
 from brgsa.protocols import DEFAULT, Protocol, load_protocol
 from brgsa_platform.evaluation.compare import compare
-from brgsa_platform.evaluation.outputs import file_names, writable_folder, write_files
+from brgsa_platform.evaluation.outputs import file_names, origin, writable_folder, write_files
 from brgsa_platform.evaluation.result import EvaluationResult
 from brgsa_platform.evaluation.score_files import LabelTable, read_rival, read_scored
 from brgsa_platform.evaluation.scored import Scored, Setting, measure
@@ -83,7 +83,7 @@ def evaluate_scores(
         result = replace(result, comparison=compare(rival.name, scored, read_rival(rival, scored, chosen), setting))
     if folder is None:
         return result
-    result = replace(result, files=file_names(folder, files.scores.stem, scores=False))
+    result = replace(result, files=file_names(folder, files.scores.stem), origin=origin())
     write_files(result, scored)
     return result
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,12 @@ from brgsa.volumes.augment import Volume16
 from brgsa_platform.evaluation.result import EvaluationResult
 from brgsa_platform.evaluation.scored import Scored
 from brgsa_platform.evaluation.tables import summary, to_columns, to_csv, to_json, to_metrics
+from brgsa_platform.evaluation.volume_files import write_alignment, write_labels, write_scores
+from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.tracking.client import Run
+from brgsa_platform.tracking.lineage import command
+
+VERSIONS = ("brgsa-platform", "torch", "numpy", "scipy", "transformers", "ray", "mlflow")
 
 
 def writable_folder(folder: Path) -> Path:
@@ -43,33 +51,40 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
-def file_names(folder: Path, split: str, scores: bool = True) -> dict[str, str]:
-    """Kind of file → path, for the files of a split's evaluation."""
-    names = {"csv": f"evaluation-{split}.csv", "json": f"evaluation-{split}.json"}
-    if scores:
-        names["scores"] = f"scores-{split}.parquet"
+def origin(**more: Any) -> dict[str, Any]:
+    """What made an evaluation: the command, when, the code and what it runs on, and what else is known."""
+    return {
+        "command": command(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        **more,
+    }
+
+
+def file_names(folder: Path, split: str, aligned: bool = False) -> dict[str, str]:
+    """Kind of file → path, for the files of a split's evaluation; `aligned` where there are volumes with texts."""
+    names = {
+        "csv": f"evaluation-{split}.csv",
+        "json": f"evaluation-{split}.json",
+        "scores": f"scores-{split}.parquet",
+        "labels": f"labels-{split}.parquet",
+    }
+    if aligned:
+        names["alignment"] = f"alignment-{split}.parquet"
     return {kind: str(folder / name) for kind, name in names.items()}
 
 
 def write_files(result: EvaluationResult, scored: Scored) -> None:
-    """Write the files of `result.files`, each whole or not at all; the scores are those of single volumes."""
+    """Write the files of `result.files`, each whole or not at all, and last the one that tells that there are the others."""
+    write_scores(Path(result.files["scores"]), scored, result.about)
+    write_labels(Path(result.files["labels"]), scored)
+    if "alignment" in result.files and result.alignment is not None:
+        write_alignment(Path(result.files["alignment"]), result.alignment, scored.volume_ids)
     text = json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"
-    if "scores" in result.files:
-        _write_scores(Path(result.files["scores"]), result, scored)
     for kind, content in (("csv", to_csv(result)), ("json", text)):
         with written_aside(Path(result.files[kind])) as aside:
             aside.write_text(content, encoding="utf-8")
-
-
-def _write_scores(path: Path, result: EvaluationResult, scored: Scored) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {name: scored.scores[:, i] for i, name in enumerate(scored.names)}
-    table = pa.table({"volume_id": scored.volume_ids, **columns})
-    table = table.replace_schema_metadata({"brgsa": json.dumps(result.about)})
-    with written_aside(path) as aside:
-        pq.write_table(table, aside)
 
 
 def log_result(
@@ -93,30 +108,47 @@ def log_result(
     run.log_table("evaluation.json", to_columns(result))
     for kind in ("csv", "json"):
         run.log_artifact(result.files[kind])
-    measured = [(i, result.abnormalities[i]) for i in result.columns()]
+    _log_pictures(run, result)
+    slices = [(_caption(result, labels[row]), ct) for row, ct in pictures.items()]
+    run.log_figure(plots.planes_figure(slices, spacing), "slices.png")
+
+
+def _log_pictures(run: Run, result: EvaluationResult) -> None:
+    """Log each picture of the figures, and one of all: MLflow's compare page puts each run's summary.png side by side."""
+    from brgsa_platform.runtime import plots
+
     assert result.observed is not None
     observed = result.observed
+    measured = [(i, result.abnormalities[i]) for i in result.columns()]
     curves = {
         row.name: (metrics.roc_curve(observed.labels[:, i], observed.scores[:, i]), row.figures["auroc"].value)
         for i, row in measured
     }
-    run.log_figure(plots.roc_figure(curves, f"ROC curves, {result.about['split']}"), "roc.png")
-    bars = {
+    by_rarity = {
         title: {row.name: row.figures["auroc"] for _, row in measured if row.rare == is_rare}
         for title, is_rare in (("common", False), ("rare", True))
     }
-    run.log_figure(plots.bars_figure({title: rows for title, rows in bars.items() if rows}), "auroc.png")
+    bars = {title: rows for title, rows in by_rarity.items() if rows}
+    summary = plots.new_figure(16.0, max(9.0, 1.8 + 0.3 * len(measured)))
+    summary.suptitle(f"{result.about['checkpoint']} on {result.about['split']}, protocol {result.about['protocol']}")
+    ((left, right),) = summary.subfigures(1, 2, squeeze=False, width_ratios=(1.0, 1.25))
+    (above,), (below,) = right.subfigures(2, 1, squeeze=False)
+    plots.draw_bars(left, bars)
+    plots.draw_roc(above, curves)
+    run.log_figure(plots.roc_figure(curves, f"ROC curves, {result.about['split']}"), "roc.png")
+    run.log_figure(plots.bars_figure(bars), "auroc.png")
     if result.calibration is not None:
         found = result.calibration
         lines = {name: (curve, found.mean_error(name)) for name, curve in found.curves.items()}
         run.log_figure(plots.reliability_figure(lines), "reliability.png")
+        if result.gap is None:
+            plots.draw_reliability(below, lines)
     if result.gap is not None:
         gap = result.gap
-        run.log_figure(
-            plots.clouds_figure(gap.clouds_before, gap.before, gap.clouds_after, gap.after), "embeddings.png"
-        )
-    slices = [(_caption(result, labels[row]), ct) for row, ct in pictures.items()]
-    run.log_figure(plots.planes_figure(slices, spacing), "slices.png")
+        clouds = gap.clouds_before, gap.before, gap.clouds_after, gap.after
+        run.log_figure(plots.clouds_figure(*clouds), "embeddings.png")
+        plots.draw_clouds(below, *clouds)
+    run.log_figure(summary, "summary.png")
 
 
 def description(result: EvaluationResult) -> str:

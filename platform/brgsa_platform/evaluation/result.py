@@ -81,16 +81,35 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """Where retrieval finds what belongs together, for the M volumes that have a text.
+
+    Attributes:
+        rows: (M,) which of the split's volumes they are.
+        of_text: (M,) how many other texts come before a volume's own.
+        of_volume: (M,) how many other volumes come before one with a text's own.
+        first: row of a volume that serves as an example → rows of the volumes whose texts come first for it.
+    """
+
+    rows: NDArray[np.int64]
+    of_text: NDArray[np.int64]
+    of_volume: NDArray[np.int64]
+    first: dict[int, list[int]]
+
+
+@dataclass(frozen=True)
 class Alignment:
     """How a split's embeddings lie: the gap between volumes and texts, and figures of retrieval, separability and collapse.
 
     Attributes:
         gap: None where no volume has a text.
         figures: name with its group, as "retrieval/report_to_volume_at_5" → value.
+        ranks: of retrieval; None where no volume has a text.
     """
 
     gap: Gap | None
     figures: dict[str, float]
+    ranks: Ranks | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +203,7 @@ class EvaluationResult:
         calibration: None without a validation split to fit it on.
         alignment: of a checkpoint's embeddings; None for a file of scores.
         comparison: with another model.
+        origin: what made it, see `outputs.origin`.
         files: kind of file → path of what was written.
         run_id: its MLflow run.
     """
@@ -198,6 +218,7 @@ class EvaluationResult:
     calibration: Calibration | None = None
     alignment: Alignment | None = None
     comparison: Comparison | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     run_id: str = ""
 

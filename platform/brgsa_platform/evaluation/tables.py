@@ -92,6 +92,7 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
         "modality_gap": None if result.gap is None else {"before": result.gap.before, "after": result.gap.after},
         "notes": result.notes,
         "mlflow_run_id": result.run_id,
+        "origin": result.origin,
     }
 
 

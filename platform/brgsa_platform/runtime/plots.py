@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from numpy.typing import NDArray
 
 from brgsa.files import written_aside
@@ -39,6 +39,12 @@ def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC c
         curves: abnormality → its curve and AUROC.
     """
     figure = new_figure(8.4, 5.6)
+    draw_roc(figure, curves, title)
+    return figure
+
+
+def draw_roc(figure: FigureBase, curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC curves") -> None:
+    """`roc_figure` in a part of a figure."""
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     ranked = sorted(curves.items(), key=lambda item: -item[1][1])
@@ -52,7 +58,6 @@ def roc_figure(curves: Mapping[str, tuple[RocCurve, float]], title: str = "ROC c
         beside = (1.02, 1.0)
         axes.legend(title="AUROC", alignment="left", frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=beside)
     plain(axes)
-    return figure
 
 
 def bars_figure(
@@ -65,11 +70,20 @@ def bars_figure(
         metric: the metric's name, for the axis.
         chance: the value of a model that guesses, drawn as a line.
     """
-    names: list[str] = []
-    for values in groups.values():
-        measured = [name for name in values if np.isfinite(values[name].value) and name not in names]
-        names += sorted(measured, key=lambda name: -values[name].value)
-    figure = new_figure(7.6, 1.4 + 0.3 * max(len(names), 3))
+    figure = new_figure(7.6, 1.4 + 0.3 * max(len(_ranked(groups)), 3))
+    draw_bars(figure, groups, metric, chance, title)
+    return figure
+
+
+def draw_bars(
+    figure: FigureBase,
+    groups: Mapping[str, Mapping[str, Interval]],
+    metric: str = "AUROC",
+    chance: float | None = 0.5,
+    title: str = "",
+) -> None:
+    """`bars_figure` in a part of a figure."""
+    names = _ranked(groups)
     axes = figure.add_subplot()
     if chance is not None:
         axes.axvline(chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
@@ -90,7 +104,15 @@ def bars_figure(
     axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
     axes.set_axisbelow(True)
     plain(axes)
-    return figure
+
+
+def _ranked(groups: Mapping[str, Mapping[str, Interval]]) -> list[str]:
+    """The names that have a value, each once, by falling value in the first group that has them."""
+    names: list[str] = []
+    for values in groups.values():
+        measured = [name for name in values if np.isfinite(values[name].value) and name not in names]
+        names += sorted(measured, key=lambda name: -values[name].value)
+    return names
 
 
 def clouds_figure(
@@ -102,10 +124,18 @@ def clouds_figure(
         before, after: the points; `after` is None for a model without a bank.
         gap_before, gap_after: the modality gap, for the titles.
     """
+    figure = new_figure(4.9 * (1 if after is None else 2), 4.9)
+    draw_clouds(figure, before, gap_before, after, gap_after)
+    return figure
+
+
+def draw_clouds(
+    figure: FigureBase, before: Clouds, gap_before: float, after: Clouds | None = None, gap_after: float | None = None
+) -> None:
+    """`clouds_figure` in a part of a figure."""
     panels = [("Before CMKI" if after is not None else "Plain embeddings (no bank)", before, gap_before)]
     if after is not None and gap_after is not None:
         panels.append(("After CMKI", after, gap_after))
-    figure = new_figure(4.9 * len(panels), 4.9)
     everything = np.concatenate([cloud for _, clouds, _ in panels for cloud in (clouds.volumes, clouds.texts)])
     reach = 1.08 * max(float(np.abs(everything).max()), 1e-6)
     for i, (title, clouds, gap) in enumerate(panels):
@@ -118,7 +148,6 @@ def clouds_figure(
         axes.set(xlabel=f"1st axis ({clouds.explained:.0%} of the variance in both)", ylabel="2nd axis")
         axes.legend(frameon=False, fontsize=8, loc="upper right")
         plain(axes)
-    return figure
 
 
 def reliability_figure(curves: Mapping[str, tuple[Reliability, float]]) -> Figure:
@@ -128,6 +157,12 @@ def reliability_figure(curves: Mapping[str, tuple[Reliability, float]]) -> Figur
         curves: scaling → its reliability and the error that the legend tells.
     """
     figure = new_figure(5.2, 4.9)
+    draw_reliability(figure, curves)
+    return figure
+
+
+def draw_reliability(figure: FigureBase, curves: Mapping[str, tuple[Reliability, float]]) -> None:
+    """`reliability_figure` in a part of a figure."""
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     for i, (name, (curve, error)) in enumerate(curves.items()):
@@ -138,7 +173,6 @@ def reliability_figure(curves: Mapping[str, tuple[Reliability, float]]) -> Figur
     axes.set(xlabel="Predicted probability", ylabel="Share of positives")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     plain(axes)
-    return figure
 
 
 def planes_figure(

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from brgsa_platform.config import flatten
 from brgsa_platform.runtime.version import git_commit
-from brgsa_platform.tracking import connection, lineage
+from brgsa_platform.tracking import connection, lineage, query
 from brgsa_platform.tracking.lineage import POINTS_AT_ONCE, Dataset, KeptModel
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ JOB_TAG = "brgsa.job"
 SECONDS_BETWEEN_SENDINGS = 1.0
 SECONDS_AFTER_FAILURE = 30.0  # until metrics are tried again: an attempt holds up its caller for some seconds
 SECONDS_FOR_RESTART = 60.0  # that everything else waits for a server that is away, and metrics at a run's end
+NOT_IN_A_METRIC = re.compile(r"[^\w. :-]")
 PARAMETERS_AT_ONCE = 100  # MLflow's limit
 PARAMETER_LENGTH = 500  # MLflow's limit on some stores
 
@@ -79,7 +81,7 @@ class Run:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._unsent += [Metric(k, float(v), now, step, **self._metrics_of) for k, v in metrics.items()]
+        self._unsent += [Metric(metric_name(k), float(v), now, step, **self._metrics_of) for k, v in metrics.items()]
         if time.monotonic() < self._next_sending and not at_once:
             return
         pause = SECONDS_BETWEEN_SENDINGS
@@ -182,6 +184,10 @@ class Run:
         """Log a picture under a name that ends in .png."""
         self._patiently(lambda: self._client.log_figure(self.run_id, figure, name))
 
+    def log_text(self, text: str, name: str) -> None:
+        """Log a text as a file of this name."""
+        self._patiently(lambda: self._client.log_text(self.run_id, text, name))
+
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
         """Log a file, into a folder of the run's artifacts."""
         self._patiently(lambda: self._client.log_artifact(self.run_id, str(path), folder))
@@ -275,6 +281,20 @@ def log_checkpoint(run_id: str, checkpoint: Path) -> None:
     run.set_tags({CHECKPOINT_TAG: checkpoint.name})
 
 
+def add_text(run_id: str, text: str, name: str) -> bool:
+    """Log a text as a file of a run that has ended; False where this tracking store has no such run, or does not take it."""
+    uri = connection.tracking_uri()
+    file = connection.sqlite_file(uri)
+    try:
+        if (file is not None and not file.is_file()) or not query.exists(run_id):
+            return False
+        attach(run_id, uri).log_text(text, name)
+    except Exception as error:  # whatever fails there: what is logged lies on the disk as well
+        log.warning("MLflow does not take %s (%s)", name, type(error).__name__)
+        return False
+    return True
+
+
 def attach(run_id: str, uri: str) -> Run:
     """The run with this id, for a worker process that only appends."""
     return Run(connection.unchecked_client(uri), run_id)
@@ -308,6 +328,12 @@ def _command(api: MlflowClient, parent: str | None) -> str:
     if parent and (of_search := api.get_run(parent).data.tags.get(COMMAND_TAG)):
         return str(of_search)
     return lineage.command()
+
+
+def metric_name(key: str) -> str:
+    """A metric's name as MLflow takes it: signs that it refuses, as in an abnormality's name, become underscores."""
+    parts = ["_" if part in ("", ".", "..") else NOT_IN_A_METRIC.sub("_", part) for part in key.split("/")]
+    return "/".join(parts)
 
 
 def _digest(text: str) -> str:

@@ -149,8 +149,10 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
         archive.checkpoint, archive.store, options=EvaluateOptions(resamples=50), out=tmp_path / "new" / "folder"
     )
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
+        "alignment-test.parquet",
         "evaluation-test.csv",
         "evaluation-test.json",
+        "labels-test.parquet",
         "scores-test.parquet",
     ]
     tree = json.loads(Path(result.files["json"]).read_text(encoding="utf-8"))
@@ -162,7 +164,15 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
     assert run.data.metrics["auroc/macro"] == pytest.approx(tree["macro"]["auroc"]["value"])
     assert run.data.metrics["gap/before"] == pytest.approx(tree["modality_gap"]["before"])
     artifacts = {entry.path for entry in api.list_artifacts(result.run_id)}
-    assert {"evaluation.json", "roc.png", "auroc.png", "reliability.png", "embeddings.png", "slices.png"} <= artifacts
+    assert {
+        "evaluation.json",
+        "roc.png",
+        "auroc.png",
+        "reliability.png",
+        "embeddings.png",
+        "slices.png",
+        "summary.png",
+    } <= artifacts
     for path in artifacts:
         content = Path(api.download_artifacts(result.run_id, path, str(tmp_path))).read_bytes()
         assert b"secret sentence" not in content

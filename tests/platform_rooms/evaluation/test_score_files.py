@@ -309,3 +309,19 @@ def test_the_long_tail_s_columns_are_joined_by_name(shared_data: Path) -> None:
     result = evaluate_scores(files, FEW)
     assert round(result.means["macro"]["auroc"].value, 4) == 0.8128
     assert len(result.columns("rare")) > 5
+
+
+def test_what_an_evaluation_keeps_gives_the_same_table_under_the_same_and_another_protocol(tmp_path: Path) -> None:
+    labels_file(tmp_path)
+    scores_file(tmp_path)
+    given = ScoreFiles(tmp_path / "scores.csv", tmp_path / "labels.csv")
+    made = evaluate_scores(given, FEW, out=tmp_path / "out")
+    kept = ScoreFiles(Path(made.files["scores"]), Path(made.files["labels"]))
+    again = evaluate_scores(kept, FEW)
+    assert [row.figures["auroc"] for row in again.abnormalities] == [row.figures["auroc"] for row in made.abnormalities]
+    by_scan = replace(load_protocol("scan"), bootstrap=FEW.bootstrap)
+    assert (
+        evaluate_scores(kept, by_scan).means["macro"]["auroc"]
+        == evaluate_scores(given, by_scan).means["macro"]["auroc"]
+    )
+    assert "valid_0" not in Path(made.files["json"]).read_text()

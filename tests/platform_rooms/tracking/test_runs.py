@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from brgsa_platform.cli.main import app
 from brgsa_platform.tracking import client as tracking
-from brgsa_platform.tracking import runs
+from brgsa_platform.tracking import query, runs
 
 
 @pytest.fixture
@@ -194,6 +194,33 @@ def test_names_with_quotes_and_twins(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with refused("no-run-with-metric", value="best/auroc"):
         runs.best_run()
     assert {line["auroc"] for line in runs.list_runs()} == {None}
+
+
+def test_a_name_that_mlflow_refuses_loses_no_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with tracking.run("evaluate") as run:
+        run.log_metrics({"auroc/macro": 0.7, "auroc/Emphysema (<5 %)": 0.8, "auroc/..": 0.9, "auroc/Cardiomegaly": 0.6})
+    kept = runs.show_run(run.run_id)["metrics"]
+    assert {name: one["last"] for name, one in kept.items()} == {
+        "auroc/macro": 0.7,
+        "auroc/Emphysema __5 __": 0.8,
+        "auroc/_": 0.9,
+        "auroc/Cardiomegaly": 0.6,
+    }
+
+
+def test_a_text_is_added_to_a_run_that_is_there_and_to_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    assert not tracking.add_text("0" * 32, "text", "report.html")
+    assert not database.exists()
+    with tracking.run("evaluate") as run:
+        pass
+    assert tracking.add_text(run.run_id, "text", "report.html")
+    assert not tracking.add_text("0" * 32, "text", "report.html")
+    assert query.artifacts(run.run_id) == ["report.html"]
 
 
 def test_a_look_at_nothing_makes_nothing_and_a_refusal_exits_with_2(tmp_path: Path) -> None:

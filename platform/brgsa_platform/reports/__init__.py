@@ -1,0 +1,1 @@
+"""An evaluation, or several, as one HTML page that a person opens."""
