@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import free_port, run_ranks
 from safetensors.torch import load_file
 
 from brgsa.errors import UserError
@@ -179,10 +178,7 @@ def tasks(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tr
 def results(tasks: dict[str, TrainingTask], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What became of each task on each of two gloo workers."""
     folder = tmp_path_factory.mktemp("results")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, str(folder), tasks), nprocs=2)
+    run_ranks(worker, free_port(), str(folder), tasks, world=2)
     return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
 
 
