@@ -1,7 +1,10 @@
-"""A small phantom on its way: made once in a test process, shared by the slow tests."""
+"""A small phantom on its way: made once in a run of the tests, shared by the slow ones."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +22,24 @@ CPUS = 5  # two training workers, their data tasks and a trial around them; logi
 
 @pytest.fixture(scope="session")
 def made_place(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) -> Path:
-    """A folder with phantom, store and tracking store."""
-    folder = tmp_path_factory.mktemp("place")
+    """A folder with phantom, store and tracking store.
+
+    The first test process to come makes phantom and store; each has a copy of the store, which searches add styles to.
+    """
+    folder, base = tmp_path_factory.mktemp("place"), tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-place"
+    made.mkdir(exist_ok=True)
+    with (made / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "whole").exists():
+            _make(made, shared_ray)
+            (made / "whole").touch()
+    (folder / "phantom").symlink_to(made / "phantom")
+    shutil.copytree(made / "store", folder / "store")
+    return folder
+
+
+def _make(folder: Path, shared_ray: SharedRay) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", _tracking_uri(folder))
         shared_ray.start(CPUS)
@@ -28,7 +47,6 @@ def made_place(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) 
         geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
         prepare(folder / "phantom", "ct-rate", folder / "store", PrepareOptions(geometry, validation_fraction=0.25))
         summarize(folder / "store", ["positives"])
-    return folder
 
 
 @pytest.fixture(scope="module")
