@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from once import made_once
 from sharedray import SharedRay
 
 from brgsa.phantom import write_tree
@@ -24,16 +23,10 @@ CPUS = 5  # two training workers, their data tasks and a trial around them; logi
 def made_place(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) -> Path:
     """A folder with phantom, store and tracking store.
 
-    The first test process to come makes phantom and store; each has a copy of the store, which searches add styles to.
+    Each test process has a copy of the store, which searches add styles to.
     """
-    folder, base = tmp_path_factory.mktemp("place"), tmp_path_factory.getbasetemp()
-    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-place"
-    made.mkdir(exist_ok=True)
-    with (made / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (made / "whole").exists():
-            _make(made, shared_ray)
-            (made / "whole").touch()
+    made = made_once(tmp_path_factory, "place", lambda folder: _make(folder, shared_ray))
+    folder = tmp_path_factory.mktemp("place")
     (folder / "phantom").symlink_to(made / "phantom")
     shutil.copytree(made / "store", folder / "store")
     return folder
