@@ -201,49 +201,6 @@ def test_resnets_have_the_layers_of_their_name(name: str, layers: int) -> None:
     assert all(parameter.requires_grad for parameter in tower.parameters())
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("resnet10", [1, 1, 1, 1]), ("resnet34", [3, 4, 6, 3])])
-@pytest.mark.parametrize("stem_pool", [True, False])
-def test_a_resnet_is_monais(name: str, blocks: list[int], stem_pool: bool) -> None:
-    """The same names, the same weights from the same seed, and the same embeddings to the last bit."""
-    from monai.networks.nets.resnet import ResNet
-
-    torch.manual_seed(3)
-    ours = vision_tower(
-        VisionConfig(name=name, volume=(32, 32, 16), width=8, norm="batch", pool="avg", stem_pool=stem_pool)
-    )
-    torch.manual_seed(3)
-    theirs = ResNet(
-        "basic", blocks, [8, 16, 32, 64], n_input_channels=1, conv1_t_stride=2, no_max_pool=not stem_pool,
-        feed_forward=False, bias_downsample=False,
-    )  # fmt: skip
-    _are_the_same(ours.net, theirs)
-    x = torch.rand(2, 1, 32, 32, 16)
-    assert torch.equal(ours.net(x), theirs(x))
-
-
-def test_a_convolution_is_monais() -> None:
-    from monai.networks.blocks.convolutions import Convolution
-
-    torch.manual_seed(3)
-    ours = vision_tower(VisionConfig(name="cnn3d", volume=(32, 32, 16), width=4, norm="batch")).net
-    torch.manual_seed(3)
-    theirs = nn.Sequential(
-        *(
-            Convolution(3, 4 * inputs or 1, 4 * outputs, strides=stride, act="RELU", norm="BATCH", bias=False)
-            for inputs, outputs, stride in zip((0, 1, 2, 2, 4), (1, 2, 2, 4, 6), (2, 2, 1, 2, 1), strict=True)
-        )
-    ).to(memory_format=torch.channels_last_3d)
-    _are_the_same(ours, theirs)
-    x = torch.rand(2, 1, 32, 32, 16)
-    assert torch.equal(ours(x), theirs(x))
-
-
-def _are_the_same(ours: nn.Module, theirs: nn.Module) -> None:
-    weights = theirs.state_dict()
-    assert list(ours.state_dict()) == list(weights)
-    assert all(torch.equal(value, weights[name]) for name, value in ours.state_dict().items())
-
-
 def test_a_gentler_stem_keeps_more_voxels() -> None:
     sizes = []
     for settings in ({}, {"stem_pool": False}, {"stem_pool": False, "stem_stride": 1, "stem_kernel": 3}):
