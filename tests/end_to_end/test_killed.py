@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commandline import quiet
 
 from brgsa import files
 from brgsa_platform.config import load_config
@@ -49,7 +50,8 @@ def test_a_killed_driver_goes_on_when_started_again(place: Path, tmp_path: Path)
     for pid in everyone:  # the whole machine goes down at once
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    output, _ = process.communicate()
+    assert quiet(output), output
     assert 2 <= len(run_checkpoints.whole(out)) < EPOCHS
     run_id = files.read_json(out / "run.json")["mlflow_run_id"]
     second_made_at = made_at(out, 2)
