@@ -12,15 +12,25 @@ from sharedray import SharedRay
 # Two test processes share the machine's cores, each with its Ray's; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The longest files, which start first, for two run at a time. The second one needs nothing that the first makes.
+LONGEST = ("test_search.py", "test_readme.py", "test_killed.py", "test_demo.py")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses this process's Ray bears Ray's mark. What needs a Ray of its own comes last, so that none starts again."""
+    """Whatever uses this process's Ray bears Ray's mark. The longest files come first; last what needs a Ray of its own, so
+    that none starts again.
+    """
     for item in items:
         if "shared_ray" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
-    items.sort(key=lambda item: "ray_of_its_own" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: ("ray_of_its_own" in getattr(item, "fixturenames", ()), _rank(item)))
+
+
+def _rank(item: pytest.Item) -> int:
+    is_long = item.path.name in LONGEST and item.path.parent.name == "end_to_end"
+    return LONGEST.index(item.path.name) if is_long else len(LONGEST)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""`import platform` must stay the standard library's: `platform/` is a source root, never a package."""
+"""`import platform` must stay the standard library's: `platform/` is a source root, never a package.
+
+In a job of a cluster, whose working folder is the repository, `platform_rooms/jobs/test_submit_ray.py` looks.
+"""
 
 from __future__ import annotations
 
@@ -59,26 +62,3 @@ def test_under_python_m() -> None:
     # `python -m` puts the current folder first on sys.path.
     assert "Zero-shot" in run("-m", "brgsa_platform.cli", "--help", cwd=ROOT)
     assert Path(run("-m", "platform", cwd=ROOT) and run("-c", PRINT, cwd=ROOT)).parent == STDLIB
-
-
-@pytest.mark.ray
-def test_inside_a_ray_job_with_the_repository_as_working_dir(tmp_path: Path) -> None:
-    script = f"""
-import logging, ray
-ray.init(address="local", num_cpus=1, log_to_driver=False, logging_level=logging.ERROR,
-         runtime_env={{"working_dir": {str(ROOT)!r}, "env_vars": {{"PYTHONPATH": "platform"}},
-                      "excludes": ["/.git", "/tests", "/docs", "/.venv", "*.png"]}})
-
-@ray.remote
-def look():
-    import os, platform
-    import brgsa_platform
-    return platform.__file__, os.getcwd(), brgsa_platform.__file__
-
-for line in ray.get(look.remote()):
-    print(line)
-"""
-    platform_file, folder, package = run("-c", script, cwd=tmp_path).splitlines()[-3:]
-    assert Path(platform_file).parent == STDLIB
-    assert "working_dir" in folder or "runtime_resources" in folder
-    assert package.endswith("brgsa_platform/__init__.py")

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-ARMS = ["whole", "micro-16", "patch-dropout-0.5"]  # the ways that differ; how each step is made has tests of its own
+ARMS = ["whole", "micro-16"]  # how each step is made has tests of its own
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_training.py"
 
 
@@ -29,4 +29,3 @@ def test_every_arm_trains() -> None:
         assert figures["volumes_arrive_whole"]
     # The same weights learn from the same volumes, whichever way the step is made.
     assert arms["micro-16"]["losses"] == pytest.approx(arms["whole"]["losses"], rel=1e-3)
-    assert arms["patch-dropout-0.5"]["losses"][0] != pytest.approx(arms["whole"]["losses"][0], rel=1e-3)

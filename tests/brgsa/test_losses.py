@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import free_port, run_ranks
 from torch.nn.parallel import DistributedDataParallel
 
 from brgsa.config import BankConfig, LossConfig, ModelConfig, TextConfig, VisionConfig
@@ -264,10 +263,7 @@ def everything(model: BrgSA, rows: slice) -> tuple[Embeddings, Embeddings]:
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     """The losses and gradients of each of two gloo processes, case by case."""
     out = tmp_path_factory.mktemp("workers") / "results"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, str(out)), nprocs=2)
+    run_ranks(worker, free_port(), str(out), world=2)
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(2)]
 
 

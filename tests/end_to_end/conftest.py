@@ -1,11 +1,13 @@
-"""A small phantom on its way: made once in a test process, shared by the slow tests."""
+"""A small phantom on its way: made once in a run of the tests, shared by the slow ones."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from once import made_once
 from sharedray import SharedRay
 
 from brgsa.phantom import write_tree
@@ -19,8 +21,18 @@ CPUS = 5  # two training workers, their data tasks and a trial around them; logi
 
 @pytest.fixture(scope="session")
 def made_place(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) -> Path:
-    """A folder with phantom, store and tracking store."""
+    """A folder with phantom, store and tracking store.
+
+    Each test process has a copy of the store, which searches add styles to.
+    """
+    made = made_once(tmp_path_factory, "place", lambda folder: _make(folder, shared_ray))
     folder = tmp_path_factory.mktemp("place")
+    (folder / "phantom").symlink_to(made / "phantom")
+    shutil.copytree(made / "store", folder / "store")
+    return folder
+
+
+def _make(folder: Path, shared_ray: SharedRay) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", _tracking_uri(folder))
         shared_ray.start(CPUS)
@@ -28,7 +40,6 @@ def made_place(tmp_path_factory: pytest.TempPathFactory, shared_ray: SharedRay) 
         geometry = Geometry(spacing=(5.625, 5.625, 7.5), shape=(64, 64, 32), antialias=True)
         prepare(folder / "phantom", "ct-rate", folder / "store", PrepareOptions(geometry, validation_fraction=0.25))
         summarize(folder / "store", ["positives"])
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from brgsa_platform import demo
+from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.tracking import connection
 
 pytestmark = pytest.mark.ray
 
 
+def smoke(preset: str, overrides: Sequence[str]) -> RunConfig:
+    """The preset's smoke twin, trained in the demo's own process; what Ray Train's workers do has tests of its own."""
+    return load_config(f"{preset}-smoke", overrides=[*overrides, "train.workers=0", "train.threads=1"])
+
+
 def test_the_demo_ends_in_a_table(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = demo.Size(scans=130, epochs=1, trials=1, trial_epochs=1, resamples=50)
-    monkeypatch.setattr(demo, "FULL", tiny)
+    def write_tree(out: Path, scans: int, seed: int, *, on_scan: Callable[[], None]) -> None:
+        shutil.copytree(place / "phantom", out)
+
+    monkeypatch.setattr(demo, "write_tree", write_tree)
+    monkeypatch.setattr(demo, "load_config", smoke)
+    monkeypatch.setattr(demo, "FULL", demo.Size(scans=0, epochs=1, trials=1, trial_epochs=1, resamples=50))
     demo.demo(tmp_path / "demo")
     report = json.loads((tmp_path / "demo" / "demo.json").read_text())
     for name in ("baseline", "clip_summaries", "brgsa"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
@@ -10,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from privacy import told_of_patients
 
 from brgsa import checkpoint, zeroshot
 from brgsa.phantom import ABNORMALITIES, RARE
 from brgsa_platform.config import load_config
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
-from brgsa_platform.search.driver import tune
-from brgsa_platform.search.result import SearchResult
-from brgsa_platform.search.spec import SearchMethod, SearchOptions
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.serving.scorer import ScanOptions
 from brgsa_platform.store.store import Store
@@ -33,20 +30,6 @@ def trained(place: Path) -> TrainResult:
         "demo-smoke", overrides=["train.workers=2", "train.epochs=2", "train.threads=1", "train.keep=1"]
     )
     return train(place / "store", config, out=place / "runs" / "two-workers", preset="demo-smoke")
-
-
-@pytest.fixture(scope="module")
-def searched(place: Path) -> SearchResult:
-    config = load_config("demo-smoke", overrides=["train.threads=1"])
-    return tune(
-        place / "store",
-        config,
-        ["cmki-small"],
-        SearchOptions(trials=2, concurrent=1),
-        SearchMethod(seed=1),
-        folder=place / "searches" / "cmki-small",
-        preset="demo-smoke",
-    )
 
 
 def test_the_store_holds_each_scan_with_its_labels(place: Path) -> None:
@@ -84,26 +67,6 @@ def test_a_finished_training_is_not_done_again(place: Path, trained: TrainResult
     assert again.history == trained.history
 
 
-def test_the_search_is_a_parent_with_its_trials(searched: SearchResult) -> None:
-    assert [trial["state"] for trial in searched.trials] == ["complete", "complete"]
-    client = connection.client()
-    experiment = client.get_experiment_by_name(connection.experiment_name())
-    children = client.search_runs([experiment.experiment_id], f"tags.mlflow.parentRunId = '{searched.run_id}'")
-    assert {run.data.params["model.bank.size"] for run in children} == {
-        str(trial["model.bank.size"]) for trial in searched.trials
-    }
-    assert {run.info.status for run in children} == {"FINISHED"}
-    assert {artifact.path for artifact in client.list_artifacts(searched.run_id)} >= {
-        "trials.json",
-        "slices.png",
-        "best.yaml",
-    }
-    best = load_config(str(searched.preset))
-    assert best.model.bank.size == searched.best["values"]["model.bank.size"]
-    with (searched.out / "trials.csv").open() as file:
-        assert [int(row["number"]) for row in csv.DictReader(file)] == [0, 1]
-
-
 def test_evaluation_ends_as_a_table_in_mlflow(place: Path, trained: TrainResult) -> None:
     result = evaluate(trained.out, place / "store", options=EvaluateOptions(resamples=200), out=place / "evaluation")
     table = json.loads((place / "evaluation" / "evaluation-test.json").read_text())
@@ -134,18 +97,7 @@ def test_one_scan_gets_a_ranked_table(place: Path, trained: TrainResult, tmp_pat
     assert "synthetic" in warning
 
 
-def test_no_report_and_no_patient_reaches_mlflow(place: Path, trained: TrainResult, searched: SearchResult) -> None:
-    store = Store.open(place / "store")
-    reports = [text[:60] for text in store.texts("report").values()]
-    volumes = list(store.texts("report"))
-    client = connection.client()
-    experiment = client.get_experiment_by_name(connection.experiment_name())
-    told = []
-    for run in client.search_runs([experiment.experiment_id]):
-        told.append(json.dumps([run.data.params, run.data.tags, run.info.run_name], default=str))
+def test_no_report_and_no_patient_reaches_mlflow(place: Path, trained: TrainResult) -> None:
+    experiment = connection.client().get_experiment_by_name(connection.experiment_name())
     artifacts = Path(experiment.artifact_location.removeprefix("file://"))
-    told += [path.read_text() for path in artifacts.rglob("*.json")]
-    assert told
-    for text in told:
-        assert not any(report in text for report in reports)
-        assert not any(f'"{volume}"' in text for volume in volumes)
+    assert told_of_patients(place / "store", artifacts) == []

@@ -28,3 +28,8 @@ def brgsa(*words: object) -> Done:
         except SystemExit as end:
             status = int(end.code or 0)
     return Done(status, out.getvalue(), err.getvalue())
+
+
+def quiet(printed: str) -> bool:
+    """Whether none of the libraries below has spoken, which is not the user's business."""
+    return not any(noise in printed for noise in ("Warning", "WARNING", "INFO", "(pid=", "Traceback"))

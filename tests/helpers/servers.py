@@ -28,6 +28,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
     ]
     command += ["--allowed-hosts", "*"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # as `brgsa ui` starts it: without seven more processes
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -1,4 +1,4 @@
-"""Ray, a tracking store and two small prepared stores, made once in a test process; a search in MLflow, with `brgsa ui`."""
+"""Ray, a tracking store and two small prepared stores; a search in MLflow, with `brgsa ui`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archives import contents, save_scan, save_table
+from once import made_once
 from searches import make_search
 from sharedray import SharedRay
 
@@ -67,7 +68,7 @@ def pairs(ray_session: None, made_pairs: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def made_store(shared_ray: SharedRay, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("archive")
+    folder = tmp_path_factory.mktemp("archive")  # each process its own: its run stands in the process' tracking store
     rng = np.random.default_rng(0)
     rows: list[list[object]] = [["absent.nii.gz", "Lost.", "secretpatient-z", "train", 0]]
     for number, (name, report) in enumerate(REPORTS.items()):
@@ -76,33 +77,36 @@ def made_store(shared_ray: SharedRay, tracking_uri: str, tmp_path_factory: pytes
         split = ("train", "train", "validation", "test")[number]
         rows.append([f"{name}.nii.gz", report, f"secretpatient-{name[0]}", split, int(name[0] == "b")])
     save_table(folder / "scans.csv", ("volume", "report", "patient_id", "split", "Pleural effusion"), rows)
-    with _tracked(tracking_uri):
-        shared_ray.start(num_cpus=2)
-        prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
+    _prepare(folder, shared_ray, tracking_uri)
     yield from _unchanged(folder / "store")
 
 
 @pytest.fixture(scope="session")
 def made_pairs(shared_ray: SharedRay, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("pairs")
-    rng = np.random.default_rng(0)
-    rows: list[list[object]] = []
-    for scan in range(28):
-        ill = scan % 2
-        for reconstruction in range(2):
-            hu = rng.integers(-1000, 600, (20, 20, 10)).astype(np.int16)
-            hu[: 8 * ill] = 300
-            name = f"s{scan}r{reconstruction}.nii.gz"
-            save_scan(folder / name, hu)
-            report = f"There is {'a' if ill else 'no'} pleural effusion. The heart is of size {scan}."
-            split = "train" if scan < 24 else "validation"
-            rows.append([name, report, f"s{scan}", f"p{scan}", split, ill])
-    columns = ("volume", "report", "scan_id", "patient_id", "split", "Pleural effusion")
-    save_table(folder / "scans.csv", columns, rows)
+    def make(folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        rows: list[list[object]] = []
+        for scan in range(28):
+            ill = scan % 2
+            for reconstruction in range(2):
+                hu = rng.integers(-1000, 600, (20, 20, 10)).astype(np.int16)
+                hu[: 8 * ill] = 300
+                name = f"s{scan}r{reconstruction}.nii.gz"
+                save_scan(folder / name, hu)
+                report = f"There is {'a' if ill else 'no'} pleural effusion. The heart is of size {scan}."
+                split = "train" if scan < 24 else "validation"
+                rows.append([name, report, f"s{scan}", f"p{scan}", split, ill])
+        columns = ("volume", "report", "scan_id", "patient_id", "split", "Pleural effusion")
+        save_table(folder / "scans.csv", columns, rows)
+        _prepare(folder, shared_ray, tracking_uri)
+
+    yield from _unchanged(made_once(tmp_path_factory, "pairs", make) / "store")
+
+
+def _prepare(folder: Path, shared_ray: SharedRay, tracking_uri: str) -> None:
     with _tracked(tracking_uri):
         shared_ray.start(num_cpus=2)
         prepare(folder / "scans.csv", "manifest", folder / "store", PrepareOptions(GEOMETRY))
-    yield from _unchanged(folder / "store")
 
 
 def _unchanged(store: Path) -> Iterator[Path]:

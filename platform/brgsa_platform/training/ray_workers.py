@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import ControllerError, FailureConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
@@ -21,10 +21,12 @@ from brgsa.errors import UserError
 from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime import placement_groups
 from brgsa_platform.runtime.session import nodes_for
-from brgsa_platform.training.loop import TrainingTask, run_training
 from brgsa_platform.training.parallel import stopping
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.resources import gpus_per_worker, is_free, room_for
+
+if TYPE_CHECKING:
+    from brgsa_platform.training.loop import TrainingTask
 
 CONTROLLER_FAILURES = 3  # starts in a row that fail, which Ray Train would try again for ever
 SECONDS_BETWEEN_COUNTS = 30.0  # of what the cluster has, while a training has fewer workers than it may have
@@ -76,6 +78,9 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     Returns:
         {"history": …}, {"stopped": True}, or {"refused": UserError}: raised, it would make Ray Train start the workers again.
     """
+    # Ray Train's controller, a process of its own, imports this module and never the loop: that saves it two seconds.
+    from brgsa_platform.training.loop import run_training
+
     task: TrainingTask = settings["task"]
     context = ray.train.get_context()
     workers = WorkerContext(

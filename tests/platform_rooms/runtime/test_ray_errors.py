@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,30 +118,3 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pyte
 )
 def test_the_cause_decides_the_mend(error: Exception, address: str, code: str) -> None:
     assert ray_errors.start_refusal(error, address).code == code
-
-
-OURS = """
-import sys
-from brgsa_platform.runtime.session import ray_session
-with ray_session(num_cpus=2):
-    import ray
-    @ray.remote
-    def files():
-        import queue, random, statistics
-        return [module.__file__ for module in (queue, random, statistics)]
-    print(ray.get(files.remote()))
-"""
-
-
-@pytest.mark.ray
-def test_rays_workers_take_no_modules_of_the_working_folder_and_need_no_proxy_and_no_home(tmp_path: Path) -> None:
-    for name in ("queue", "random", "statistics", "types", "utils", "torch"):
-        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a module of the user')\n")
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    # A hospital's machine has a proxy, which does not reach this machine, and a home that cannot be written.
-    hostile = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "HOME": "/proc/none"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", OURS], cwd=tmp_path, env=environment | hostile, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path) not in done.stdout

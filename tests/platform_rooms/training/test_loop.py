@@ -221,10 +221,9 @@ def test_towers_start_from_another_run_and_a_resumed_run_does_not_ask_for_it(pai
     assert len(train(pairs, again, out=out, options=TrainOptions(quiet=True)).history) == 2
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_weights_that_do_not_fit_stop_a_training(pairs: Path, tmp_path: Path, workers: int) -> None:
+def test_weights_that_do_not_fit_stop_a_training(pairs: Path, tmp_path: Path) -> None:
     torch.save({"model": {"blocks.0.norm1.weight": torch.ones(3)}}, tmp_path / "vit.pt")
-    settings = config(f"train.workers={workers}", f"model.vision.weights={tmp_path / 'vit.pt'}")
+    settings = config("train.workers=0", f"model.vision.weights={tmp_path / 'vit.pt'}")
     with refused("weights-of-another-architecture", field=str(tmp_path / "vit.pt")):
         train(pairs, settings, out=tmp_path / "run", options=TrainOptions(quiet=True))
     assert run_checkpoints.latest(tmp_path / "run") is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import free_port, run_ranks
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -203,17 +202,11 @@ def worker(rank: int, ports: dict[int, int], run_folder: Path, results: Path) ->
     (results / str(rank)).write_bytes(pickle.dumps(found))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def of_workers(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[int, str], Any]]:
     """By rank: what each of 2 and of 4 gloo workers found, by (world, way)."""
     results = tmp_path_factory.mktemp("results")
-    mp.spawn(worker, args=({world: free_port() for world in (2, WORLD)}, run_folder, results), nprocs=WORLD)
+    run_ranks(worker, {world: free_port() for world in (2, WORLD)}, run_folder, results, world=WORLD)
     return [pickle.loads((results / str(rank)).read_bytes()) for rank in range(WORLD)]
 
 

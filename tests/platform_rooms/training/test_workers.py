@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import free_port, run_ranks
 from safetensors.torch import load_file
 
 from brgsa.errors import UserError
@@ -179,10 +178,7 @@ def tasks(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tr
 def results(tasks: dict[str, TrainingTask], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What became of each task on each of two gloo workers."""
     folder = tmp_path_factory.mktemp("results")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, args=(port, str(folder), tasks), nprocs=2)
+    run_ranks(worker, free_port(), str(folder), tasks, world=2)
     return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
 
 
@@ -284,20 +280,25 @@ def test_a_worker_is_told_to_end_and_another_one_dies(
     pairs: Path, results: list[dict[str, Any]], tasks: dict[str, TrainingTask], tmp_path: Path
 ) -> None:
     """SIGTERM to one of two of Ray Train's in the second epoch, SIGKILL to one in the third, which alone is a failure: to
-    1e-5 the weights of the training that nothing happened to.
+    1e-5 the weights of the training that nothing happened to. Epochs that are whole are not trained again.
     """
     out, over = tmp_path / "run", threading.Event()
     told: list[int] = []
     killed: list[int] = []
+    made_at: dict[int, int] = {}
+
+    def look(epoch: int) -> int:
+        return (run_checkpoints.folder_of(out, epoch) / "training.json").stat().st_mtime_ns
 
     def disturb() -> None:
         if not when(over, lambda: step_of(out) > 12):
             return
-        first = ray_workers()
+        first, made_at[1] = ray_workers(), look(1)
         told.append(max(first))
         os.kill(told[0], signal.SIGTERM)
         if not when(over, lambda: step_of(out) > 24 and len(ray_workers() - first) == 2):
             return
+        made_at[2] = look(2)
         killed.append(max(ray_workers() - first))
         os.kill(killed[0], signal.SIGKILL)
 
@@ -312,6 +313,7 @@ def test_a_worker_is_told_to_end_and_another_one_dies(
     assert told, "the training was over before a worker was told to end"
     assert killed, "the training was over before a worker was killed"
     assert [entry["epoch"] for entry in result.history] == [1, 2, 3]
+    assert {epoch: look(epoch) for epoch in made_at} == made_at
     for epoch in (1, 2, 3):
         ours, theirs = (
             load_file(run_checkpoints.folder_of(run, epoch) / "model.safetensors")
