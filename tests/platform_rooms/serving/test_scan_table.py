@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from models import LABELS, save_model
 from refusals import refused
+from tiny_models import save_noise
 
 from brgsa import zeroshot
 from brgsa_platform.serving.predict import predict
@@ -87,6 +88,17 @@ def test_each_scan_has_the_row_of_a_single_prediction(
     assert rows[1]["refused"]
     assert {row["series"] for row in rows[2:]} == {"1.2.1", "1.2.2"}
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_scans_of_one_slice_and_without_air_have_their_rows(scorer: Scorer, tmp_path: Path) -> None:
+    save_noise(tmp_path / "flat.nii.gz", (40, 38, 1))
+    save_noise(tmp_path / "whole.nii.gz", low=0)
+    done = predict_many(scorer, [tmp_path], tmp_path / "scores.csv")
+    flat, airless = _read_csv(done.out)
+    assert flat["refused"]
+    assert flat[PROMPTS[0]] == ""
+    assert "Air" in airless["cautions"]
+    assert airless[PROMPTS[0]] != ""
 
 
 def test_a_killed_call_goes_on(scorer: Scorer, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

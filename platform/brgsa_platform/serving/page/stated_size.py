@@ -1,0 +1,83 @@
+"""How much memory an upload's headers ask for. A reader takes it before it sees that the voxels are not there."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brgsa.errors import UserError
+
+DEFLATED = "1.2.840.10008.1.2.1.99"  # the transfer syntax of a DICOM file that is packed as a whole
+SIZES = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated"]
+
+
+def stated_bytes(scan: Path) -> int:
+    """The bytes of voxels that a file, or the files of a folder, say to hold; 0 for a header that is not understood, which its
+    reader refuses, and for NIfTI, whose reader looks first whether the voxels are there.
+
+    Raises:
+        UserError: a DICOM file is deflated ("upload-compression"): only unpacking would tell.
+    """
+    if scan.is_dir():
+        return sum(_dicom(file) for file in scan.iterdir())
+    readers: Mapping[str, Callable[[Path], int]] = {".dcm": _dicom, ".npz": _arrays, ".nrrd": _image, ".mha": _image}
+    return readers.get(scan.suffix, lambda file: 0)(scan)
+
+
+def _image(file: Path) -> int:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+        voxel = sitk.Image([1] * len(reader.GetSize()), reader.GetPixelID(), reader.GetNumberOfComponents())
+    except RuntimeError:
+        return 0
+    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * voxel.GetSizeOfPixelComponent()
+
+
+def _arrays(file: Path) -> int:
+    total = 0
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                try:
+                    version = np.lib.format.read_magic(member)
+                    read: Any = {
+                        (1, 0): np.lib.format.read_array_header_1_0,
+                        (2, 0): np.lib.format.read_array_header_2_0,
+                    }
+                    shape, _, dtype = read[version](member)
+                except (ValueError, KeyError):
+                    continue
+                total += math.prod(shape) * dtype.itemsize
+    return total
+
+
+def _dicom(file: Path) -> int:
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        deflated = read_file_meta_info(file).get("TransferSyntaxUID") == DEFLATED
+    except InvalidDicomError:
+        deflated = False  # it has no preamble, so nothing that says so
+    if deflated:
+        raise UserError(
+            "The DICOM files are deflated, which is not read here: send them in another transfer syntax.",
+            code="upload-compression",
+        )
+    try:
+        header = dcmread(file, stop_before_pixels=True, specific_tags=SIZES, force=True)
+        numbers = [int(header.get(name) or 1) for name in SIZES]
+    except Exception:  # of any kind, by what is damaged
+        return 0
+    return math.prod(numbers) // 8
