@@ -10,7 +10,7 @@ import numpy.typing as npt
 OPAQUE = 0.65  # of a map's 1
 
 
-def overlay(relevance: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+def overlay(relevance: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Colours (…, 4), red, green, blue and opacity from 0 to 1, of a map (…) from 0 (not drawn) to 1 (red)."""
     values = np.clip(np.asarray(relevance, dtype=np.float64), 0.0, 1.0)
     return np.stack([np.ones_like(values), 0.25 * values, np.zeros_like(values), OPAQUE * values], axis=-1)

@@ -151,6 +151,7 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
         archive.checkpoint, archive.store, options=EvaluateOptions(resamples=50), out=tmp_path / "new" / "folder"
     )
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
+        "calibration.json",
         "evaluation-test.csv",
         "evaluation-test.json",
         "scores-test.parquet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from brgsa.errors import UserError
 
-DEFLATED = "1.2.840.10008.1.2.1.99"  # the transfer syntax of a DICOM file that is packed as a whole
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax of a DICOM file that is packed as a whole
 SIZES = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated"]
 
 
@@ -26,7 +27,8 @@ def stated_bytes(scan: Path) -> int:
     if scan.is_dir():
         return sum(_dicom(file) for file in scan.iterdir())
     readers: Mapping[str, Callable[[Path], int]] = {".dcm": _dicom, ".npz": _arrays, ".nrrd": _image, ".mha": _image}
-    return readers.get(scan.suffix, lambda file: 0)(scan)
+    read = readers.get(scan.suffix)
+    return 0 if read is None else read(scan)
 
 
 def _image(file: Path) -> int:
@@ -40,7 +42,7 @@ def _image(file: Path) -> int:
         voxel = sitk.Image([1] * len(reader.GetSize()), reader.GetPixelID(), reader.GetNumberOfComponents())
     except RuntimeError:
         return 0
-    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * voxel.GetSizeOfPixelComponent()
+    return int(math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * voxel.GetSizeOfPixelComponent())
 
 
 def _arrays(file: Path) -> int:
@@ -63,14 +65,8 @@ def _arrays(file: Path) -> int:
 
 def _dicom(file: Path) -> int:
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-    from pydicom.filereader import read_file_meta_info
 
-    try:
-        deflated = read_file_meta_info(file).get("TransferSyntaxUID") == DEFLATED
-    except InvalidDicomError:
-        deflated = False  # it has no preamble, so nothing that says so
-    if deflated:
+    if _names_deflate(file):
         raise UserError(
             "The DICOM files are deflated, which is not read here: send them in another transfer syntax.",
             code="upload-compression",
@@ -81,3 +77,11 @@ def _dicom(file: Path) -> int:
     except Exception:  # of any kind, by what is damaged
         return 0
     return math.prod(numbers) // 8
+
+
+def _names_deflate(file: Path) -> bool:
+    """Whether the syntax stands anywhere in a file: where its header has it, only a parser tells, which would unpack it."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(DEFLATED) >= 0
