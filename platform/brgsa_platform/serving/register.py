@@ -40,10 +40,11 @@ def register(checkpoint: Path | str, name: str = NAME) -> Version:
         name: of the registered model.
 
     Raises:
-        UserError: the checkpoint cannot be used, or see `tracking.registry.register`.
+        UserError: the checkpoint or the calibration beside it cannot be used, or see `tracking.registry.register`.
     """
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     folder, run = loaded.path, loaded.run
+    probabilities.Probabilities.of(folder, "mean")  # a damaged one would meet those who load the model
     run_id = account.run_id_of(folder)
     with tempfile.TemporaryDirectory() as place:
         files = Path(place) / "checkpoint"
