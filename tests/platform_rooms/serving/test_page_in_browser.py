@@ -80,7 +80,7 @@ def test_a_dropped_scan_is_shown_scored_and_explained(served: tuple[str, Path], 
         # Only what was calibrated has a probability: sigmoid(1) for any score.
         assert [" 0.73 where" in row for row in rows] == [False, True, False]
         assert "probability" in driver.find_element(By.TAG_NAME, "thead").text
-        see("No probability where there is none: no calibration was fitted for this prompt")
+        see("No probability where the column is empty: no calibration was fitted for this prompt")
         driver.find_element(By.CSS_SELECTOR, "#rows button").click()
         see("Drawn as strongly as the model's opinion")
         wait.until(lambda _: driver.execute_script("return document.getElementById('heat').naturalWidth") > 8)
