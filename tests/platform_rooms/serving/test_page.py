@@ -164,6 +164,7 @@ DEFLATED = zipped(zipfile.ZIP_DEFLATED, a=bytes(range(256)))  # its data lie beh
         (b"\x1f\x8b" + b"no gzip at all", "upload-damaged"),
         (gzip.compress(bytes(1000), mtime=0)[:-10], "upload-damaged"),
         (gzip.compress(bytes(1000), mtime=0), "not-an-image"),
+        (changed(zipped(zipfile.ZIP_DEFLATED, **{"ct.npy": bytes(range(256))}), local=(36, 0xFF)), "file-damaged"),
     ],
 )
 def test_an_upload_that_is_no_image(page: TestClient, content: bytes, code: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,20 +47,16 @@ def _image(file: Path) -> int:
 
 
 def _arrays(file: Path) -> int:
+    kinds: Any = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     total = 0
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
-            with archive.open(name) as member:
-                try:
-                    version = np.lib.format.read_magic(member)
-                    read: Any = {
-                        (1, 0): np.lib.format.read_array_header_1_0,
-                        (2, 0): np.lib.format.read_array_header_2_0,
-                    }
-                    shape, _, dtype = read[version](member)
-                except (ValueError, KeyError):
-                    continue
-                total += math.prod(shape) * dtype.itemsize
+            try:
+                with archive.open(name) as member:
+                    shape, _, dtype = kinds[np.lib.format.read_magic(member)](member)
+            except (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+                continue
+            total += math.prod(shape) * dtype.itemsize
     return total
 
 
