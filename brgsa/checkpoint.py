@@ -10,6 +10,7 @@ optimizer.pt        optimiser state                       /   can be resumed
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -104,6 +105,12 @@ def load(path: Path | str) -> Checkpoint:
     model = BrgSA(config, text=saved_tower(config.text, path / "text"))
     load_weights(model, path)
     return Checkpoint(model.eval(), run, path)
+
+
+def weights_digest(path: Path) -> str:
+    """Hash (16 hexadecimal digits) of a checkpoint folder's weights, which tells whether something was made with them."""
+    with (path / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def phantom_warning(run: Mapping[str, Any]) -> str:

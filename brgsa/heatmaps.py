@@ -30,7 +30,7 @@ Target = Callable[[Embeddings], Tensor]  # the scores (B,) of B volumes
 ROUNDING = 1e-8  # what a voxel adds to a score in float32 is rounding below this
 # Of the integrated gradients; chosen on the demo's phantom (docs/heatmaps.md).
 BLURRED_MM = (17.0, 34.0, 68.0)
-SMOOTHED_MM = 14.0
+SMOOTHED_MM = 24.0
 BODY = -0.9  # of HU / 1000
 STEPS, STEPS_AT_ONCE = 12, 4
 

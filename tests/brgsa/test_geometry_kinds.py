@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,31 @@ def test_a_compressed_metaimage_finds_its_voxels_where_its_header_says(where: st
     text = path.read_text().replace("= a.raw", f"= {named}")
     path.write_text(text.replace("CompressedData = True", "CompressedData = False") if where == "LIST" else text)
     np.testing.assert_array_equal(read_volume(path).array, chest())
+
+
+@pytest.mark.parametrize("kind", ["nrrd", "metaimage"])
+def test_a_packed_file_is_unpacked_no_further_than_its_header_says(kind: str, tmp_path: Path) -> None:
+    """64 MB of zeros behind a header of 128 bytes: a reader that unpacked them all would take that much."""
+    zeros = bytes(64_000_000)
+    if kind == "nrrd":
+        path = tmp_path / "a.nrrd"
+        head = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nencoding: gzip\nendian: little\nspacings: 1 1 1\n\n"
+        packed = gzip.compress(zeros)
+    else:
+        path = tmp_path / "a.mha"
+        head = (
+            "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementSpacing = 1 1 1\nCompressedData = True\n"
+            "ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+        )
+        packed = zlib.compress(zeros)
+    path.write_bytes(head.encode() + packed)
+    tracemalloc.start()
+    try:
+        with refused("file-damaged"):
+            read_volume(path)
+        assert tracemalloc.get_traced_memory()[1] < len(zeros) / 4
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("kind", "named"), [("nrrd", "a.mha"), ("metaimage", "a.nrrd"), ("metaimage", "a.tif")])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from brgsa import zeroshot
@@ -54,6 +55,54 @@ def test_the_dense_block_speaks_for_density(build: Callable[..., BrgSA]) -> None
     assert found.relevance.shape == tuple(volume.shape[2:])
     assert (found.relevance.min(), found.relevance.max()) == (pytest.approx(0, abs=1e-6), 1)
     assert found.score == pytest.approx(float(zeroshot.scores(model.encode_volumes(volume), along(0))))
+
+
+def chest_like() -> Tensor:
+    """A body of soft tissue with two lungs of air, noise, and the dense block in one of them."""
+    volume = torch.full((1, 1, 32, 32, 16), -1.0)
+    volume[..., 3:29, 5:27, :] = 0.05
+    volume[..., 5:14, 8:24, 2:] = -0.85
+    volume[..., 18:27, 8:24, 2:] = -0.85
+    volume[..., 20:25, 6:11, 2:7] = 0.1
+    return volume + 0.03 * torch.randn(volume.shape, generator=torch.Generator().manual_seed(0))
+
+
+def ways_apart(model: BrgSA, volume: Tensor) -> list[np.ndarray]:
+    """What each of the six neutral volumes gives, by SciPy's filters: smoothed, and scaled to one height."""
+
+    def blurred(array: np.ndarray, mm: float) -> np.ndarray:
+        return gaussian_filter(array, [mm / width for width in SPACING], mode="nearest", truncate=3.0)
+
+    hu = volume[0, 0].numpy()
+    neutral = [blurred(hu, mm) for mm in (17.0, 34.0, 68.0)]
+    neutral += [np.full_like(hu, -1.0), np.where(hu > -0.9, 0.0, hu), hu[::-1].copy()]
+    found = []
+    for start in neutral:
+        total = np.zeros_like(hu)
+        for step in range(12):
+            way = torch.from_numpy(start + (hu - start) * (step + 0.5) / 12).float()[None, None].requires_grad_()
+            (gradient,) = torch.autograd.grad(zeroshot.scores(model.embed_volumes(way), along(0))[0, 0], way)
+            total += gradient[0, 0].numpy() / 12 * (hu - start)
+        added = blurred(total, 24.0)
+        found.append(added / np.abs(added).max())
+    return found
+
+
+def test_the_map_is_made_of_all_six_ways(build: Callable[..., BrgSA]) -> None:
+    """Against the definition in docs/heatmaps.md; without any one of the six the map is another."""
+    model, volume = hand_made(build), chest_like()
+    relevance = support(model, volume, along(0), SPACING).relevance
+    ways = ways_apart(model, volume)
+
+    def joined(parts: list[np.ndarray]) -> np.ndarray:
+        total = np.clip(sum(parts), 0, None)
+        whole: np.ndarray = total / total.max()
+        return whole
+
+    np.testing.assert_allclose(relevance, joined(ways), atol=2e-3)
+    for left_out in range(6):
+        others = joined([way for number, way in enumerate(ways) if number != left_out])
+        assert np.abs(relevance - others).max() > 0.02, left_out
 
 
 def test_nothing_speaks_for_its_opposite(build: Callable[..., BrgSA]) -> None:

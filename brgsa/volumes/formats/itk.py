@@ -6,6 +6,8 @@ ITK takes what a header leaves out for 1 mm and straight axes, and ignores units
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -248,9 +250,12 @@ class _Header:
         if not zipped or number is None or elsewhere or self._skips() != {"0"} or fields.get("dimension") != "3":
             return None
         raw = re.split(rb"\r?\n\r?\n", self._path.read_bytes(), maxsplit=1)[1]
-        big = fields.get("endian", "").lower() == "big"
-        voxels = np.frombuffer(gzip.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
-        return voxels.reshape(shape[::-1])
+        kind = np.dtype(number).newbyteorder(">" if fields.get("endian", "").lower() == "big" else "<")
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as packed:
+            voxels = packed.read(
+                math.prod(shape) * kind.itemsize + 1
+            )  # one byte too many is enough to see that it is wrong
+        return np.frombuffer(voxels, kind).reshape(shape[::-1])
 
     def _packed_metaimage(self, shape: tuple[int, int, int]) -> npt.NDArray[Any] | None:
         fields = self._fields
@@ -268,8 +273,12 @@ class _Header:
                 return None  # a list or a pattern, left to ITK
             raw = files[0].read_bytes()
         big = any(fields.get(key, "").lower() == "true" for key in ("binarydatabyteordermsb", "elementbyteordermsb"))
-        voxels = np.frombuffer(zlib.decompress(raw), np.dtype(number).newbyteorder(">" if big else "<"))
-        return voxels.reshape(shape[::-1])
+        kind = np.dtype(number).newbyteorder(">" if big else "<")
+        packed = zlib.decompressobj()
+        voxels = packed.decompress(raw, math.prod(shape) * kind.itemsize + 1)
+        if not packed.eof:
+            raise EOFError("the voxels do not end where the header says")
+        return np.frombuffer(voxels, kind).reshape(shape[::-1])
 
     def doubts(self, directions: npt.NDArray[np.float64]) -> list[Doubt]:
         found = [Doubt("units:converted", self.unit)] if self.factor != 1 else []

@@ -230,12 +230,6 @@ def read_kept(folder: Path, split: str, identity: dict[str, Any], index: SplitIn
     return kept
 
 
-def weights_digest(checkpoint: Path) -> str:
-    """Hash (16 hexadecimal digits) of a checkpoint's weights."""
-    with (checkpoint / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def parts_folder(folder: Path, *made_of: object) -> Path:
     """The hidden folder of an evaluation's parts: another checkpoint, store, split or way of encoding has another."""
     return folder / f"{PARTS}{hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]}"

@@ -22,6 +22,7 @@ from brgsa.model import BrgSA, Embeddings, default_device
 from brgsa.protocols import Protocol
 from brgsa.volumes import Geometry
 from brgsa.volumes.augment import Volume16
+from brgsa_platform.evaluation import probabilities
 from brgsa_platform.evaluation.alignment import Paired, alignment
 from brgsa_platform.evaluation.compare import compare
 from brgsa_platform.evaluation.embeddings import (
@@ -31,7 +32,6 @@ from brgsa_platform.evaluation.embeddings import (
     parts_folder,
     read_kept,
     remove_parts,
-    weights_digest,
     write_embeddings,
 )
 from brgsa_platform.evaluation.options import EvaluateOptions
@@ -108,6 +108,8 @@ def evaluate(
             result.files["embeddings"] = str(evaluation.keep(folder, split, replace(tested, texts=texts)))
             if fitted_on is not None and fitted_on is not tested:
                 evaluation.keep(folder, "validation", fitted_on)
+        if (calibration := evaluation.keep_calibration(result, folder)) is not None:
+            result.files["calibration"] = str(calibration)
         write_files(result, scored)
         log_result(run, result, evaluation.pictures(), np.asarray(scored.labels), evaluation.store.geometry.spacing)
         remove_parts(evaluation.parts(folder))
@@ -158,7 +160,7 @@ class _Evaluation:
         """What the figures are of, as plain JSON values."""
         folder = self.loaded.path
         return {
-            "checkpoint": f"{_run_name(folder)}/{folder.name}",
+            "checkpoint": f"{run_checkpoints.run_of(folder).name}/{folder.name}",
             "data": self.store.fingerprint,
             "split": self.split,
             "pairing": self.options.pairing,
@@ -171,7 +173,7 @@ class _Evaluation:
         store = self.store.path
         return {
             "checkpoint": str(self.loaded.path.absolute()),
-            "weights": weights_digest(self.loaded.path),
+            "weights": checkpoint_files.weights_digest(self.loaded.path),
             "store": without_credentials(store) if "://" in store else str(Path(store).absolute()),
             "style": self.loaded.run["data"]["style"],
             "config": self.loaded.run.get("config", {}),
@@ -273,7 +275,7 @@ class _Evaluation:
     def identity(self) -> dict[str, Any]:
         """What embeddings are of: they serve another evaluation of the same."""
         return {
-            "weights": weights_digest(self.loaded.path),
+            "weights": checkpoint_files.weights_digest(self.loaded.path),
             "data": self.store.fingerprint,
             "style": self.loaded.run["data"]["style"],
         }
@@ -283,6 +285,20 @@ class _Evaluation:
         path = embeddings_file(folder, split)
         write_embeddings(path, embedded)
         return path
+
+    def keep_calibration(self, result: EvaluationResult, folder: Path) -> Path | None:
+        """Write how scores become probabilities, where that was fitted; gives the file."""
+        if result.calibration is None or self.fitting is None:
+            return None
+        protocol, identity = self.options.chosen, self.identity()
+        about = {
+            "weights": identity["weights"],
+            "pairing": self.options.pairing,
+            "protocol": protocol.name,
+            "data": identity["data"],
+        }
+        labels = self.labels_of(self.fitting)
+        return probabilities.keep(folder, about, protocol, self.names, result.calibration.scales, labels)
 
     def pictures(self) -> dict[int, Volume16]:
         """Row → int16 HU of the few volumes that are shown."""
@@ -445,8 +461,3 @@ def _examples(index: SplitIndex, labels: NDArray[np.float32]) -> list[int]:
     for row in np.argsort(-counts, kind="stable"):
         by_scan.setdefault(int(index.scans[row]), int(row))
     return list(by_scan.values())[:EXAMPLES]
-
-
-def _run_name(folder: Path) -> str:
-    above = folder.absolute().parent
-    return above.parent.name if above.name == run_checkpoints.FOLDER else above.name

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brgsa import zeroshot
+from brgsa.checkpoint import weights_digest
 from brgsa.errors import UserError
 from brgsa.volumes import Volume
-from brgsa_platform.evaluation.embeddings import weights_digest
 from brgsa_platform.evaluation.scored import Scored
 from brgsa_platform.reports.runs import Evaluated
 from brgsa_platform.runtime.progress import progress

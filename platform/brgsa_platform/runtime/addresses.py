@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A name and password before "@"; of a web address a name alone too, which may be a token.
 _CREDENTIALS = re.compile(r"://[^/@\s]*:[^/@\s]+@|https?://[^/@\s]+@")
+_QUERY = re.compile(r"(://[^?\s]*)\?\S*")
 
 
 def is_loopback(address: str) -> bool:
@@ -47,8 +48,8 @@ def has_credentials(text: str) -> bool:
 
 
 def hide_credentials(text: str) -> str:
-    """A text without the names and passwords of the addresses in it."""
-    return _CREDENTIALS.sub(lambda found: found[0].partition("://")[0] + "://", text)
+    """A text without the names and passwords of the addresses in it, and without their queries, which may hold one."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub(lambda found: found[0].partition("://")[0] + "://", text))
 
 
 def without_credentials(url: str) -> str:

@@ -19,6 +19,7 @@ from brgsa.files import written_aside
 from brgsa.metrics import Interval, RocCurve
 from brgsa.metrics.calibration import Reliability
 from brgsa.metrics.gap import Clouds
+from brgsa_platform.runtime.overlay import overlay
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#7F7F7F",
@@ -216,7 +217,7 @@ def heat_figure(
 
     Args:
         hu: HU (x, y, z), oriented as for `planes_figure`.
-        maps: caption and map (x, y, z) from 0 (not drawn) to 1 (opaque red); its maximum may be lower. A map of zeros shows
+        maps: caption and map (x, y, z) from 0 (not drawn) to 1 (see `overlay`); its maximum may be lower. A map of zeros shows
             the CT alone.
         spacing: mm of a voxel along x, y and z.
     """
@@ -231,11 +232,7 @@ def heat_figure(
             axes = figure.add_subplot(grid[row, column])
             _slice(axes, hu, plane, at, spacing, LUNG)
             shown, aspect = _plane(heat, plane, at, spacing)
-            picture = np.asarray(shown, dtype=np.float64)
-            red = np.zeros((*picture.shape, 4))
-            red[..., 0], red[..., 1] = 1.0, 0.25 * picture
-            red[..., 3] = 0.65 * picture
-            axes.imshow(red, origin="upper", aspect=aspect, interpolation="bilinear")
+            axes.imshow(overlay(shown), origin="upper", aspect=aspect, interpolation="bilinear")
             if column == 0:
                 axes.set_ylabel(caption, fontsize=8)
             if row == 0:

@@ -28,7 +28,7 @@ class HeatMap:
 
     Attributes:
         ranked: the prompt, its score and the model's opinion.
-        file: the map as NIfTI, of the opinion's height: all 0 where there is none.
+        file: the map as NIfTI, of the opinion's height: all 0 where there is none, or no place that raises the score.
         peak_mm: where it is highest, mm in RAS as viewers show it; None for a map of zeros.
     """
 
@@ -43,10 +43,12 @@ class HeatMap:
 
     def said(self) -> str:
         """What a reader has to know of this map."""
+        if self.opinion == 0:
+            return "no opinion: not drawn"
+        if self.peak_mm is None:
+            return "no place speaks for it: not drawn"
         if self.opinion is None:
             return "the checkpoint has no scores to compare with: the map's scale says nothing"
-        if self.peak_mm is None:
-            return "no opinion: not drawn"
         return f"{self.opinion:.0%}"
 
 

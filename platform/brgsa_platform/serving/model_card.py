@@ -12,7 +12,8 @@ from brgsa.files import read_json
 LIMITS = (
     "**Not a medical device.** It is for research: no decision on a patient may rest on it.",
     "A score is no probability. A percentile tells how a scan stands among the training's validation scans, "
-    "not how likely a finding is.",
+    "not how likely a finding is. A probability, where there is one, was fitted on the validation split and holds where "
+    "abnormalities are as frequent as there.",
     "It knows scans like those of its training; other scanners, body regions and patients may mislead it.",
     "A low score does not exclude a finding, and what no prompt names is not looked for.",
 )

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from brgsa.errors import UserError
 from brgsa_platform.runtime import console
-from brgsa_platform.serving.scorer import RankedPrompt, ScanOptions, Scorer
+from brgsa_platform.serving.scorer import RankedPrompt, ScanOptions, Scorer, by_rank
 
 SHARE = "higher than"  # head of the percentiles' column
+PROBABILITY = "probability"
+PROBABILITY_MEANS = "fitted on the validation split; it holds where abnormalities are as frequent as there"
 SUPERVISED = " (supervised)"  # mark of a prompt
 
 
@@ -31,7 +33,7 @@ class Prediction:
     picture: Path | None = None
 
     def to_json(self) -> str:
-        """A JSON object with scan, prompts and warnings; an unknown percentile is null."""
+        """A JSON object with scan, prompts and warnings; an unknown percentile or probability is null."""
         prompts = [row._asdict() for row in self.rows]
         tree = {"scan": str(self.scan), "prompts": prompts, "warnings": self.warnings}
         return json.dumps(tree, indent=1, allow_nan=False)
@@ -41,19 +43,23 @@ class Prediction:
         if as_json:
             print(self.to_json())
             return
-        ranked = any(row.percentile is not None for row in self.rows)
-        heads = ["prompt", "score", *([SHARE] if ranked else [])]
-        cells = [
-            [
-                row.prompt + SUPERVISED * row.supervised,
-                f"{row.score:.3f}",
-                "" if row.percentile is None else f"{row.percentile:.0%}",
-            ][: len(heads)]
-            for row in self.rows
-        ]
-        console.print_table(console.table(heads, cells, title=self.scan.name, right=(1, 2), unbroken=(1, 2)))
-        if ranked:
+        columns = {
+            "score": [f"{row.score:.3f}" for row in self.rows],
+            SHARE: ["" if row.percentile is None else f"{row.percentile:.0%}" for row in self.rows],
+            PROBABILITY: ["" if row.probability is None else f"{row.probability:.2f}" for row in self.rows],
+        }
+        shown = {head: column for head, column in columns.items() if any(column)}
+        heads, right = ["prompt", *shown], range(1, len(shown) + 1)
+        prompts = [row.prompt + SUPERVISED * row.supervised for row in self.rows]
+        cells = [list(row) for row in zip(prompts, *shown.values(), strict=True)]
+        console.print_table(console.table(heads, cells, title=self.scan.name, right=right, unbroken=right))
+        if SHARE in shown:
             console.print_line(f"{SHARE}: share of the training's validation scans with a lower score for that prompt.")
+        if PROBABILITY in shown:
+            console.print_line(f"{PROBABILITY}: {PROBABILITY_MEANS}.")
+        where = " where the column is empty" if PROBABILITY in shown else ""
+        for why in dict.fromkeys(row.no_probability for row in self.rows if row.no_probability):
+            console.print_line(f"No probability{where}: {why}.")
         if any(row.supervised for row in self.rows):
             console.print_line(
                 f"{SUPERVISED.strip()}: the model was trained on labels of that abnormality: not zero-shot."
@@ -98,13 +104,7 @@ def predict(
         from brgsa_platform.runtime import plots
 
         plots.save(plots.planes_figure([("what the model sees", seen.hu)], scorer.geometry.spacing), picture)
-    return Prediction(scan_path, _ranked(rows), seen.warnings, picture)
-
-
-def _ranked(rows: Sequence[RankedPrompt]) -> list[RankedPrompt]:
-    if all(row.percentile is not None for row in rows):
-        return sorted(rows, key=lambda row: (-(row.percentile or 0.0), -row.score))
-    return sorted(rows, key=lambda row: -row.score)
+    return Prediction(scan_path, by_rank(rows), seen.warnings, picture)
 
 
 def _check_picture(path: Path) -> None:

@@ -11,13 +11,11 @@ from pathlib import Path
 
 from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
-from brgsa.errors import UserError
-from brgsa.files import read_json
+from brgsa_platform.evaluation import probabilities
 from brgsa_platform.serving import scan_model
 from brgsa_platform.serving.model_card import model_card
 from brgsa_platform.tracking import query
 from brgsa_platform.tracking.client import MODEL_FILES
-from brgsa_platform.tracking.lineage import model_name
 from brgsa_platform.tracking.registry import ServedModel, Version
 from brgsa_platform.tracking.registry import register as register_model
 from brgsa_platform.training import account, run_checkpoints
@@ -42,19 +40,20 @@ def register(checkpoint: Path | str, name: str = NAME) -> Version:
         name: of the registered model.
 
     Raises:
-        UserError: the checkpoint cannot be used, or see `tracking.registry.register`.
+        UserError: the checkpoint or the calibration beside it cannot be used, or see `tracking.registry.register`.
     """
     loaded = checkpoint_files.load(run_checkpoints.resolve(checkpoint))
     folder, run = loaded.path, loaded.run
-    run_id = _run_of(folder)
+    probabilities.Probabilities.of(folder, "mean")  # a damaged one would meet those who load the model
+    run_id = account.run_id_of(folder)
     with tempfile.TemporaryDirectory() as place:
         files = Path(place) / "checkpoint"
         files.mkdir()
-        for entry in MODEL_FILES:
+        for entry in (*MODEL_FILES, probabilities.FILE):
             source = folder / entry
             if source.is_dir():
                 shutil.copytree(source, files / entry)
-            else:
+            elif entry in MODEL_FILES or source.exists():
                 shutil.copy2(source, files / entry)
         model = ServedModel(
             loader=scan_model.__name__,
@@ -70,24 +69,10 @@ def register(checkpoint: Path | str, name: str = NAME) -> Version:
         return register_model(
             model,
             name,
-            logged_as=model_name(_run_folder(folder).name, folder.name),
-            run_id=run_id,
+            logged_as=account.name_of(folder),
+            run_id=run_id if run_id is not None and query.exists(run_id) else None,
             model_id=account.model_of(folder),
         )
-
-
-def _run_folder(checkpoint: Path) -> Path:
-    above = checkpoint.absolute().parent
-    return above.parent if above.name == run_checkpoints.FOLDER else above
-
-
-def _run_of(checkpoint: Path) -> str | None:
-    """The MLflow run of a checkpoint's training; None where there is none in this tracking store."""
-    try:
-        run_id = str(read_json(_run_folder(checkpoint) / "run.json").get("mlflow_run_id") or "")
-    except UserError:
-        return None
-    return run_id if run_id and query.exists(run_id) else None
 
 
 def _code(place: Path) -> list[Path]:

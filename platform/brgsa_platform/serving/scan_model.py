@@ -19,6 +19,8 @@ OUTPUTS = {
     "prompt": "string",
     "score": "double",
     "percentile": "double",
+    "probability": "double",
+    "no_probability": "string",
     "supervised": "boolean",
     "cautions": "string",
     "outside": "string",
@@ -41,15 +43,15 @@ class ScanModel:
 
         Returns:
             The columns of `OUTPUTS`. `percentile` is the share (0 to 1) of the training's validation scans that score lower
-            for the prompt; NaN where that is not known.
+            for the prompt, `probability` what an evaluation fitted to its scores; NaN where they are not known.
         """
         rows = [row for given in table.to_dict("records") for row in self._rows(given)]
         return pd.DataFrame(rows, columns=list(OUTPUTS))
 
     def _rows(self, given: dict[Any, Any]) -> Iterator[dict[str, Any]]:
         blank = {
-            "scan": given["scan"], "prompt": "", "score": np.nan, "percentile": np.nan, "supervised": False,
-            "cautions": "", "outside": "", "refused": "",
+            "scan": given["scan"], "prompt": "", "score": np.nan, "percentile": np.nan, "probability": np.nan,
+            "no_probability": "", "supervised": False, "cautions": "", "outside": "", "refused": "",
         }  # fmt: skip
         prompts = given.get("prompts")
         asked = [str(text) for text in prompts] if isinstance(prompts, list | tuple | np.ndarray) else []
@@ -62,8 +64,8 @@ class ScanModel:
             return
         told = {"cautions": " ".join(seen.cautions), "outside": "; ".join(seen.outside)}
         for row in ranked:
-            percentile = np.nan if row.percentile is None else row.percentile
-            yield {**blank, **told, **row._asdict(), "percentile": percentile}
+            known = {name: value for name, value in row._asdict().items() if value is not None}
+            yield {**blank, **told, **known}
 
 
 def _load_pyfunc(path: str) -> ScanModel:

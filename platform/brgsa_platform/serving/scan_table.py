@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,8 +16,9 @@ from typing import IO, Any
 
 from brgsa.errors import UserError
 from brgsa.files import written_aside
+from brgsa.volumes import folders_below
 from brgsa_platform.runtime.progress import progress
-from brgsa_platform.serving.predict import SHARE
+from brgsa_platform.serving.predict import PROBABILITY, SHARE, SUPERVISED
 from brgsa_platform.serving.scan_list import ScanPlace, find_scans
 from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen, metadata_rows
 
@@ -33,23 +34,24 @@ Make = Callable[[Seen], Row]  # a scan to the columns behind `FIXED`
 
 @dataclass(frozen=True)
 class ScanTable:
-    """A finished table, its scans, and those of them that could not be used."""
+    """A finished table, its scans, those of them that could not be used, and what there is to say of its columns."""
 
     out: Path
     scans: int
     refused: int
+    notes: Sequence[str] = ()
 
     def summary(self) -> str:
-        """One line."""
+        """One line, and one a note."""
         refused = f", {self.refused} of them refused (the column 'refused' says why)" if self.refused else ""
-        return f"{self.out}: {self.scans} scans{refused}."
+        return "\n".join([f"{self.out}: {self.scans} scans{refused}.", *self.notes])
 
 
 def predict_many(scorer: Scorer, scans: Sequence[Path], out: Path, options: ScanOptions = ScanOptions()) -> ScanTable:
     """Score scans into a CSV or Parquet table.
 
-    Behind `FIXED` it has for each prompt its score and, where the checkpoint can tell, the share of the validation scans
-    that score lower.
+    Behind `FIXED` it has for each prompt its score; where the checkpoint can tell, the share of the validation scans that score
+    lower; where one was fitted, the probability; and, of a prompt that is not zero-shot, the mark "supervised".
 
     Args:
         scans: files, folders and lists (see `find_scans`).
@@ -57,21 +59,59 @@ def predict_many(scorer: Scorer, scans: Sequence[Path], out: Path, options: Scan
             prompts and options a second call goes on from there.
 
     Raises:
-        UserError: `out` has another ending ("table-format") or cannot be written ("table-not-writable"), the part file is
-            another call's ("other-scores"), the options name a series ("series-in-table"); see also `find_scans` and
-            `metadata_rows`.
+        UserError: a prompt is the name of another column ("column-taken"); `out` has another ending ("table-format") or cannot
+            be written ("table-not-writable"), the part file is another call's ("other-scores"), the options name a series
+            ("series-in-table"); see also `find_scans` and `metadata_rows`.
     """
+    _check_names(scorer.texts)
 
     def scores(seen: Seen) -> Row:
         row: Row = {}
         for prompt in scorer.score(seen):
-            row[prompt.prompt] = prompt.score
+            text, share, probability, supervised = _names(prompt.prompt)
+            row[text] = prompt.score
             if prompt.percentile is not None:
-                row[f"{prompt.prompt} ({SHARE})"] = prompt.percentile
+                row[share] = prompt.percentile
+            if prompt.probability is not None:
+                row[probability] = prompt.probability
+            if prompt.supervised:
+                row[supervised] = True
         return row
 
-    key = {"prompts": scorer.texts, "pairing": scorer.pairing}
-    return _table(scorer, find_scans(scans), out, options, scores, key)
+    fits = scorer.probabilities.fits
+    scalings = {text: [fits[text].temperature, fits[text].bias] for text in scorer.texts if text in fits}
+    key = {"prompts": scorer.texts, "pairing": scorer.pairing, "probabilities": scalings}
+    return replace(_table(scorer, find_scans(scans), out, options, scores, key), notes=_notes(scorer))
+
+
+def _names(prompt: str) -> tuple[str, str, str, str]:
+    """A prompt's columns: its score, the share of lower ones, the probability, the mark of a supervised one."""
+    return prompt, f"{prompt} ({SHARE})", f"{prompt} ({PROBABILITY})", f"{prompt}{SUPERVISED}"
+
+
+def _check_names(prompts: Sequence[str]) -> None:
+    """Refuse a prompt whose columns would take the place of others."""
+    taken = set(FIXED)
+    for prompt in dict.fromkeys(prompts):
+        if found := taken & set(_names(prompt)):
+            raise UserError(
+                f"The prompt {prompt!r} cannot have the column {min(found)!r}, which the table has for something else: "
+                "write the prompt as a sentence.",
+                code="column-taken",
+                field="--prompt",
+                value=prompt,
+            )
+        taken.update(_names(prompt))
+
+
+def _notes(scorer: Scorer) -> list[str]:
+    """Why prompts have no probability, and which are not zero-shot."""
+    rows = [scorer.ranked(text, 0.0) for text in dict.fromkeys(scorer.texts)]
+    why_not = dict.fromkeys(row.no_probability for row in rows if row.no_probability)
+    supervised = [row.prompt for row in rows if row.supervised]
+    told = f"Trained on labels, so not zero-shot, and marked{SUPERVISED}: {'; '.join(supervised)}"
+    where = "" if all(row.probability is None for row in rows) else " for some prompts"
+    return [*(f"No probability{where}: {why}." for why in why_not), *([told] if supervised else [])]
 
 
 def embed(scorer: Scorer, scans: Sequence[Path], out: Path, options: ScanOptions = ScanOptions()) -> ScanTable:
@@ -135,7 +175,8 @@ def _rows(
     scorer: Scorer, places: Sequence[ScanPlace], options: ScanOptions, part: Path, make: Make, key: dict[str, Any]
 ) -> list[Row]:
     """The rows of all places: those that an earlier call made, and the others, each kept as soon as it is made."""
-    made = _earlier(part, key)
+    changed = {path: _changed(path) for path in {place.path for place in places}}  # before any of them is read
+    made = _earlier(part, key, changed)
     left = [place for place in places if _name(place) not in made]
     with part.open("a", encoding="utf-8") as journal, progress(len(left), "read scans") as advance:
         if not journal.tell():
@@ -148,9 +189,19 @@ def _rows(
                 if ahead < len(left):
                     waiting[ahead] = readers.submit(_read, scorer, left[ahead], options)
                 row = made[_name(place)] = _row(place, seen, make)
-                _note(journal, row)
+                _note(journal, {"changed": changed[place.path], "row": row})
                 advance()
     return [made[_name(place)] for place in places]
+
+
+def _changed(path: Path) -> int:
+    """When a scan last changed (ns): its file, or the latest of all files and folders in and below its folder."""
+    if not path.is_dir():
+        return path.stat().st_mtime_ns
+    entries = (entry for folder in folders_below(path) for entry in (folder, *folder.iterdir()))
+    return max(
+        (entry if entry.exists() else entry.parent).stat().st_mtime_ns for entry in entries
+    )  # a link may lead nowhere
 
 
 def _read(scorer: Scorer, place: ScanPlace, options: ScanOptions) -> Seen | str:
@@ -170,12 +221,12 @@ def _row(place: ScanPlace, seen: Seen | str, make: Make) -> Row:
     return {**row, "cautions": " ".join(seen.cautions), "outside": "; ".join(seen.outside), **make(seen)}
 
 
-def _earlier(part: Path, key: dict[str, Any]) -> dict[str, Row]:
-    """The rows of a part file by scan, but for scans that are newer; a last line that was cut off is no row."""
+def _earlier(part: Path, key: dict[str, Any], changed: Mapping[Path, int]) -> dict[str, Row]:
+    """The rows of a part file by scan, but for scans that have changed; a last line that was cut off is no row."""
     if not part.exists():
         return {}
     lines: list[dict[str, Any]] = []
-    when, whole = part.stat().st_mtime, 0
+    whole = 0
     with part.open("rb") as file:
         for line in file:
             try:
@@ -192,8 +243,13 @@ def _earlier(part: Path, key: dict[str, Any]) -> dict[str, Row]:
             field="--out",
             value=str(part),
         )
-    rows = [(ScanPlace(Path(row["scan"]), row["series"] or None), row) for row in lines[1:]]
-    return {_name(place): row for place, row in rows if place.path.exists() and place.path.stat().st_mtime <= when}
+    rows: dict[str, Row] = {}
+    for noted in lines[1:]:
+        row = noted["row"]
+        place = ScanPlace(Path(row["scan"]), row["series"] or None)
+        if changed.get(place.path) == noted["changed"]:
+            rows[_name(place)] = row
+    return rows
 
 
 def _note(journal: IO[str], line: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from brgsa.phantom import is_phantom
 from brgsa.text import as_read
 from brgsa.volumes import Geometry, SeveralSeries, Volume, quality_warnings, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
+from brgsa_platform.evaluation.probabilities import Probabilities
 from brgsa_platform.layouts import METADATA_COLUMNS, file_name, read_table
 from brgsa_platform.store.training_range import outside_of
 from brgsa_platform.training import run_checkpoints
@@ -47,13 +48,16 @@ class RankedPrompt(NamedTuple):
     """A prompt, its score, and the share (0 to 1) of the validation scans that score lower for it, where that is known.
 
     Raw cosines say little: what can be read is how a scan stands among others. A prompt is supervised where it names an
-    abnormality on whose labels the model was trained; its score is then not zero-shot.
+    abnormality on whose labels the model was trained; its score is then not zero-shot. It has a probability where an evaluation
+    of this checkpoint fitted one (see `evaluation.probabilities`); elsewhere `no_probability` says why not.
     """
 
     prompt: str
     score: float
     percentile: float | None
     supervised: bool = False
+    probability: float | None = None
+    no_probability: str = ""
 
     @property
     def opinion(self) -> float | None:
@@ -61,6 +65,13 @@ class RankedPrompt(NamedTuple):
         score higher, 1 where none does; None where the checkpoint keeps no scores of them.
         """
         return None if self.percentile is None else max(0.0, 2 * self.percentile - 1)
+
+
+def by_rank(rows: Sequence[RankedPrompt]) -> list[RankedPrompt]:
+    """The rows by percentile where every prompt has one, else by score; the highest first."""
+    if all(row.percentile is not None for row in rows):
+        return sorted(rows, key=lambda row: (-(row.percentile or 0.0), -row.score))
+    return sorted(rows, key=lambda row: -row.score)
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Scorer:
         device: default "cuda" where there is one.
 
     Raises:
-        UserError: the checkpoint cannot be used, or a prompt is empty.
+        UserError: the checkpoint or the calibration beside it cannot be used, or a prompt is empty.
     """
 
     def __init__(
@@ -124,6 +135,7 @@ class Scorer:
         self._reference: Mapping[str, Sequence[float]] = (
             loaded.run.get("reference_scores", {}) if pairing == "mean" else {}
         )
+        self.probabilities = Probabilities.of(loaded.path, pairing)
 
     def asking(self, prompts: Sequence[str] | None) -> Scorer:
         """The same model with other prompts.
@@ -168,8 +180,9 @@ class Scorer:
         return ranked, found.relevance * np.float32(1.0 if ranked.opinion is None else ranked.opinion)
 
     def ranked(self, text: str, score: float) -> RankedPrompt:
-        """A score among those of the validation scans."""
-        return RankedPrompt(text, score, self._percentile(text, score), checkpoint_files.is_supervised(self.run, text))
+        """A score among those of the validation scans, and as a probability."""
+        supervised = checkpoint_files.is_supervised(self.run, text)
+        return RankedPrompt(text, score, self._percentile(text, score), supervised, *self.probabilities(text, score))
 
     def _percentile(self, text: str, score: float) -> float | None:
         """Share of the reference scores, which rise, below `score`; of equal ones half."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from brgsa.volumes import Volume
-from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store
+from brgsa_platform.store.store import HU_BIN, HU_BINS, HU_FIRST, Store, hu_histogram
 
 SAME = 0.01  # relative difference of two lengths
 SAME_HU = 10.0
@@ -55,13 +55,6 @@ def outside_of(scan: Volume, hu: npt.NDArray[np.int16], seen: Mapping[str, Seque
         if not low - SAME_HU <= mean <= high + SAME_HU:
             found.append(f"mean {mean:.0f} HU, the training's {low:.0f} to {high:.0f}")
     return found
-
-
-def hu_histogram(array: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
-    """Counts (32,) of every second voxel along each axis of a volume (x, y, z) in HU, in bins of 64 HU from -1024 up."""
-    every_second = array[::2, ::2, ::2]
-    bins = np.clip((every_second.astype(np.int32) - HU_FIRST) // HU_BIN, 0, HU_BINS - 1)
-    return np.bincount(bins.ravel(), minlength=HU_BINS)
 
 
 def _mean(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -17,8 +17,7 @@ from brgsa.volumes.formats.detached import data_files
 from brgsa_platform.layouts import Item
 from brgsa_platform.runtime.storage import Folder, is_away, local_copy, short_error
 from brgsa_platform.store.ingest_log import IngestLogHandle
-from brgsa_platform.store.store import SCHEMA, UNREAD, checksum
-from brgsa_platform.store.training_range import hu_histogram
+from brgsa_platform.store.store import SCHEMA, UNREAD, checksum, hu_histogram
 
 # Workers that one volume may kill before it is refused. Its reader crashes, or it needs more memory than there is.
 MAX_DEATHS = 2

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brgsa_platform.runtime.addresses import without_credentials
+from brgsa_platform.runtime.addresses import hide_credentials, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,8 +75,7 @@ def command() -> str:
     path = Path(program)
     if path.name != "brgsa" and path.parts[-3:-1] != ("brgsa_platform", "cli"):
         return path.name
-    shown = (re.sub(r"://[^/@\s]*@", "://", re.sub(r"(://[^?\s]*)\?\S*", r"\1", text)) for text in arguments)
-    return shlex.join(["brgsa", *shown])[:COMMAND_LENGTH]
+    return shlex.join(["brgsa", *map(hide_credentials, arguments)])[:COMMAND_LENGTH]
 
 
 def log_datasets(api: MlflowClient, run_id: str, datasets: Iterable[Dataset]) -> None:
@@ -192,4 +191,13 @@ def find_model(api: MlflowClient, run_id: str, name: str) -> str | None:
 
 
 def _models(api: MlflowClient, experiment: str, run_id: str) -> list[Any]:
-    return list(api.search_logged_models([experiment], f"source_run_id = '{run_id}'", max_results=MODELS_AT_ONCE))
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = api.search_logged_models(
+            [experiment], f"source_run_id = '{run_id}'", max_results=MODELS_AT_ONCE, page_token=token
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found

@@ -23,17 +23,24 @@ def kept_models(out: Path, config: RunConfig, steps: int) -> list[KeptModel]:
     ]
 
 
-def model_of(checkpoint: Path) -> str | None:
-    """The id in MLflow of a checkpoint of a run's folder; None where it has none, or lies elsewhere."""
-    folder = checkpoint.absolute()
-    run = folder.parent.parent
-    if folder.parent.name != run_checkpoints.FOLDER or not (run / "run.json").is_file():
-        return None
+def run_id_of(checkpoint: Path) -> str | None:
+    """The id in MLflow of a checkpoint's training, as its run's folder tells; None where there is none."""
     try:
-        run_id = str(read_json(run / "run.json").get("mlflow_run_id"))
+        run_id = read_json(run_checkpoints.run_of(checkpoint) / "run.json").get("mlflow_run_id")
     except UserError:
         return None
-    return tracking.find_model(run_id, model_name(run.name, folder.name))
+    return str(run_id) if run_id else None
+
+
+def name_of(checkpoint: Path) -> str:
+    """The name of a checkpoint among MLflow's models."""
+    return model_name(run_checkpoints.run_of(checkpoint).name, checkpoint.name)
+
+
+def model_of(checkpoint: Path) -> str | None:
+    """The id in MLflow of a checkpoint of a run's folder; None where it has none, or lies elsewhere."""
+    run_id = run_id_of(checkpoint)
+    return None if run_id is None else tracking.find_model(run_id, name_of(checkpoint))
 
 
 def description(config: RunConfig, data: Sequence[Dataset], history: Sequence[dict[str, Any]] = ()) -> str:

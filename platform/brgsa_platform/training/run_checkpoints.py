@@ -31,6 +31,12 @@ def folder_of(run: Path, epoch: int, step: int | None = None) -> Path:
     return run / FOLDER / f"epoch-{epoch:04d}{within}"
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run's folder of a checkpoint; of one that lies elsewhere the folder above it."""
+    above = checkpoint.absolute().parent
+    return above.parent if above.name == FOLDER else above
+
+
 def whole(run: Path) -> list[tuple[int, Path]]:
     """(epoch, folder) of a run's checkpoints at the end of an epoch, oldest first."""
     return [(epoch, path) for epoch, step, path in _all(run) if step is None]

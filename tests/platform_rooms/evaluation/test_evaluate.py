@@ -22,7 +22,9 @@ from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.vision import vision_tower
 from brgsa.volumes import Geometry, read_volume, standardize
+from brgsa_platform.evaluation import probabilities
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
+from brgsa_platform.serving.predict import predict
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import connection
@@ -150,6 +152,7 @@ def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path
     )
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
         "alignment-test.parquet",
+        "calibration.json",
         "evaluation-test.csv",
         "evaluation-test.json",
         "labels-test.parquet",
@@ -366,6 +369,35 @@ def test_calibration_and_what_is_named_first_are_in_the_file(archive: Archive, t
     assert 0 <= tree["top"]["precision_at_3"]["value"] <= 1
     assert tree["alignment"]["retrieval/report_to_volume_at_5"] >= 0.5  # eight reports, ten volumes
     assert 1 <= tree["alignment"]["collapse/volumes_rank"] <= 10
+
+
+def test_the_calibration_of_validation_volumes_is_kept_and_used(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven volumes are few; whether a score rises with the label is chance in a model that knows nothing."""
+    monkeypatch.setattr(probabilities, "FEWEST", 2)
+    own = save_model(tmp_path / "run")
+    result = evaluate(own, archive.store, options=EvaluateOptions(resamples=5))
+    file = own / probabilities.FILE
+    assert result.files["calibration"] == str(file)
+    tree = json.loads(file.read_text())
+    fitted = json.loads(Path(result.files["json"]).read_text())["calibration"]["abnormalities"]
+    rising = {name: row for name, row in fitted.items() if row["temperature"] > 0}
+    assert {row["abnormality"]: row["temperature"] for row in tree["prompts"].values()} == {
+        name: row["temperature"] for name, row in rising.items()
+    }
+    assert len(tree["prompts"]) + len(tree["unfitted"]) == len(LABELS)
+    for row in tree["prompts"].values():
+        assert row["positives"] + row["negatives"] == 7  # the validation split's, not the ten under test
+    before = file.read_bytes()
+    evaluate(own, archive.store, options=EvaluateOptions(resamples=5, protocol="brgsa-paper"))
+    assert file.read_bytes() == before  # that protocol fits nothing: its thresholds are of the labels under test
+    scan = next(iter(archive.scans.values()))
+    for ranked in predict(own, scan).rows:
+        fit = tree["prompts"].get(ranked.prompt)
+        known = None if fit is None else 1 / (1 + np.exp(-(ranked.score / fit["temperature"] + fit["bias"])))
+        assert ranked.probability == pytest.approx(known)
+        assert bool(ranked.no_probability) == (fit is None)
 
 
 def test_another_checkpoint_stands_beside_it(archive: Archive, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brgsa_platform.runtime.addresses import has_credentials, is_loopback, without_credentials
+from brgsa_platform.runtime.addresses import has_credentials, hide_credentials, is_loopback, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,8 @@ def test_no_credentials(text: str) -> None:
 )
 def test_what_may_stand_on_a_screen(url: str, shown: str) -> None:
     assert without_credentials(url) == shown
+
+
+def test_a_text_is_shown_without_what_its_addresses_hide() -> None:
+    text = "read s3://me:secret@b/x?key=hidden and https://token@h/y, not hdfs://node/z"
+    assert hide_credentials(text) == "read s3://b/x and https://h/y, not hdfs://node/z"

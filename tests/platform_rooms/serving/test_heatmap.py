@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -47,6 +49,20 @@ def test_maps_lie_over_the_scan(model: Path, tmp_path: Path) -> None:
     assert not nibabel.load(second.file).get_fdata().any()
     assert second.peak_mm is None
     assert done.picture.stat().st_size > 10_000
+
+
+def test_what_is_not_drawn_is_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A prompt without opinion, one that no place in the scan speaks for, and one that nothing is known of."""
+    done = heatmap(model, save_nifti(tmp_path / "scan.nii", chest()), PROMPTS, tmp_path / "maps")
+    known, without, unknown = done.maps
+    nowhere = replace(known, peak_mm=None)
+    told = [one.said() for one in (known, without, unknown, nowhere)]
+    assert told[0] == "100%"
+    assert len(set(told)) == 4
+    done.print()
+    assert without.said() in " ".join(capsys.readouterr().out.split())
+    asked = {one["prompt"]: one for one in json.loads(done.to_json())["maps"]}
+    assert (asked[PROMPTS[1]]["opinion"], asked[PROMPTS[1]]["peak_mm"]) == (0, None)
 
 
 def test_a_file_in_any_orientation_has_the_map_of_the_straight_one(model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import resource
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_scores_are_those_of_predict(page: TestClient, checkpoint: Path, scan: P
     rows = page.post(f"/scans/{told['id']}/scores", json={}).json()
     expected = {row.prompt: row for row in predict(checkpoint, scan).rows}
     assert {row["prompt"]: row["score"] for row in rows} == pytest.approx({k: v.score for k, v in expected.items()})
-    assert [row["percentile"] for row in rows] == [0.75, 1.0, 0.0]
+    assert [row["percentile"] for row in rows] == [1.0, 0.75, 0.0]
     (own,) = page.post(f"/scans/{told['id']}/scores", json={"prompts": ["There is a stent."]}).json()
     assert (own["prompt"], own["percentile"]) == ("There is a stent.", None)
     assert page.post(f"/scans/{told['id']}/scores", json={"prompts": [" "]}).json()["code"] == "empty-prompt"
@@ -164,6 +164,7 @@ DEFLATED = zipped(zipfile.ZIP_DEFLATED, a=bytes(range(256)))  # its data lie beh
         (b"\x1f\x8b" + b"no gzip at all", "upload-damaged"),
         (gzip.compress(bytes(1000), mtime=0)[:-10], "upload-damaged"),
         (gzip.compress(bytes(1000), mtime=0), "not-an-image"),
+        (changed(zipped(zipfile.ZIP_DEFLATED, **{"ct.npy": bytes(range(256))}), local=(36, 0xFF)), "file-damaged"),
     ],
 )
 def test_an_upload_that_is_no_image(page: TestClient, content: bytes, code: str, tmp_path: Path) -> None:
@@ -189,6 +190,63 @@ def test_an_upload_that_is_too_large(page: TestClient) -> None:
     assert refusal(send(page, gzip.compress(bytes(5 * LIMIT)))) == (413, "upload-too-large")
     arrays = zipped(zipfile.ZIP_DEFLATED, **{"ct.npy": bytes(5 * LIMIT)})
     assert refusal(send(page, arrays)) == (413, "upload-too-large")
+
+
+HUGE = 20_000  # voxels along an axis, of which the file holds none
+
+
+def huge_nrrd(tmp_path: Path) -> bytes:
+    return (
+        f"NRRD0004\ntype: short\ndimension: 3\nsizes: {HUGE} {HUGE} {HUGE}\nencoding: raw\nendian: little\n"
+        "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n0"
+    ).encode()
+
+
+def huge_meta_image(tmp_path: Path) -> bytes:
+    return (
+        f"ObjectType = Image\nNDims = 3\nDimSize = {HUGE} {HUGE} {HUGE}\nElementSpacing = 1 1 1\n"
+        "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementType = MET_SHORT\nElementDataFile = LOCAL\n0"
+    ).encode()
+
+
+def huge_arrays(tmp_path: Path) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i2", "fortran_order": False, "shape": (HUGE,) * 3})
+    return zipped(**{"ct.npy": header.getvalue()})
+
+
+def huge_dicom(tmp_path: Path) -> bytes:
+    from pydicom import dcmread
+
+    save_dicom(tmp_path / "lung", chest())
+    file = min((tmp_path / "lung").iterdir())
+    dataset = dcmread(file)
+    dataset.Rows = dataset.Columns = HUGE
+    dataset.save_as(file)
+    return zipped(**series(tmp_path / "lung"))
+
+
+@pytest.mark.parametrize("make", [huge_nrrd, huge_meta_image, huge_arrays, huge_dicom])
+def test_a_header_that_promises_too_much_is_refused_before_memory_is_taken(
+    page: TestClient, tmp_path: Path, make: Callable[[Path], bytes]
+) -> None:
+    content = make(tmp_path)
+    assert len(content) < LIMIT
+    assert refusal(send(page, content)) == (413, "upload-too-large")
+
+
+def test_deflated_dicom_is_refused_unread(page: TestClient, tmp_path: Path) -> None:
+    from pydicom import dcmread
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    save_dicom(tmp_path / "lung", chest())
+    file = min((tmp_path / "lung").iterdir())
+    dataset = dcmread(file)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(file)
+    assert refusal(send(page, zipped(**series(tmp_path / "lung")))) == (422, "upload-compression")
+    file.write_bytes(file.read_bytes()[132:])  # as old archives have it, without preamble
+    assert refusal(send(page, zipped(**series(tmp_path / "lung")))) == (422, "upload-compression")
 
 
 def test_a_full_disk_is_no_fault_of_the_upload(page: TestClient) -> None:

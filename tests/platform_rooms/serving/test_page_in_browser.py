@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from browsers import browser, find_programs
+from calibrated import calibrate
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from tiny_models import PROMPTS, save_noise, save_tiny
@@ -29,7 +30,7 @@ SIZE = (1280, 860)
 def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The page's address, and the file with all that its server prints."""
     find_programs()
-    model = save_tiny(tmp_path / "epoch-0001")
+    model = calibrate(save_tiny(tmp_path / "epoch-0001"), Cardiomegaly=(1e6, 1.0))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,6 +77,10 @@ def test_a_dropped_scan_is_shown_scored_and_explained(served: tuple[str, Path], 
         for row, number, share in zip(rows, (1, 0, 2), (" 100 %", " 75 %", " 0 %"), strict=True):
             assert row.startswith(PROMPTS[number])
             assert share in row
+        # Only what was calibrated has a probability: sigmoid(1) for any score.
+        assert [" 0.73 where" in row for row in rows] == [False, True, False]
+        assert "probability" in driver.find_element(By.TAG_NAME, "thead").text
+        see("No probability where the column is empty: no calibration was fitted for this prompt")
         driver.find_element(By.CSS_SELECTOR, "#rows button").click()
         see("Drawn as strongly as the model's opinion")
         wait.until(lambda _: driver.execute_script("return document.getElementById('heat').naturalWidth") > 8)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from models import GEOMETRY, LABELS, VISION, save_model
 from refusals import refused
+from tiny_models import save_noise
 
 from brgsa import checkpoint, zeroshot
 from brgsa.errors import UserError
@@ -167,6 +168,14 @@ def test_the_flags_of_a_scan_are_its_cautions(saved: Path, scan: Path, tmp_path:
     assert [w for w in warnings if "gantry tilt" in w] == [
         "Its slices are stacked askew (gantry tilt); they were resampled upright (14.0°)."
     ]
+
+
+def test_one_slice_is_no_scan_and_one_without_air_is_cautioned_about(saved: Path, tmp_path: Path) -> None:
+    with refused("volume-too-small"):
+        predict(saved, save_noise(tmp_path / "flat.nii.gz", (40, 38, 1)))
+    airless = predict(saved, save_noise(tmp_path / "airless.nii.gz", low=0))
+    assert [warning for warning in airless.warnings if "Air" in warning]
+    assert len(airless.rows) == len(LABELS)
 
 
 def test_printed_as_table_and_as_json(saved: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:

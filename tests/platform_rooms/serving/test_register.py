@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calibrated import calibrate
 from refusals import refused
 from tiny_models import LABELS, PROMPTS, save_noise, save_tiny
 from typer.testing import CliRunner
 
 from brgsa_platform.cli.main import app
+from brgsa_platform.evaluation.probabilities import FILE
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.serving.register import register
 from brgsa_platform.tracking import client as tracking
@@ -69,6 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         register(folder / "run", "chest")
         (checkpoint / "evaluation-test.json").write_text(json.dumps(EVALUATION))
         (checkpoint / "scores-test.parquet").write_bytes(b"volume ids")
+        calibrate(checkpoint, Pleural_effusion=(1e6, 1.0))
         done = CliRunner().invoke(app, ["register", str(folder / "run"), "--name", "chest"])
         assert done.exit_code == 0, done.output
         yield Registered(checkpoint, run.run_id, uri, save_noise(folder / "scan.nii.gz"), done.output)
@@ -181,6 +185,9 @@ def test_it_answers_without_ray_and_without_a_server(made: Registered, model: Pa
         assert row["refused"] == ""
     assert first["percentile"] != first["percentile"]  # nobody knows
     assert second["percentile"] == 1.0
+    assert second["probability"] == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-5)
+    assert first["probability"] != first["probability"]
+    assert first["no_probability"]
     assert "/none.nii" in missing["refused"]
     assert missing["score"] != missing["score"]
 
@@ -235,6 +242,13 @@ def ask(address: str, question: Any, server: subprocess.Popen[bytes], log: Path)
 def test_names_that_mlflow_does_not_take(made: Registered) -> None:
     with refused("model-name", field="--name", value="a/b"):
         register(made.checkpoint, "a/b")
+
+
+def test_a_damaged_calibration_is_no_gift(tmp_path: Path) -> None:
+    checkpoint = save_tiny(tmp_path / "imported")
+    (checkpoint / FILE).write_text("{")
+    with refused("calibration-damaged", field=str(checkpoint / FILE)):
+        register(checkpoint, "other")
 
 
 def test_a_checkpoint_without_a_run_in_mlflow(made: Registered, tmp_path: Path) -> None:

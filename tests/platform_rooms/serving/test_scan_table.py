@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from models import LABELS, save_model
 from refusals import refused
+from tiny_models import save_noise
 
 from brgsa import zeroshot
 from brgsa_platform.serving.predict import predict
@@ -87,6 +88,17 @@ def test_each_scan_has_the_row_of_a_single_prediction(
     assert rows[1]["refused"]
     assert {row["series"] for row in rows[2:]} == {"1.2.1", "1.2.2"}
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_scans_of_one_slice_and_without_air_have_their_rows(scorer: Scorer, tmp_path: Path) -> None:
+    save_noise(tmp_path / "flat.nii.gz", (40, 38, 1))
+    save_noise(tmp_path / "whole.nii.gz", low=0)
+    done = predict_many(scorer, [tmp_path], tmp_path / "scores.csv")
+    flat, airless = _read_csv(done.out)
+    assert flat["refused"]
+    assert flat[PROMPTS[0]] == ""
+    assert "Air" in airless["cautions"]
+    assert airless[PROMPTS[0]] != ""
 
 
 def test_a_killed_call_goes_on(scorer: Scorer, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,20 +178,51 @@ def test_a_metadata_table_that_cannot_be_used_is_no_fault_of_the_scans(
     assert "no row" in _read_csv(out)[0]["refused"]
 
 
-def test_a_scan_that_changed_meanwhile_is_read_again(scorer: Scorer, tmp_path: Path) -> None:
-    scan, out = save_nifti(tmp_path / "a.nii", chest(seed=1)), tmp_path / "scores.csv"
-    predict_many(scorer, [scan], out)
-    first = _read_csv(out)[0]
-    key = {
-        "checkpoint": str(scorer.path.resolve()), "prompts": scorer.texts, "pairing": scorer.pairing, "metadata": None,
-        "trust_geometry": False,
-    }  # fmt: skip
-    part = out.with_name(out.name + PART)
-    part.write_text(json.dumps(key) + "\n" + json.dumps({**first, "scan": str(scan)}) + "\n")
+def stop_before_the_table(scorer: Scorer, scans: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("brgsa_platform.serving.scan_table._write", _raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            predict_many(scorer, scans, out)
+
+
+def asked_again(scorer: Scorer, scans: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many scans are read where the table is gone on with."""
+    read, asked = scorer.read, []
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer, "read", lambda path, options: asked.append(path) or read(path, options))
+        predict_many(scorer, scans, out)
+    return len(asked)
+
+
+@pytest.mark.parametrize("later", [10, -10])
+def test_a_scan_that_changed_meanwhile_is_read_again(
+    scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    """Also where a copy has brought an older time with it."""
+    scan, other = save_nifti(tmp_path / "a.nii", chest(seed=1)), save_nifti(tmp_path / "b.nii", chest(seed=2))
+    out = tmp_path / "scores.csv"
+    stop_before_the_table(scorer, [scan, other], out, monkeypatch)
+    made = scan.stat().st_mtime
     save_nifti(scan, chest(seed=9))
-    os.utime(scan, (part.stat().st_mtime + 10,) * 2)
-    predict_many(scorer, [scan], out)
-    assert _read_csv(out)[0][PROMPTS[0]] != first[PROMPTS[0]]
+    os.utime(scan, (made + later,) * 2)
+    assert asked_again(scorer, [scan, other], out, monkeypatch) == 1
+    assert float(_read_csv(out)[0][PROMPTS[0]]) == pytest.approx(
+        {row.prompt: row.score for row in predict(scorer.path, scan).rows}[PROMPTS[0]], abs=1e-6
+    )
+
+
+def test_a_slice_that_changed_deep_in_a_study_is_seen(
+    scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out = tmp_path / "study", tmp_path / "scores.csv"
+    save_dicom(study / "disc" / "one", chest(seed=2), series="1.2.1")
+    (study / "disc" / "lost.dcm").symlink_to(study / "nowhere.dcm")
+    stop_before_the_table(scorer, [study], out, monkeypatch)
+    assert asked_again(scorer, [study], out, monkeypatch) == 0
+    stop_before_the_table(scorer, [study], out, monkeypatch)
+    file = min((study / "disc" / "one").iterdir())
+    os.utime(file, (file.stat().st_mtime + 10,) * 2)
+    assert asked_again(scorer, [study], out, monkeypatch) == 1
 
 
 def test_what_lies_outside_the_training_is_told(scorer: Scorer, saved: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from archives import SMALL, contents, read_items, save_manifest, write_store
 
 from brgsa_platform.runtime.storage import Folder
 from brgsa_platform.store.ingest_log import IngestLog
-from brgsa_platform.store.store import checksum
-from brgsa_platform.store.writer import ShardWriter, hu_histogram
+from brgsa_platform.store.store import checksum, hu_histogram
+from brgsa_platform.store.writer import ShardWriter
 
 
 def test_every_file_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

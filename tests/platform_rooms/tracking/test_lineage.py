@@ -124,6 +124,14 @@ def test_models_are_the_kept_checkpoints_with_their_own_figures() -> None:
     assert tracking.find_model("0" * 32, "my-run-epoch-0002") is None
 
 
+def test_models_behind_the_first_page_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lineage, "MODELS_AT_ONCE", 2)
+    with tracking.run("train") as run:
+        run.log_models([KeptModel(f"m{n}", n, False) for n in range(5)])
+    ids = {name: model.model_id for name, model in models_of(run.run_id).items()}
+    assert {f"m{n}": tracking.find_model(run.run_id, f"m{n}") for n in range(5)} == ids
+
+
 def test_a_description_tells_a_failure_and_keeps_what_a_person_wrote() -> None:
     def note(run_id: str) -> str:
         return str(logged(run_id).data.tags["mlflow.note.content"])

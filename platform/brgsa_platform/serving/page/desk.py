@@ -16,7 +16,7 @@ import numpy.typing as npt
 from brgsa.errors import UserError
 from brgsa.volumes.errors import VolumeError
 from brgsa_platform.serving.page.pictures import heat_png, slice_png
-from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen
+from brgsa_platform.serving.scorer import ScanOptions, Scorer, Seen, by_rank
 
 MOST_OPEN = 3
 MOST_MAPS = 16  # of a scan
@@ -71,11 +71,11 @@ class Desk:
         self._scans.pop(key, None)
 
     def scores(self, key: str, prompts: Sequence[str]) -> list[dict[str, Any]]:
-        """Each prompt's score and percentile; without prompts those of the checkpoint's labels."""
+        """Each prompt's score, percentile and probability, as `predict` ranks them; without prompts those of the labels."""
         scan = self._scan(key)
         with self._lock:
             scorer = self.scorer.asking(prompts) if prompts else self.scorer
-            return [row._asdict() for row in scorer.score(scan.seen)]
+            return [row._asdict() for row in by_rank(scorer.score(scan.seen))]
 
     def map(self, key: str, prompt: str) -> dict[str, Any]:
         """Compute where a scan supports a prompt; gives the map's id, the model's opinion, and the map's highest slice."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-OPAQUE = 0.65  # of a map's 1
+from brgsa_platform.runtime.overlay import overlay
 
 
 def slice_png(hu: npt.NDArray[np.int16], low: float, high: float) -> bytes:
@@ -19,11 +19,7 @@ def slice_png(hu: npt.NDArray[np.int16], low: float, high: float) -> bytes:
 
 def heat_png(relevance: npt.NDArray[np.float32]) -> bytes:
     """A map's slice (x, y) from 0 (transparent) to 1 (red)."""
-    values = np.clip(relevance.T, 0.0, 1.0)
-    picture = np.zeros((*values.shape, 4), np.uint8)
-    picture[..., 0], picture[..., 1] = 255, (64 * values).astype(np.uint8)
-    picture[..., 3] = (255 * OPAQUE * values).astype(np.uint8)
-    return _png(picture)
+    return _png((overlay(relevance.T) * 255).astype(np.uint8))
 
 
 def _png(pixels: npt.NDArray[Any]) -> bytes:

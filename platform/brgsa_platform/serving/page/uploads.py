@@ -11,6 +11,7 @@ from typing import Any
 
 from brgsa.errors import UserError
 from brgsa.volumes.formats.detached import data_files
+from brgsa_platform.serving.page.stated_size import stated_bytes
 
 MOST_FILES = 20_000  # of a zip: slices of several series
 UNPACKED_TIMES = 4  # the limit of an upload: what may be packed in it; CT shrinks to a half at most
@@ -66,10 +67,18 @@ def as_scan(file: Path, limit: int) -> Path:
 
     Raises:
         UserError: it is no image that is known ("upload-not-image"), an image whose voxels lie in another file
-            ("upload-detached"), or packed and damaged ("upload-damaged"), too large when unpacked ("upload-too-large"), or
-            a zip that is encrypted ("upload-encrypted") or compressed in a way that is not read here ("upload-compression").
+            ("upload-detached"), or packed and damaged ("upload-damaged"), too large when unpacked or by what its headers state
+            ("upload-too-large"), encrypted ("upload-encrypted") or compressed in a way that is not read here
+            ("upload-compression").
         OSError: the disk does not take it.
     """
+    scan = _named(file, limit)
+    if stated_bytes(scan) > UNPACKED_TIMES * limit:
+        raise too_large(UNPACKED_TIMES * limit)
+    return scan
+
+
+def _named(file: Path, limit: int) -> Path:
     with file.open("rb") as opened:
         head = opened.read(HEAD)
     if head.startswith(ZIP):
