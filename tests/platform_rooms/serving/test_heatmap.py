@@ -51,8 +51,11 @@ def test_maps_lie_over_the_scan(model: Path, tmp_path: Path) -> None:
     assert done.picture.stat().st_size > 10_000
 
 
-def test_what_is_not_drawn_is_said(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_drawn_is_said(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A prompt without opinion, one that no place in the scan speaks for, and one that nothing is known of."""
+    monkeypatch.setenv("COLUMNS", "200")  # a terminal that breaks no line of the table
     done = heatmap(model, save_nifti(tmp_path / "scan.nii", chest()), PROMPTS, tmp_path / "maps")
     known, without, unknown = done.maps
     nowhere = replace(known, peak_mm=None)
