@@ -15,6 +15,7 @@ from commandline import Done, brgsa
 from brgsa.volumes import Geometry
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
+from scans import chest
 
 pytestmark = pytest.mark.ray
 
@@ -38,7 +39,7 @@ def refused(done: Done, *words: str) -> None:
 
 def write_scan(path: Path, array: np.ndarray | None = None, spacing: tuple[float, ...] = (8.0, 8.0, 9.0)) -> Path:
     if array is None:
-        array = np.random.default_rng(0).integers(-1000, 400, (24, 22, 12)).astype(np.int16)
+        array = chest((24, 22, 12))
     image = nibabel.Nifti1Image(array, np.diag([-8.0, -8.0, 9.0, 1.0]))
     if array.ndim == 3:
         image.header["pixdim"][1:4] = spacing

@@ -20,6 +20,7 @@ from sharedray import SharedRay
 
 from brgsa.checkpoint import load
 from brgsa_platform.training import run_checkpoints
+from scans import chest
 
 pytestmark = pytest.mark.ray
 
@@ -89,8 +90,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(20):
-        hu = rng.integers(-1000, 400, (40, 36, 30)).astype(np.int16)
-        nibabel.save(nibabel.Nifti1Image(hu, np.diag([-8.0, -8.0, 10.0, 1.0])), made / f"{number}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(chest((40, 36, 30), number), np.diag([-8.0, -8.0, 10.0, 1.0])),
+            made / f"{number}.nii.gz",
+        )
         split = "test" if number % 4 == 3 else "validation" if number % 8 == 2 else "train"
         sick = number // 8 % 2
         report = "There is a pleural effusion." if sick else "No pleural effusion is seen. Heart size is normal."

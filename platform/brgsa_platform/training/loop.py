@@ -98,8 +98,12 @@ def run_training(task: TrainingTask, workers: WorkerContext) -> list[dict[str, A
         UserError: something that the user can mend stops the training; on all workers alike.
         Stopped: it was asked to stop; on all workers alike.
     """
-    trainer = workers.together(lambda: Trainer(task, workers))
-    trainer.fit()
+    torch.set_flush_denormal(True)  # vanishing gradients count as 0, and slow a CPU down several times
+    try:
+        trainer = workers.together(lambda: Trainer(task, workers))
+        trainer.fit()
+    finally:
+        torch.set_flush_denormal(False)  # after a training in the user's own process, its arithmetic is exact again
     return trainer.state.progress.history
 
 
@@ -327,5 +331,4 @@ class Trainer:
 def _set_up_torch(config: TrainSection, workers: int) -> None:
     """This process's threads and first random numbers."""
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // workers))
-    torch.set_flush_denormal(True)  # vanishing gradients count as 0, and slow a CPU down several times
     torch.manual_seed(config.seed)
