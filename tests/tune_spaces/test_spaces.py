@@ -80,6 +80,7 @@ def test_what_the_paper_used_lies_in_the_spaces_around_it() -> None:
         assert parameter.takes(values[parameter.field]) or not tune_spaces.active(parameter, values), parameter.field
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "preset"), [("towers", "paper"), ("towers-small", "demo")])
 def test_every_corner_of_the_towers_is_a_tower_that_takes_its_volume(space: str, preset: str) -> None:
     # Shapes only: on the meta device nothing is computed, so the paper's towers cost nothing either.

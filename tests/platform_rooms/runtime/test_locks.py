@@ -24,6 +24,8 @@ from brgsa_platform.runtime import locks
 from brgsa_platform.runtime.locks import Holder, held
 from brgsa_platform.runtime.storage import Folder
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import sys
 from brgsa_platform.runtime import locks

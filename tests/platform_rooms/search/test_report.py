@@ -23,6 +23,7 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
     pytest.mark.filterwarnings("error::UserWarning"),
 ]

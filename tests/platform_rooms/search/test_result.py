@@ -22,6 +22,8 @@ from brgsa_platform.search.warm_start import EarlierTraining
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

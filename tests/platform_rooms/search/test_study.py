@@ -21,6 +21,8 @@ from brgsa_platform.search.searcher import Search
 from brgsa_platform.search.spec import SAMPLERS, Limits
 from brgsa_platform.search.warm_start import EarlierTraining
 
+pytestmark = pytest.mark.slow
+
 SPACE = """
 model.bank.size: {kind: int, low: 64, high: 8192, log: true, why: a}
 loss.temperature: {kind: float, low: 0.01, high: 0.5, log: true, why: a}

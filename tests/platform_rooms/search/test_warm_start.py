@@ -18,6 +18,8 @@ from brgsa_platform.search import warm_start
 from brgsa_platform.search.spec import SearchMethod, SearchSpec, write_spec
 from brgsa_platform.tracking import client as tracking
 
+pytestmark = pytest.mark.slow
+
 TWO = ("common", "rare")
 
 

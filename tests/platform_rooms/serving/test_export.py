@@ -21,6 +21,8 @@ from brgsa.volumes import Geometry
 from brgsa_platform.cli.main import main
 from brgsa_platform.serving import export as exporting
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["Cardiomegaly", "Pleural effusion", "Lung nodule"]
 SIZE = (24, 16, 8)  # larger than the crop: the position table is resized within the program
 VISION = {

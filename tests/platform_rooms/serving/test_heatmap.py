@@ -21,6 +21,8 @@ PROMPTS = zeroshot.prompts(LABELS)
 # Along -y, x and z, as a program may write it: the map must lie over it without being turned.
 TURNED = np.array([[0.0, 5.0, 0.0, -90.0], [-5.0, 0.0, 0.0, 70.0], [0.0, 0.0, 6.0, -300.0], [0, 0, 0, 1]])
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

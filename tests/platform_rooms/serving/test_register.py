@@ -32,6 +32,8 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection
 from brgsa_platform.tracking.lineage import KeptModel
 
+pytestmark = pytest.mark.slow
+
 EVALUATION = {
     "split": "test", "data": "f1n6erpr1nt", "protocol": "honest", "threshold_source": "validation", "resamples": 50,
     "cluster": "scan", "notes": ["One is rare."],

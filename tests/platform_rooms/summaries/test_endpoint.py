@@ -26,6 +26,8 @@ from brgsa_platform.summaries.options import LlmOptions
 from brgsa_platform.summaries.spending import Spending
 from brgsa_platform.summaries.summarize import checked_summary
 
+pytestmark = pytest.mark.slow
+
 STYLE = load_style("positives").with_backend("openai", "known")
 NODULE = "There is a 4 mm nodule in the right upper lobe. No pleural effusion."
 EFFUSION = "Bilateral pleural effusion is observed."

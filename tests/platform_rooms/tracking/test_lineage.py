@@ -16,6 +16,8 @@ from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import connection, lineage, query
 from brgsa_platform.tracking.lineage import Dataset, KeptModel
 
+pytestmark = pytest.mark.slow
+
 TRAIN = Dataset("/data/store", "0123456789abcdef", "train", 24, "training")
 VALIDATION = Dataset("/data/store", "0123456789abcdef", "validation", 4, "validation")
 REMOTE = Dataset("s3://key:secret@bucket/ct/store", "0123456789abcdef", "test", 8, "evaluation")

@@ -18,6 +18,8 @@ from brgsa_platform.cli.main import app
 from brgsa_platform.tracking import client as tracking
 from brgsa_platform.tracking import query, runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ids(searched: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
