@@ -1,10 +1,11 @@
-"""Vision towers by name: the paper's 3D ViT, MONAI's ResNets, and a small convolutional one for coarse grids.
+"""Vision towers by name: the paper's 3D ViT, MONAI's 3D ResNets, and a small convolutional one for coarse grids.
 
 A tower takes volumes, float (B, 1, X, Y, Z) in [-1, 1] (HU / 1000), and gives embeddings, float (B, `tower.width`).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from brgsa.config import VisionConfig
+from brgsa.resnet import ResNet
 
 Grid = tuple[int, int, int]
 
@@ -234,34 +236,27 @@ def resize_positions(table: Tensor, old: Grid, new: Grid) -> Tensor:
 
 
 class ResNet3D(nn.Module):
-    """MONAI's 3D ResNet without its classifier, pooled by average, or by average and maximum side by side."""
+    """A 3D ResNet without a classifier, pooled by average, or by average and maximum side by side."""
 
     LAYERS: dict[str, list[int]] = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}  # noqa: RUF012
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        from monai.networks.nets.resnet import ResNet
-
         self.channels = InputChannels(config)
         channels = [config.width * 2**stage for stage in range(4)]
         self.net = ResNet(
-            block="basic",
-            layers=self.LAYERS[config.name],
-            block_inplanes=channels,
-            spatial_dims=3,
-            n_input_channels=self.channels.number,
-            conv1_t_size=config.stem_kernel,
-            conv1_t_stride=config.stem_stride,
-            no_max_pool=not config.stem_pool,
-            feed_forward=False,
-            bias_downsample=False,
+            self.LAYERS[config.name],
+            channels,
+            inputs=self.channels.number,
+            stem_kernel=config.stem_kernel,
+            stem_stride=config.stem_stride,
+            stem_pool=config.stem_pool,
         )
-        # MONAI passes `norm` to the stem alone, so the layers' batch norms are replaced here.
         if config.norm == "group":
             _replace_batch_norm(self.net)
         self.width = channels[-1]
         if config.pool == "avg+max":
-            setattr(self.net, "avgpool", AverageAndMaximum())  # noqa: B010 (MONAI types it as an average)
+            self.net.avgpool = AverageAndMaximum()
             self.width *= 2
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -280,14 +275,10 @@ class ConvNet3D(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        from monai.networks.blocks.convolutions import Convolution
-
         self.channels = InputChannels(config)
         layers, channels = [], self.channels.number
         for factor, stride in zip(self.CHANNELS, self.STRIDES, strict=True):
-            layers.append(
-                Convolution(3, channels, factor * config.width, strides=stride, act="RELU", norm="BATCH", bias=False)
-            )
+            layers.append(_convolution(channels, factor * config.width, stride))
             channels = factor * config.width
         self.net = nn.Sequential(*layers)
         if config.norm == "group":
@@ -312,6 +303,12 @@ class AverageAndMaximum(nn.Module):
         """(B, C, X, Y, Z) to (B, 2C)."""
         flat = x.flatten(2)
         return torch.cat([flat.mean(-1), flat.amax(-1)], dim=1)
+
+
+def _convolution(inputs: int, width: int, stride: int) -> nn.Sequential:
+    """Convolution, batch norm and ReLU; the weights' names are those of MONAI's `Convolution`."""
+    after = nn.Sequential(OrderedDict(N=nn.BatchNorm3d(width), A=nn.ReLU()))
+    return nn.Sequential(OrderedDict(conv=nn.Conv3d(inputs, width, 3, stride, padding=1, bias=False), adn=after))
 
 
 def _replace_batch_norm(module: nn.Module) -> None:
