@@ -146,6 +146,49 @@ def test_monais_and_medicalnets_resnets_compute_the_same(name: str) -> None:
         assert all("downsample" in key for key in started(config, lacking)[1].missing)
 
 
+@pytest.mark.parametrize(("name", "blocks"), [("resnet10", [1, 1, 1, 1]), ("resnet34", [3, 4, 6, 3])])
+@pytest.mark.parametrize("stem_pool", [True, False])
+def test_a_resnet_is_monais(name: str, blocks: list[int], stem_pool: bool) -> None:
+    """The same names, the same weights from the same seed, and the same embeddings to the last bit."""
+    from monai.networks.nets.resnet import ResNet
+
+    torch.manual_seed(3)
+    ours = vision_tower(
+        VisionConfig(name=name, volume=(32, 32, 16), width=8, norm="batch", pool="avg", stem_pool=stem_pool)
+    )
+    torch.manual_seed(3)
+    theirs = ResNet(
+        "basic", blocks, [8, 16, 32, 64], n_input_channels=1, conv1_t_stride=2, no_max_pool=not stem_pool,
+        feed_forward=False, bias_downsample=False,
+    )  # fmt: skip
+    _are_the_same(ours.net, theirs)
+    x = torch.rand(2, 1, 32, 32, 16)
+    assert torch.equal(ours.net(x), theirs(x))
+
+
+def test_a_convolution_is_monais() -> None:
+    from monai.networks.blocks.convolutions import Convolution
+
+    torch.manual_seed(3)
+    ours = vision_tower(VisionConfig(name="cnn3d", volume=(32, 32, 16), width=4, norm="batch")).net
+    torch.manual_seed(3)
+    theirs = nn.Sequential(
+        *(
+            Convolution(3, 4 * inputs or 1, 4 * outputs, strides=stride, act="RELU", norm="BATCH", bias=False)
+            for inputs, outputs, stride in zip((0, 1, 2, 2, 4), (1, 2, 2, 4, 6), (2, 2, 1, 2, 1), strict=True)
+        )
+    ).to(memory_format=torch.channels_last_3d)
+    _are_the_same(ours, theirs)
+    x = torch.rand(2, 1, 32, 32, 16)
+    assert torch.equal(ours(x), theirs(x))
+
+
+def _are_the_same(ours: nn.Module, theirs: nn.Module) -> None:
+    weights = theirs.state_dict()
+    assert list(ours.state_dict()) == list(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in ours.state_dict().items())
+
+
 def test_batch_norms_statistics_are_told_where_group_norm_has_none() -> None:
     theirs = vision_tower(RESNET).state_dict()
     _, told = started(replace(RESNET, norm="group"), theirs)
