@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from brgsa import checkpoint
-from brgsa_platform.evaluation.probabilities import FILE, FORMAT
+from brgsa_platform.evaluation.calibration.probabilities import FILE, FORMAT
 
 
 def calibrate(model: Path, **scalings: tuple[float, float]) -> Path:

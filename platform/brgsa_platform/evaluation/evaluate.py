@@ -22,8 +22,8 @@ from brgsa.model import BrgSA, Embeddings, default_device
 from brgsa.protocols import Protocol
 from brgsa.volumes import Geometry
 from brgsa.volumes.augment import Volume16
-from brgsa_platform.evaluation import probabilities
 from brgsa_platform.evaluation.alignment import Paired, alignment
+from brgsa_platform.evaluation.calibration import probabilities
 from brgsa_platform.evaluation.compare import compare
 from brgsa_platform.evaluation.embeddings import (
     EmbeddedSplit,

@@ -13,7 +13,7 @@ from brgsa import metrics
 from brgsa.errors import UserError
 from brgsa.metrics.units import Units, mean_of, smallest_of
 from brgsa.protocols import Protocol
-from brgsa_platform.evaluation.calibrate import calibrate
+from brgsa_platform.evaluation.calibration.fit import calibrate
 from brgsa_platform.evaluation.result import EvaluationResult, Observations, tabulate
 
 Floats = NDArray[np.float64]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from brgsa import checkpoint as checkpoint_files
 from brgsa import zeroshot
-from brgsa_platform.evaluation import probabilities
+from brgsa_platform.evaluation.calibration import probabilities
 from brgsa_platform.serving import scan_model
 from brgsa_platform.serving.model_card import model_card
 from brgsa_platform.tracking import query

@@ -23,7 +23,7 @@ from brgsa.phantom import is_phantom
 from brgsa.text import as_read
 from brgsa.volumes import Geometry, SeveralSeries, Volume, quality_warnings, read_volume, standardize
 from brgsa.volumes.augment import centre_crop
-from brgsa_platform.evaluation.probabilities import Probabilities
+from brgsa_platform.evaluation.calibration.probabilities import Probabilities
 from brgsa_platform.layouts import METADATA_COLUMNS, file_name, read_table
 from brgsa_platform.store.training_range import outside_of
 from brgsa_platform.training import run_checkpoints
@@ -49,7 +49,7 @@ class RankedPrompt(NamedTuple):
 
     Raw cosines say little: what can be read is how a scan stands among others. A prompt is supervised where it names an
     abnormality on whose labels the model was trained; its score is then not zero-shot. It has a probability where an evaluation
-    of this checkpoint fitted one (see `evaluation.probabilities`); elsewhere `no_probability` says why not.
+    of this checkpoint fitted one (see `evaluation.calibration.probabilities`); elsewhere `no_probability` says why not.
     """
 
     prompt: str

@@ -22,7 +22,7 @@ from brgsa.model import BrgSA
 from brgsa.text import train_tokenizer
 from brgsa.vision import vision_tower
 from brgsa.volumes import Geometry, read_volume, standardize
-from brgsa_platform.evaluation import probabilities
+from brgsa_platform.evaluation.calibration import probabilities
 from brgsa_platform.evaluation.evaluate import EvaluateOptions, evaluate
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.store.prepare import PrepareOptions, prepare

@@ -16,7 +16,7 @@ from refusals import refused
 from brgsa import checkpoint, zeroshot
 from brgsa.metrics.calibration import Temperature
 from brgsa.protocols import load_protocol
-from brgsa_platform.evaluation.probabilities import FILE, NEVER_FITTED, NOT_FITTED, Probabilities, keep
+from brgsa_platform.evaluation.calibration.probabilities import FILE, NEVER_FITTED, NOT_FITTED, Probabilities, keep
 
 FIRST, SECOND, THIRD = zeroshot.prompts(LABELS)
 HONEST = load_protocol("honest")

@@ -14,7 +14,7 @@ from models import LABELS, save_model
 from refusals import refused
 
 from brgsa import zeroshot
-from brgsa_platform.evaluation.probabilities import FILE, NEVER_FITTED, NOT_FITTED
+from brgsa_platform.evaluation.calibration.probabilities import FILE, NEVER_FITTED, NOT_FITTED
 from brgsa_platform.serving.page.desk import Desk
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.serving.scan_model import ScanModel

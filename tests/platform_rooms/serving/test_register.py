@@ -25,7 +25,7 @@ from tiny_models import LABELS, PROMPTS, save_noise, save_tiny
 from typer.testing import CliRunner
 
 from brgsa_platform.cli.main import app
-from brgsa_platform.evaluation.probabilities import FILE
+from brgsa_platform.evaluation.calibration.probabilities import FILE
 from brgsa_platform.serving.predict import predict
 from brgsa_platform.serving.register import register
 from brgsa_platform.tracking import client as tracking

@@ -1,0 +1,1 @@
+"""How scores become probabilities: fitted on a validation split, and kept beside the checkpoint."""
