@@ -1,7 +1,7 @@
 """A 3D ResNet of basic blocks, equal to MONAI's in its weights' names, in how they are drawn and in what it computes.
 
-It stands here because `import monai` imports all of MONAI, which takes up to seven seconds of a core in each process that
-holds a model.
+It stands here because `import monai` imports all of MONAI, and through its handlers MLflow: `brgsa predict` took 13 s with it
+and takes 8 s without (docs/decisions.md).
 """
 
 from __future__ import annotations

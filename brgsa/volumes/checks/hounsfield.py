@@ -16,15 +16,10 @@ PLAUSIBLE = 0.005  # share of its voxels that a chest CT has at least in each of
 BRIGHT, MOST_BRIGHT = 300.0, 0.3  # HU of bone and contrast, and the largest share of a chest's voxels above
 FILLED = 0.15  # share of the voxels with one value, from which that is a filling: in real scans under 1 % have one
 AIR_AT_MOST, BONE = -950.0, 1000.0  # HU: the lowest value of any scan is lower, and values from here on may be cut off
-CLIPPED_LOW, CLIPPED_HIGH = (
-    0.05,
-    0.001,
-)  # shares of the voxels at the end of a window: at most 0.00001 at a scan's highest
-PILE, FEWEST, STEP = (
-    5,
-    8,
-    25.0,
-)  # how often the end is there for each time that the next value is; voxels; HU between the two
+# Shares of the voxels at the lower and the upper end of a window: of a scan at most 0.00001 have its highest value.
+CLIPPED_LOW, CLIPPED_HIGH = 0.05, 0.001
+# How often the end is there for each time that the next value is, how many voxels have it at least, and HU between the two.
+PILE, FEWEST, STEP = 5, 8, 25.0
 SAMPLE = 48  # voxels along an axis
 
 

@@ -15,9 +15,7 @@ from brgsa.volumes.stored import Doubt
 
 SAMPLE = 32  # voxels along x and y
 OUTLIERS = 0.01  # share of the values at either end that tell nothing of the shape: metal, padding
-NEIGHBOURS = (
-    20.0  # mm: voxels so far apart are still alike in a chest, and not in noise, be it as smooth as a picture's
-)
+NEIGHBOURS = 20.0  # mm: voxels so far apart are still alike in a chest, and not in noise, however smooth
 LEAST_ALIKE = 0.4  # correlation of such voxels along the axis where it is highest: 0.75 or more in real scans
 ENLARGED = 0.4  # share of the columns that equal the one before: half of them at twice the size
 NEAR = 4  # pairs of slices on either side with which a pair is compared
