@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,11 @@ class _Evaluation:
         """The abnormalities under test on whose labels the model was trained."""
         return [name for name in self.names if checkpoint_files.is_supervised(self.loaded.run, name)]
 
+    @cached_property
+    def weights(self) -> str:
+        """Hash of the checkpoint's weights, which are read once for it."""
+        return checkpoint_files.weights_digest(self.loaded.path)
+
     def about(self) -> dict[str, Any]:
         """What the figures are of, as plain JSON values."""
         folder = self.loaded.path
@@ -173,7 +179,7 @@ class _Evaluation:
         store = self.store.path
         return {
             "checkpoint": str(self.loaded.path.absolute()),
-            "weights": checkpoint_files.weights_digest(self.loaded.path),
+            "weights": self.weights,
             "store": without_credentials(store) if "://" in store else str(Path(store).absolute()),
             "style": self.loaded.run["data"]["style"],
             "config": self.loaded.run.get("config", {}),
@@ -275,7 +281,7 @@ class _Evaluation:
     def identity(self) -> dict[str, Any]:
         """What embeddings are of: they serve another evaluation of the same."""
         return {
-            "weights": checkpoint_files.weights_digest(self.loaded.path),
+            "weights": self.weights,
             "data": self.store.fingerprint,
             "style": self.loaded.run["data"]["style"],
         }
@@ -290,12 +296,12 @@ class _Evaluation:
         """Write how scores become probabilities, where that was fitted; gives the file."""
         if result.calibration is None or self.fitting is None:
             return None
-        protocol, identity = self.options.chosen, self.identity()
+        protocol = self.options.chosen
         about = {
-            "weights": identity["weights"],
+            "weights": self.weights,
             "pairing": self.options.pairing,
             "protocol": protocol.name,
-            "data": identity["data"],
+            "data": self.store.fingerprint,
         }
         labels = self.labels_of(self.fitting)
         return probabilities.keep(folder, about, protocol, self.names, result.calibration.scales, labels)

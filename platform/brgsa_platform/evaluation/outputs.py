@@ -27,7 +27,8 @@ from brgsa_platform.runtime.version import git_commit
 from brgsa_platform.tracking.client import Run
 from brgsa_platform.tracking.lineage import command
 
-VERSIONS = ("brgsa-platform", "torch", "numpy", "scipy", "transformers", "ray", "mlflow")
+# Ours is the commit: in a job the code may lie in its working folder, installed nowhere.
+VERSIONS = ("torch", "numpy", "scipy", "transformers", "ray", "mlflow")
 
 
 def writable_folder(folder: Path) -> Path:

@@ -69,11 +69,7 @@ class Probabilities:
         """
         path = checkpoint / FILE
         if not path.is_file():
-            return cls(
-                {},
-                {},
-                NEVER_FITTED,
-            )
+            return cls({}, {}, NEVER_FITTED)
         mend = "remove it, or evaluate the checkpoint again"
         tree = files.read_json(path, mend, code="calibration-damaged")
         try:
