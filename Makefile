@@ -3,7 +3,7 @@
 # make test-fast  the unit tests alone, in some two minutes
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
 # make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server,
-#   thousands of hostile inputs
+#   a whole machine that goes down, the data path's benchmark, thousands of hostile inputs
 # All set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
 
 PYTHON ?= python3
@@ -12,7 +12,8 @@ JOBS ?= 2
 HOSTILE ?= 3000
 INVENTED := (?i)secret|sekret|password|p%40ss# passwords of tests and examples, which say that they are
 READY := $(VENV)/.ready
-PYTEST := PYTHONUTF8=1 $(VENV)/bin/python -m pytest
+# Bytecode is kept, whatever the environment says: without it pytest rewrites each file of tests anew, in each process.
+PYTEST := PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest
 PARALLEL := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-cluster lint audit setup debian clean
@@ -21,13 +22,14 @@ demo: $(READY)
 	$(VENV)/bin/brgsa demo $(ARGS)
 
 test: lint debian
-	$(PYTEST) $(PARALLEL) $(ARGS)
+	$(PYTEST) $(PARALLEL) -m 'not long' $(ARGS)
 
 test-fast: $(READY)
-	$(PYTEST) $(PARALLEL) -m 'not ray and not slow' $(ARGS)
+	$(PYTEST) $(PARALLEL) -m 'not ray and not slow and not long' $(ARGS)
 
 test-cluster: $(READY) debian
 	$(PYTEST) tests/cluster $(ARGS)
+	$(PYTEST) -m long $(ARGS)
 	BRGSA_HOSTILE=$(HOSTILE) $(PYTEST) $(PARALLEL) tests/hostile $(ARGS)
 
 lint: $(READY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from sharedray import SharedRay
 # Two test processes share the machine's cores, each with its Ray's; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and the processes that they start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The longest files, which start first, for two run at a time. The second one needs nothing that the first makes.
-LONGEST = ("test_search.py", "test_readme.py", "test_killed.py", "test_demo.py")
+LONGEST = ("test_search.py", "test_readme.py", "test_ablation.py", "test_demo.py")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "data_path.py"
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_it_runs_and_reports() -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--small", "--volumes", "8", "--repeats", "1", "--seconds", "0.3", "--json"],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from typing import Any
 
-import monai.transforms as monai
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,13 @@ from refusals import refused
 from brgsa.volumes import transforms
 from brgsa.volumes.augment import Augmentation, Placement, centre_crop
 from brgsa.volumes.intensity import Intensity, unit_intensities
+
+
+@functools.cache
+def monai() -> Any:
+    """MONAI's transforms; importing them takes seconds, which a process that only collects the tests need not spend."""
+    return importlib.import_module("monai.transforms")
+
 
 VOLUME = np.random.default_rng(0).integers(-1024, 3072, (14, 12, 9)).astype(np.int16)
 
@@ -29,10 +37,10 @@ def test_placement_is_monais(starts: tuple[int, int, int], flips: tuple[bool, bo
     crop = (10, 10, 6)
     ours = Placement(starts, crop, flips, turns).view(VOLUME)
     ends = [start + size for start, size in zip(starts, crop, strict=True)]
-    theirs: Any = monai.SpatialCrop(roi_start=starts, roi_end=ends)(VOLUME[None])
+    theirs: Any = monai().SpatialCrop(roi_start=starts, roi_end=ends)(VOLUME[None])
     axes = [axis for axis, flipped in enumerate(flips) if flipped]
-    theirs = monai.Flip(spatial_axis=axes)(theirs) if axes else theirs
-    theirs = monai.Rotate90(k=turns, spatial_axes=(0, 1))(theirs) if turns else theirs
+    theirs = monai().Flip(spatial_axis=axes)(theirs) if axes else theirs
+    theirs = monai().Rotate90(k=turns, spatial_axes=(0, 1))(theirs) if turns else theirs
     assert ours.dtype == np.int16
     assert np.shares_memory(ours, VOLUME)  # nothing is copied until the crop goes into its batch
     np.testing.assert_array_equal(ours, np.asarray(theirs)[0])
@@ -52,12 +60,12 @@ def test_intensities_are_monais(noise: float) -> None:
     assert ours.shape == (3, 1, 8, 7, 6)
     assert ours.dtype == torch.float32
     for i, hu in enumerate(ct):
-        image: Any = monai.ScaleIntensity(minv=None, maxv=None, factor=float(scale[i]))(hu.astype(np.float32)[None])
-        image = monai.ShiftIntensity(float(shift[i]))(image)
-        adding = monai.RandGaussianNoise(prob=1.0, std=noise, sample_std=False)
+        image: Any = monai().ScaleIntensity(minv=None, maxv=None, factor=float(scale[i]))(hu.astype(np.float32)[None])
+        image = monai().ShiftIntensity(float(shift[i]))(image)
+        adding = monai().RandGaussianNoise(prob=1.0, std=noise, sample_std=False)
         adding.noise = noise * normal[i][None]
         image = adding(image, randomize=False) if noise else image
-        image = monai.ScaleIntensityRange(-1000, 1000, -1, 1, clip=True)(image)
+        image = monai().ScaleIntensityRange(-1000, 1000, -1, 1, clip=True)(image)
         np.testing.assert_allclose(ours[i].numpy(), np.asarray(image), rtol=0, atol=1e-6)
 
 
@@ -144,7 +152,7 @@ def test_a_monai_transform_is_plugged_in() -> None:
     smooth = {"name": "GaussianSmooth", "sigma": 0.8}
     out = placed(Augmentation(0, transforms=(smooth,)), 0, 0)
     plain = placed(Augmentation(0), 0, 0)
-    theirs = np.asarray(monai.GaussianSmooth(sigma=0.8)(plain.astype(np.float32)[None]))[0]
+    theirs = np.asarray(monai().GaussianSmooth(sigma=0.8)(plain.astype(np.float32)[None]))[0]
     np.testing.assert_array_equal(out, np.rint(theirs).astype(np.int16))
 
 

@@ -22,7 +22,7 @@ from brgsa_platform.config import load_config
 from brgsa_platform.training import run_checkpoints
 from brgsa_platform.training.driver import TrainOptions, train
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 EPOCHS = 6
 SETTINGS = [f"train.epochs={EPOCHS}", f"train.keep={EPOCHS}", "train.threads=1"]

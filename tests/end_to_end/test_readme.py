@@ -33,7 +33,7 @@ RUN_ELSEWHERE = {
 }
 
 # Verbs that are run as the installed command; the others run in the test's process, which has imported all that they need.
-# What a verb with a Ray of its own says is seen in test_killed.py.
+# What a verb with a Ray of its own says is seen in test_search.py.
 IN_A_PROCESS = {"train", "predict"}
 PAGES = ("README.md", "docs/evaluation.md", "docs/store.md")
 
