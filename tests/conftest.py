@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -36,6 +37,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _rank(item: pytest.Item) -> int:
     is_long = item.path.name in LONGEST and item.path.parent.name == "end_to_end"
     return LONGEST.index(item.path.name) if is_long else len(LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests stay to the end: the garbage collector need not walk through all of them again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

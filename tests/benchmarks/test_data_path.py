@@ -36,6 +36,7 @@ def test_it_runs_and_reports() -> None:
             assert 0 < figures["min"] <= figures["median"] <= figures["max"], name
 
 
+@pytest.mark.slow
 def test_too_few_volumes_are_refused() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "--volumes", "3"], capture_output=True, text=True)
     assert done.returncode == 2

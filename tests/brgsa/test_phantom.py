@@ -73,6 +73,7 @@ def healthy() -> np.ndarray:
 
 
 class TestTree:
+    @pytest.mark.slow
     def test_the_number_of_workers_changes_no_byte(self, tree: Path, tmp_path: Path) -> None:
         write_tree(tmp_path / "again", SCANS, 4, workers=2)
         assert digest(tmp_path / "again") == digest(tree)

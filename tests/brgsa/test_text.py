@@ -154,6 +154,7 @@ def test_every_word_of_the_corpus_is_known(corpus: list[str]) -> None:
     assert tokenizer.tokenize("there is") == ["there", "is"]
 
 
+@pytest.mark.slow
 def test_the_same_corpus_gives_the_same_vocabulary_in_every_process(corpus: list[str]) -> None:
     expected = train_tokenizer(corpus, 60).get_vocab()
     assert train_tokenizer(iter(corpus), 60).get_vocab() == expected

@@ -218,6 +218,7 @@ def test_mistakes_are_named(saved: Path, scan: Path, tmp_path: Path) -> None:
     assert len(predict(bare, scan).rows) == len(LABELS)
 
 
+@pytest.mark.slow
 def test_predicting_starts_neither_ray_nor_mlflow() -> None:
     check = "import sys, brgsa_platform.serving.predict; print(sorted({'ray', 'mlflow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

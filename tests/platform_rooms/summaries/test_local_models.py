@@ -107,6 +107,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         LocalBackend(load_style("short").with_backend("transformers", str(tmp_path)), LlmOptions(), Spending())
 
 
+@pytest.mark.slow
 def test_the_clusters_backend_builds_its_pipeline(causal: Path) -> None:
     style = load_style("short").with_backend("ray-llm", str(causal))
     backend = RayLlmBackend(style, LlmOptions(answer_tokens=50, batch=4), Spending())
