@@ -1,6 +1,6 @@
 # make demo   the whole way on synthetic CT: phantom, prepare, summarize, train, tune, evaluate
 # make test   lint, types, floors, secrets and tests
-# make test-fast  the unit tests alone, in some two minutes
+# make test-fast  the unit tests alone, in a minute and a half
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
 # make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server,
 #   a whole machine that goes down, the data path's benchmark, thousands of hostile inputs
