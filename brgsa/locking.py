@@ -3,51 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import nn
 
-from brgsa.errors import UserError, nearest
+from brgsa.config import Lock
+from brgsa.errors import UserError
 from brgsa.model import BrgSA
-
-TOWERS = ("vision", "text")
-
-
-class Lock(NamedTuple):
-    """A tower that is locked but for its last `free` blocks; with 0 of them it is locked as a whole, its final norm too."""
-
-    tower: str
-    free: int
-
-    @classmethod
-    def parse(cls, text: str) -> Lock:
-        """From "vision" or "text", or "vision:2" for all but the last 2 blocks.
-
-        Raises:
-            ValueError: it names no tower, or no number of blocks from 1 on.
-        """
-        tower, colon, free = text.partition(":")
-        if tower not in TOWERS:
-            near = nearest(tower, TOWERS)
-            raise ValueError(f"{text!r} names no tower{near}: use vision, text, or vision:2 for all but 2 blocks")
-        if colon and (not free.isdecimal() or int(free) < 1):
-            raise ValueError(
-                f"{text!r} leaves no number of blocks free: use {tower}, or {tower}:2 for all but 2 blocks"
-            )
-        return cls(tower, int(free) if colon else 0)
-
-    def check(self, blocks: int) -> None:
-        """Refuse a lock of all but more blocks than a tower has; a convolutional tower has 0.
-
-        Raises:
-            ValueError: the tower has too few.
-        """
-        if self.free > blocks:
-            has = f"{blocks} blocks" if blocks else "no blocks"
-            raise ValueError(f"{self} leaves {self.free} blocks free and the {self.tower} tower has {has}")
-
-    def __str__(self) -> str:
-        return f"{self.tower}:{self.free}" if self.free else self.tower
 
 
 def lock(model: BrgSA, locks: Sequence[Lock]) -> None:

@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from brgsa.config import LossConfig, ModelConfig
+from brgsa.config import Lock, LossConfig, ModelConfig
 from brgsa.errors import UserError, nearest
-from brgsa.locking import Lock
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Chance = Annotated[float, Field(ge=0, le=1)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from refusals import refused
 
-from brgsa.config import VisionConfig
-from brgsa.locking import Lock, lock, locked_modules
+from brgsa.config import Lock, VisionConfig
+from brgsa.locking import lock, locked_modules
 from brgsa.model import BrgSA
 
 Build = Callable[..., BrgSA]

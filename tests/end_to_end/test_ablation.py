@@ -31,7 +31,7 @@ def test_each_half_is_told_apart_and_a_second_call_trains_nothing(place: Path, m
     monkeypatch.setattr(ablation, "PAIRS", PAIRS)
     done = brgsa("ablate", "--data", place / "store", *GIVEN, *SETTINGS)
     assert done.status == 0, done.err
-    for words in ("both over + summaries", "unseen", "protocol honest"):
+    for words in ("both over clip", "unseen", "protocol honest"):
         assert words in done.out
     folder = place / "ablations" / "small"
     result = json.loads((folder / "result.json").read_text())

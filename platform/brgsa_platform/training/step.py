@@ -10,12 +10,11 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from brgsa.locking import locked_modules
 from brgsa.losses import Losses, Supervision, brgsa_loss
@@ -29,6 +28,7 @@ from brgsa_platform.loading.input_buffer import InputBuffer
 from brgsa_platform.loading.order import Ints
 from brgsa_platform.training.encoding import as_float32, select_rows
 from brgsa_platform.training.monitoring.step_clock import StepClock
+from brgsa_platform.training.parallel import sharding
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.schedule import tower_parameters
 from brgsa_platform.training.state import TrainingState
@@ -95,8 +95,8 @@ class TrainingStep:
             self.workers.average_gradients(self.model.scale)  # FSDP leaves it to each worker
         state.scaler.unscale_(state.optimizer)
         # Not temperature and bias: their bounds hold them, and a part of them would cost the towers theirs.
-        norm = nn.utils.clip_grad_norm_(tower_parameters(self.model), self.config.optim.clip)
-        if isinstance(norm, DTensor):
+        norm: Any = nn.utils.clip_grad_norm_(tower_parameters(self.model), self.config.optim.clip)
+        if sharding.is_shared_out(norm):
             norm = norm.full_tensor()
         state.scaler.step(state.optimizer)
         state.scaler.update()

@@ -1,4 +1,8 @@
-"""FSDP2: weights, gradients and optimiser shared out among the workers, each block gathered while it computes."""
+"""FSDP2: weights, gradients and optimiser shared out among the workers, each block gathered while it computes.
+
+torch's modules for it are imported where something is shared out: they take half a second, which every other training and
+each trial would pay. What is shared out is told by what it can do.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from brgsa.model import BrgSA
 
@@ -20,6 +22,8 @@ def shard(model: BrgSA) -> None:
     The blocks of both towers are gathered one by one, all other weights together. A learned temperature or bias is one
     number, which each worker keeps.
     """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
             fully_shard(block)
@@ -31,7 +35,7 @@ def shard(model: BrgSA) -> None:
 @contextlib.contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
     """Hold all weights while the block runs: there, workers may encode different numbers of batches."""
-    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    sharded: list[Any] = [module for module in model.modules() if hasattr(module, "reshard")]
     for module in sharded:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -49,7 +53,12 @@ def whole(value: Any) -> Any:
         return {key: whole(one) for key, one in value.items()}
     if isinstance(value, list):
         return [whole(one) for one in value]
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+    return value.full_tensor().cpu() if is_shared_out(value) else value
+
+
+def is_shared_out(value: Any) -> bool:
+    """Whether it is a tensor of which this worker holds its part (torch's DTensor)."""
+    return hasattr(value, "full_tensor")
 
 
 def shared_out(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -58,10 +67,12 @@ def shared_out(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[
     Args:
         optimizer: over the same weights, shared out.
     """
+    from torch.distributed.tensor import distribute_tensor
+
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
-    def part(value: Any, weight: Tensor) -> Any:
-        if not isinstance(weight, DTensor) or not isinstance(value, Tensor) or value.shape != weight.shape:
+    def part(value: Any, weight: Any) -> Any:
+        if not is_shared_out(weight) or not isinstance(value, Tensor) or value.shape != weight.shape:
             return value
         return distribute_tensor(value.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
 
