@@ -15,6 +15,7 @@ ARMS = ["whole", "micro-16"]  # how each step is made has tests of its own
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_training.py"
 
 
+@pytest.mark.long
 def test_every_arm_trains() -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--smoke", "--json", "--arms", ",".join(ARMS)], capture_output=True, text=True
