@@ -28,7 +28,7 @@ def test_the_method_needs_no_platform() -> None:
         if path.name != "__init__.py"
     )
     everything = "import importlib; " + "; ".join(f"importlib.import_module({m!r})" for m in modules)
-    towers = "brgsa.vision.vision_tower(brgsa.config.VisionConfig(name='resnet10'))"
+    towers = "brgsa.vision.vision_tower(brgsa.config.VisionConfig(name='resnet10', width=8))"
     # A tower needs no MONAI, which takes seconds to import.
     found = imported_by(f"{everything}; import brgsa.vision; {towers}")
     others = {"ray", "mlflow", "optuna", "pydantic", "typer", "brgsa_platform", "tune_spaces", "monai"}

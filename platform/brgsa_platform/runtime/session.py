@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from brgsa.errors import UserError
 from brgsa_platform.runtime import addresses, ray_errors
@@ -71,7 +72,9 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         if alone:
             ray_errors.check_machine()
             undo.enter_context(_environment(LOCAL_ENVIRONMENT | _token()))
-            _init(address="local", num_cpus=num_cpus or max(2, os.cpu_count() or 2))
+            # Nobody is told of the dashboard of a Ray that ends with its verb, and it takes two seconds and nine processes.
+            cpus = num_cpus or max(2, os.cpu_count() or 2)
+            _init(address="local", num_cpus=cpus, include_dashboard=False)
         else:
             ray_errors.check_address(address)
             _init(address=address)
@@ -80,13 +83,13 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
 
 
-def _init(*, address: str, num_cpus: int | None = None) -> None:
+def _init(*, address: str, **start: Any) -> None:
     import ray
 
     try:
         # Ray puts the current folder before the standard library on its workers' path: a user's queue.py would be theirs.
         with contextlib.chdir("/"):
-            ray.init(address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **start)
     except Exception as error:  # Ray has no exception of its own for a start that fails
         raise ray_errors.start_refusal(error, "" if address == "local" else address) from error
 
