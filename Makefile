@@ -3,7 +3,7 @@
 # make test-fast  the unit tests alone, in a minute and a half
 # make audit  known vulnerabilities of the pinned dependencies (needs pypi.org)
 # make test-cluster  what is too long for each change: nodes in networks of their own, load on the tracking server,
-#   a whole machine that goes down, the data path's benchmark, thousands of hostile inputs
+#   a whole machine that goes down, whole runs of benchmarks, thousands of hostile inputs
 # All set up .venv first, with every dependency pinned by constraints.txt; a second call starts at once.
 
 PYTHON ?= python3

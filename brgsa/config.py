@@ -14,6 +14,7 @@ from brgsa.errors import nearest
 # For pydantic, when the platform nests these classes: an unknown key is an error there, as are infinity and NaN.
 _STRICT = {"extra": "forbid", "allow_inf_nan": False}
 
+TOWERS = ("vision", "text")
 VISION_TOWERS = ("vit3d", "cnn3d", "resnet10", "resnet18", "resnet34")
 BANK_INITIALISATIONS = ("orthogonal", "gaussian", "xavier", "uniform", "kmeans")
 
@@ -268,9 +269,6 @@ class LossConfig:
             not self.learn_bias or self.contrast == "sigmoid",
             f"loss.learn_bias needs loss.contrast=sigmoid: {self.contrast} has no bias",
         )
-
-
-TOWERS = ("vision", "text")
 
 
 class Lock(NamedTuple):

@@ -39,6 +39,12 @@ def test_importing_the_method_is_light() -> None:
     assert imported_by("import brgsa") & {"torch", "monai", "transformers", "spacy", "SimpleITK"} == set()
 
 
+@pytest.mark.parametrize("module", ["config", "store.prepare", "summaries.summarize", "loading.batches"])
+def test_what_computes_nothing_imports_no_torch(module: str) -> None:
+    # Each of Ray Data's workers would pay for it.
+    assert imported_by(f"import brgsa_platform.{module}") & {"torch", "transformers", "monai", "mlflow"} == set()
+
+
 def test_the_search_spaces_are_data() -> None:
     assert imported_by("import tune_spaces; tune_spaces.load(['cmki'])") & {"ray", "mlflow", "torch", "optuna"} == set()
 

@@ -25,7 +25,7 @@ SETTINGS = ["model.bank.size=8", "train.batch_size=8"]
 GIVEN = ["--preset", "demo-smoke", "--seeds", "1", "--unseen", UNSEEN, "--resamples", "20", "--name", "small"]
 
 
-def test_each_half_is_told_apart_and_a_second_call_trains_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_arms_are_told_apart_and_a_second_call_trains_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(ablation, "ARMS", ARMS)
     monkeypatch.setattr(ablation, "PAIRS", PAIRS)
