@@ -58,7 +58,8 @@ def until(
     patience = Patience(seconds)
     while not (value := condition()):
         if process is not None and process.poll() is not None:
-            pytest.fail(f"the process ended with status {process.returncode} before it came to that")
+            said = "\n".join(text for text in process.communicate() if text)
+            pytest.fail(f"the process ended with status {process.returncode} before it came to that:\n{said[-4000:]}")
         if patience.over():
             pytest.fail(f"waited in vain, for {seconds:.0f} s of a free machine")
         time.sleep(pause)
