@@ -86,21 +86,27 @@ def _opened(shard: str) -> Any:
     return pq.ParquetFile(shard, memory_map=True)
 
 
+def ct_like(number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """A volume of int16 HU (x, y, z): a patient of the phantom's on a fine grid, with scanner noise."""
+    from scipy.ndimage import gaussian_filter, zoom
+
+    from brgsa.phantom import render, sample_cases
+
+    coarse = render(sample_cases(number + 1, 7)[number])
+    hu = zoom(coarse, [n / o for n, o in zip(shape, coarse.shape, strict=True)], order=1)
+    noise = gaussian_filter(np.random.default_rng(number).standard_normal(shape, dtype=np.float32), 0.6)
+    return np.clip(np.rint(hu + 10.0 * noise / noise.std()), -1000, 1000).astype(np.int16)
+
+
 def make(folder: Path, volumes: int, shape: tuple[int, int, int], crop: tuple[int, int, int]) -> Data:
     """Write the volumes; each is another patient of the phantom."""
     import nibabel
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from scipy.ndimage import gaussian_filter, zoom
-
-    from brgsa.phantom import render, sample_cases
 
     niftis, cells = [], []
-    for number, case in enumerate(sample_cases(volumes, 7)[:volumes]):
-        coarse = render(case)
-        hu = zoom(coarse, [n / o for n, o in zip(shape, coarse.shape, strict=True)], order=1)
-        noise = gaussian_filter(np.random.default_rng(number).standard_normal(shape, dtype=np.float32), 0.6)
-        hu = np.clip(np.rint(hu + 10.0 * noise / noise.std()), -1000, 1000).astype(np.int16)
+    for number in range(volumes):
+        hu = ct_like(number, shape)
         path = folder / f"{number}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(hu, np.diag([1.5, 1.5, 3.0, 1.0])), path)
         niftis.append(path)

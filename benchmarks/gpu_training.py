@@ -35,7 +35,7 @@ from card_results import write_result
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry
 from brgsa_platform.config import RunConfig, load_config
-from brgsa_platform.loading.loaders import Batch
+from brgsa_platform.loading.loaders import Batch, Batches
 from brgsa_platform.planning.budget import GIB, MATRIX_TFLOPS, budget_of
 from brgsa_platform.store.store import IngestBatch, Meta
 from brgsa_platform.training.loop import Trainer, TrainingTask
@@ -89,15 +89,23 @@ class SyntheticTrainer(Trainer):
         self.waits: list[str] = []
         self.arrived = True
 
-    def _batches(self, epochs: range) -> Iterator[Batch]:
-        """The same two batches by turns; one step of the first epoch is watched for waiting."""
+    def _batches(self, epochs: range) -> Batches:
+        """The same two batches by turns."""
         size = self.config.train.batch_size
         for step, ct in zip(range(EPOCHS * self.steps), itertools.cycle(self.volumes), strict=False):
+            yield Batch(np.arange(size) + size * (step % self.steps), [ct])
+
+    def _fit(self, learn: Any, batches: Iterator[Any], epochs: range) -> None:
+        super()._fit(learn, self._watched(batches), epochs)
+
+    def _watched(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches; one step of the first epoch is watched for waiting, and the end of each is noted."""
+        for step, batch in enumerate(batches):
             with warnings.catch_warnings(record=self.cuda and step == self.steps // 2) as seen:
                 if seen is not None:
                     warnings.simplefilter("always")
                     torch.cuda.set_sync_debug_mode("warn")
-                yield Batch(np.arange(size) + size * (step % self.steps), [ct])
+                yield batch
                 if seen is not None:
                     torch.cuda.set_sync_debug_mode("default")
                     found = [warning for warning in seen if "synchronizing" in str(warning.message)]

@@ -31,7 +31,7 @@ class BatchCopier:
         last_step, self._last_step = self._last_step, current.record_event()
         if last_step is not None:
             last_step.synchronize()
-        pinned = _pinned(blocks)
+        pinned = one_pinned(blocks, self.device)
         with torch.cuda.stream(self._stream):
             copy = pinned.to(self.device, non_blocking=True)
         current.wait_stream(self._stream)
@@ -44,14 +44,16 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _pinned(blocks: Sequence[Tensor]) -> Tensor:
-    """All blocks in one piece of pinned memory, which torch keeps until the copy from it is done."""
+def one_pinned(blocks: Sequence[Tensor], device: torch.device) -> Tensor:
+    """All blocks (n, …) in one piece of pinned memory, which torch keeps until the copies from it are done.
+
+    Args:
+        blocks: in host memory, of one type and one shape but for n.
+        device: the GPU that will get them; a thread has none of its own.
+    """
     if len(blocks) == 1 and blocks[0].is_pinned():
         return blocks[0]
     rows = sum(len(block) for block in blocks)
-    pinned = torch.empty((rows, *blocks[0].shape[1:]), dtype=blocks[0].dtype, pin_memory=True)
-    start = 0
-    for block in blocks:
-        pinned[start : start + len(block)].copy_(block)
-        start += len(block)
-    return pinned
+    with torch.cuda.device(device):
+        pinned = torch.empty((rows, *blocks[0].shape[1:]), dtype=blocks[0].dtype, pin_memory=True)
+    return torch.cat(list(blocks), out=pinned)

@@ -58,12 +58,22 @@ def until(
     patience = Patience(seconds)
     while not (value := condition()):
         if process is not None and process.poll() is not None:
-            said = "\n".join(text for text in process.communicate() if text)
-            pytest.fail(f"the process ended with status {process.returncode} before it came to that:\n{said[-4000:]}")
+            pytest.fail(
+                f"the process ended with status {process.returncode} before it came to that:\n{_last_words(process)}"
+            )
         if patience.over():
             pytest.fail(f"waited in vain, for {seconds:.0f} s of a free machine")
         time.sleep(pause)
     return value
+
+
+def _last_words(process: subprocess.Popen[Any]) -> str:
+    """The end of what an ended process wrote to its pipes."""
+    try:
+        said = process.communicate(timeout=stretched(10))
+    except subprocess.TimeoutExpired as error:  # a child of its own still holds them
+        said = error.output, error.stderr
+    return "\n".join(text if isinstance(text, str) else text.decode() for text in said if text)[-4000:]
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from brgsa.errors import UserError
 from brgsa.files import written_aside
 from brgsa.model import BrgSA, Embeddings
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches
-from brgsa_platform.loading.loaders import Batch
+from brgsa_platform.loading.loaders import Batch, Batches
 from brgsa_platform.runtime.session import nodes_for
 from brgsa_platform.training.encoding import encode_split
 
@@ -87,7 +87,7 @@ class Encoding:
         return Embeddings.concatenate([part.volumes for part in read])
 
     def encode_part(
-        self, number: int, model: BrgSA, load: Callable[..., Iterator[Batch]], advance: Advance = lambda volumes: None
+        self, number: int, model: BrgSA, load: Callable[..., Batches], advance: Advance = lambda volumes: None
     ) -> None:
         """Encode one part and write its file.
 
@@ -143,7 +143,7 @@ def _loaded(checkpoint: Path, device: str | None) -> BrgSA:
     return checkpoint_files.load(checkpoint).model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _read_here(source: BatchSource, *, batch_size: int) -> Iterator[Batch]:
+def _read_here(source: BatchSource, *, batch_size: int) -> Batches:
     """The batches of `evaluation_batches`, read in this process, which has one CPU and waits for no other."""
     reader, total = source.reader(), len(source.index)
     for start in range(0, total, batch_size):

@@ -1,15 +1,22 @@
-"""From the int16 HU of a batch to the network's input, in memory on the device that every batch reuses."""
+"""From the int16 HU of a batch to the network's input.
+
+A batch is fetched while the one before it is at work; its floats lie in memory on the device that every batch reuses.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from brgsa.volumes.augment import Volume16
 from brgsa.volumes.intensity import Intensity, unit_intensities
+from brgsa.volumes.transfer import one_pinned
+from brgsa_platform.loading.loaders import Batch, Batches
 
 
 class InputBuffer:
@@ -35,6 +42,28 @@ class InputBuffer:
         if self._floats.shape[1:] != shape or len(self._floats) < volumes:
             self._floats = torch.empty((volumes, *shape), device=self.device)
         return unit_intensities(ct, intensity, out=self._floats[:volumes])
+
+
+def tensor_batches(batches: Batches, device: torch.device) -> Generator[tuple[Batch, Sequence[Tensor]], None, None]:
+    """Each batch, and its blocks as tensors in host memory; pinned and in one piece where they will go to a GPU.
+
+    A thread fetches each batch while the one before it is at work: to fetch and copy 64 large volumes may take the host as long
+    as a step takes the GPU, for their pages of shared memory are mapped one by one. Closed, it waits for the thread and closes
+    `batches`.
+    """
+
+    def fetch() -> tuple[Batch, Sequence[Tensor]] | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        blocks = as_tensors(batch.blocks)
+        return batch, [one_pinned(blocks, device)] if device.type == "cuda" else blocks
+
+    with contextlib.closing(batches), ThreadPoolExecutor(1, "batches") as thread:
+        ahead = thread.submit(fetch)
+        while (fetched := ahead.result()) is not None:
+            ahead = thread.submit(fetch)
+            yield fetched
 
 
 def as_tensors(blocks: Sequence[Volume16]) -> list[Tensor]:

@@ -18,7 +18,6 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -175,18 +174,9 @@ def load_batches(reader: VolumeReader, slices: Iterable[BatchSlice], data: DataS
 
 
 def _from_cache(reader: VolumeReader, slices: Iterable[BatchSlice]) -> Batches:
-    """Cut out in this process, each batch while the one before it is at work."""
-
-    def read(batch: BatchSlice) -> Batch:
-        return Batch(batch.rows, [reader.read(batch.rows, batch.epoch)])
-
-    with ThreadPoolExecutor(1) as pool:
-        source = iter(slices)
-        ahead = [pool.submit(read, batch) for batch in islice(source, 1)]
-        while ahead:
-            done = ahead.pop().result()
-            ahead = [pool.submit(read, batch) for batch in islice(source, 1)]
-            yield done
+    """Cut out in this process."""
+    for batch in slices:
+        yield Batch(batch.rows, [reader.read(batch.rows, batch.epoch)])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,8 @@ from brgsa.model import BrgSA, Embeddings
 from brgsa.precision import autocast
 from brgsa.volumes.augment import Volume16
 from brgsa_platform.loading.batches import SplitIndex
-from brgsa_platform.loading.input_buffer import InputBuffer, as_tensors
-from brgsa_platform.loading.loaders import Batch
+from brgsa_platform.loading.input_buffer import InputBuffer, tensor_batches
+from brgsa_platform.loading.loaders import Batches
 from brgsa_platform.training.parallel.workers import ALONE, WorkerContext
 
 TEXT_BATCH = 64
@@ -35,7 +36,7 @@ class EncodedSplit:
 def encode_split(
     model: BrgSA,
     rows: SplitIndex,
-    batches: Iterable[Batch],
+    batches: Batches,
     *,
     workers: WorkerContext = ALONE,
     precision: str = "32",
@@ -63,12 +64,13 @@ def encode_split(
     pictures: dict[int, Volume16] = {}
 
     def encode_part() -> None:
-        for batch in batches:
-            with autocast(model.device, precision):
-                parts.append(as_float32(model.encode_volumes(buffer.fill(as_tensors(batch.blocks)))).cpu())
-            order.extend(batch.rows.tolist())
-            pictures.update({row: np.array(ct) for row, ct in batch.volumes() if row in keep})
-            advance(len(batch.rows))
+        with contextlib.closing(tensor_batches(batches, model.device)) as ahead:
+            for batch, blocks in ahead:
+                with autocast(model.device, precision):
+                    parts.append(as_float32(model.encode_volumes(buffer.fill(blocks))).cpu())
+                order.extend(batch.rows.tolist())
+                pictures.update({row: np.array(ct) for row, ct in batch.volumes() if row in keep})
+                advance(len(batch.rows))
 
     workers.together(encode_part)
     # A split of fewer volumes than workers leaves some of them without any.

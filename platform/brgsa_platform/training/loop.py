@@ -27,7 +27,7 @@ from brgsa.volumes.augment import Shape
 from brgsa.volumes.transfer import BatchCopier, send
 from brgsa_platform.config import RunConfig, TrainSection
 from brgsa_platform.loading.batches import BatchSource, SplitIndex, evaluation_batches, split_index, training_batches
-from brgsa_platform.loading.input_buffer import as_tensors
+from brgsa_platform.loading.input_buffer import tensor_batches
 from brgsa_platform.loading.items import items_of, training_steps
 from brgsa_platform.loading.loaders import Batch, Batches, Loader
 from brgsa_platform.loading.order import Ints
@@ -172,11 +172,12 @@ class Trainer:
             self.state.shard(self.config.optim, self.steps * self.config.train.epochs)
         if epochs:
             # Close the stream: the traceback of an error would keep it open until Ray ends.
-            with contextlib.closing(self._validation_loader), contextlib.closing(self._batches(epochs)) as batches:
+            ahead = tensor_batches(self._batches(epochs), self.workers.device)
+            with contextlib.closing(self._validation_loader), contextlib.closing(ahead) as batches:
                 self._fit(TrainingStep(self.config, self.state, self.workers), batches, epochs)
         self._close()
 
-    def _fit(self, learn: TrainingStep, batches: Iterator[Batch], epochs: range) -> None:
+    def _fit(self, learn: TrainingStep, batches: Iterator[tuple[Batch, Sequence[Tensor]]], epochs: range) -> None:
         """The epochs, each with its steps."""
         progress, to_device = self.state.progress, BatchCopier(self.workers.device)
         unread, clock = UnreadLosses(self.workers), learn.clock
@@ -187,9 +188,9 @@ class Trainer:
             for step in range(progress.step, last + 1):
                 is_due = step == last or (step + 1) % self.config.train.log_every == 0
                 clock.begin(measured=is_due)
-                batch = self.workers.together(partial(next, batches))
+                batch, blocks = self.workers.together(partial(next, batches))
                 clock.mark(DATA)
-                volumes = to_device(as_tensors(batch.blocks))
+                volumes = to_device(blocks)
                 unread.add(batch.rows, learn(self._step_input(batch.rows, volumes), step))
                 is_to_stop = self.stop_signs.is_given()
                 if is_due or is_to_stop:
