@@ -31,7 +31,7 @@ from brgsa_platform.search import report
 from brgsa_platform.search import study as studies
 from brgsa_platform.search.driver import tune
 from brgsa_platform.search.repeats.confirm import confirm
-from brgsa_platform.search.result import SearchResult
+from brgsa_platform.search.result import SearchResult, log_checkpoints
 from brgsa_platform.search.spec import SearchMethod, SearchOptions, SearchSpec, read_spec, trial_name, write_spec
 from brgsa_platform.search.trials import trial_folder
 from brgsa_platform.store.store import Store
@@ -198,6 +198,18 @@ def test_no_report_and_no_patient_reaches_mlflow(
     place: Path, searched: SearchResult, door: Door, server_folder: Path
 ) -> None:
     assert told_of_patients(place / "store", server_folder, address(door)) == []
+
+
+def test_the_checkpoint_of_a_trial_that_was_killed_before_it_named_its_best(
+    searched: SearchResult, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address(door))
+    pruned = searched.trials[3]["number"]
+    best = trial_folder(searched.out, pruned) / "checkpoints" / "best.json"
+    named = files.read_json(best)
+    best.unlink()
+    log_checkpoints(searched, "all")
+    assert files.read_json(best) == named
 
 
 def test_the_best_is_trained_anew_beside_the_base(

@@ -125,8 +125,11 @@ def log_checkpoints(result: SearchResult, which: str) -> None:
     }[which]  # fmt: skip
     with progress(len(numbers), "log checkpoints") as advance:
         for number in numbers:
-            run_id, trial = _run_of(result.out, number), trial_folder(result.out, number)
+            trial = trial_folder(result.out, number)
+            run_id = _run_of(result.out, number)
             if run_id is not None and run_checkpoints.whole(trial):
+                # A trial may have been killed after its checkpoint, before it said which one is the best.
+                run_checkpoints.mend(trial, read_json(trial / "run.json")["config"]["train"]["keep"])
                 tracking.log_checkpoint(run_id, run_checkpoints.resolve(trial))
             advance(1)
 
