@@ -18,25 +18,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The longest files, which start first, for two run at a time. The second one needs nothing that the first makes.
-LONGEST = ("test_search.py", "test_readme.py", "test_ablation.py", "test_demo.py")
+# The longest files, which start first, for two run at a time. The second one needs nothing that the first makes; it has a Ray
+# of its own, and begins where none runs yet.
+LONGEST = (
+    "end_to_end/test_search.py",
+    "store/test_object_store.py",
+    "end_to_end/test_readme.py",
+    "end_to_end/test_ablation.py",
+    "end_to_end/test_demo.py",
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses this process's Ray bears Ray's mark. The longest files come first; last what needs a Ray of its own, so
-    that none starts again.
-    """
+    """Whatever uses this process's Ray bears Ray's mark. The longest files come first."""
     for item in items:
         if "shared_ray" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
-    items.sort(key=lambda item: ("ray_of_its_own" in getattr(item, "fixturenames", ()), _rank(item)))
+    items.sort(key=_rank)
 
 
 def _rank(item: pytest.Item) -> int:
-    is_long = item.path.name in LONGEST and item.path.parent.name == "end_to_end"
-    return LONGEST.index(item.path.name) if is_long else len(LONGEST)
+    name = f"{item.path.parent.name}/{item.path.name}"
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def pytest_collection_finish() -> None:

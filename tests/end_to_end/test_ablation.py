@@ -22,7 +22,20 @@ UNSEEN = "Pleural effusion"
 ARMS = tuple(arm for arm in ablation.ARMS if arm.name in (CLIP, BOTH))  # a training each
 PAIRS = ((BOTH, CLIP),)
 SETTINGS = ["model.bank.size=8", "train.batch_size=8"]
-GIVEN = ["--preset", "demo-smoke", "--seeds", "1", "--unseen", UNSEEN, "--resamples", "20", "--name", "small"]
+GIVEN = [
+    "--preset",
+    "demo-smoke",
+    "--seeds",
+    "1",
+    "--unseen",
+    UNSEEN,
+    "--resamples",
+    "20",
+    "--name",
+    "small",
+    "--concurrent",
+    "1",
+]
 
 
 def test_two_arms_are_told_apart_and_a_second_call_trains_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

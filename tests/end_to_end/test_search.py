@@ -216,7 +216,7 @@ def test_the_best_is_trained_anew_beside_the_base(
     searched: SearchResult, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address(door))
-    found = confirm(searched, SearchOptions(), best=1, seeds=1)
+    found = confirm(searched, SearchOptions(concurrent=1), best=1, seeds=1)
     assert found.seeds == [1]
     assert found.means.keys() == {"base", trial_name(searched.best["number"])}
     written = files.read_json(searched.out / "confirmation" / "confirmation.json")
@@ -226,7 +226,7 @@ def test_the_best_is_trained_anew_beside_the_base(
         "yes" if found.confirmed else "no"
     )
     assert found.summary().startswith("Confirmation on 1 new seeds")
-    assert confirm(searched, SearchOptions(), best=1, seeds=1) == found
+    assert confirm(searched, SearchOptions(concurrent=1), best=1, seeds=1) == found
 
 
 def test_a_trial_trains_in_its_own_process_with_the_threads_of_its_node(searched: SearchResult) -> None:
@@ -290,7 +290,7 @@ def test_a_killed_trial_and_a_killed_driver(place: Path, shared_ray: SharedRay) 
     assert spec is not None
     (begun,) = (run for name, run in children(spec.parent_run).items() if name == trial_name(1))
 
-    done = brgsa("tune", "--out", folder.parent, "--resume", "killed", "--trials", 3)
+    done = brgsa("tune", "--out", folder.parent, "--resume", "killed", "--trials", 3, "--concurrent", 1)
     assert done.status == 0, done.err
     assert "3 trials (2 complete, 1 failed)" in done.out
     study = studies.open_study("killed", spec, studies.open_storage(folder, spec))

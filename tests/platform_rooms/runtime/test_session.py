@@ -54,13 +54,12 @@ def test_rays_workers_take_no_modules_of_the_working_folder_and_need_no_proxy_an
     assert done.stdout.splitlines()[1:] == ["0 True", "False False"]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_a_ray_of_a_verbs_own_has_no_dashboard(shared_ray: SharedRay) -> None:
-    shared_ray.start(num_cpus=5)
+@pytest.mark.usefixtures("shared_ray", "ray_session")
+def test_a_ray_of_a_verbs_own_has_no_dashboard() -> None:
     assert session.dashboard_address() is None
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_cluster_that_is_joined_watches_for_preemption(shared_ray: SharedRay) -> None:
     outside = {key: value for key, value in os.environ.items() if key != WATCHER} | {"RAY_ADDRESS": shared_ray.address}
     done = subprocess.run([sys.executable, "-c", JOINED], env=outside, capture_output=True, text=True)

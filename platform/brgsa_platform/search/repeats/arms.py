@@ -135,6 +135,7 @@ def train_arms(settings: TrialSettings, trainings: Sequence[Training]) -> None:
             tune_config=TuneConfig(
                 max_concurrent_trials=settings.resources.at_once,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
+                reuse_actors=settings.resources.inside,  # as in a search
             ),
             run_config=TuneRunConfig(
                 name="ray",
