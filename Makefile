@@ -37,7 +37,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	git ls-files -z | xargs -0 $(VENV)/bin/detect-secrets-hook --disable-plugin KeywordDetector --exclude-secrets '$(INVENTED)'
+	git ls-files -z | xargs -0 -n 200 -P $(JOBS) $(VENV)/bin/detect-secrets-hook --disable-plugin KeywordDetector --exclude-secrets '$(INVENTED)'
 
 # Known vulnerabilities of the pinned dependencies; asks pypi.org. The auditor brings packages that the platform has no use for.
 audit:
