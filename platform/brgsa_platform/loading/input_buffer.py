@@ -6,10 +6,10 @@ A batch is fetched while the one before it is at work; its floats lie in memory 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,8 +67,13 @@ def tensor_batches(batches: Batches, device: torch.device) -> Generator[tuple[Ba
 
 
 def as_tensors(blocks: Sequence[Volume16]) -> list[Tensor]:
-    """A batch's blocks as tensors that share their memory; nobody writes to it."""
-    with warnings.catch_warnings():
-        # A block is a read-only view of the object store.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return [torch.from_numpy(block) for block in blocks]
+    """A batch's blocks as tensors that share their memory. Nobody writes to it: a block may be a view of the object store."""
+    return [torch.from_numpy(np.asarray(_Lent(block))) for block in blocks]
+
+
+class _Lent:
+    """An array's memory, said to be writable: torch warns of any other, and to silence a warning is not safe in a thread."""
+
+    def __init__(self, array: Volume16) -> None:
+        self._array = array  # kept alive by whoever uses the memory
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}

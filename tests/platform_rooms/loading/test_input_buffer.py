@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Generator
 from contextlib import closing
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from brgsa.errors import UserError
-from brgsa_platform.loading.input_buffer import InputBuffer, tensor_batches
+from brgsa_platform.loading.input_buffer import InputBuffer, as_tensors, tensor_batches
 from brgsa_platform.loading.loaders import Batch, Batches
 from tests.helpers.patience import until
 
@@ -61,6 +62,21 @@ def test_blocks_are_not_copied_on_a_cpu() -> None:
     ((found, blocks),) = tensor_batches(given, CPU)
     assert found is one
     assert [block.data_ptr() for block in blocks] == [block.ctypes.data for block in one.blocks]
+
+
+def test_a_read_only_block_lives_as_long_as_its_tensor_and_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    block = np.arange(24, dtype=np.int16).reshape(1, 4, 3, 2)
+    block.flags.writeable = False
+    kept = weakref.ref(block)
+    (tensor,) = as_tensors([block])
+    address = block.ctypes.data
+    del block
+    assert kept() is not None
+    assert tensor.data_ptr() == address
+    assert tensor.flatten().tolist() == list(range(24))
+    del tensor
+    assert kept() is None
+    assert not recwarn.list
 
 
 def test_the_next_batch_is_fetched_meanwhile_and_no_more() -> None:
