@@ -18,11 +18,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The longest files, which start first, for two run at a time. The second one needs nothing that the first makes; it has a Ray
-# of its own, and begins where none runs yet.
+# The longest files, which start first, for two run at a time. Before them comes what has a Ray of its own, where none runs yet;
+# it needs nothing that the next one makes.
 LONGEST = (
-    "end_to_end/test_search.py",
     "store/test_object_store.py",
+    "end_to_end/test_search.py",
     "end_to_end/test_readme.py",
     "end_to_end/test_ablation.py",
     "end_to_end/test_demo.py",

@@ -73,7 +73,7 @@ def _last_words(process: subprocess.Popen[Any]) -> str:
         said = process.communicate(timeout=stretched(10))
     except subprocess.TimeoutExpired as error:  # a child of its own still holds them
         said = error.output, error.stderr
-    return "\n".join(text if isinstance(text, str) else text.decode() for text in said if text)[-4000:]
+    return "\n".join(text if isinstance(text, str) else text.decode(errors="replace") for text in said if text)[-4000:]
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[str, str]:

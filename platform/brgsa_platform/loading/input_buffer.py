@@ -5,7 +5,6 @@ A batch is fetched while the one before it is at work; its floats lie in memory 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,13 +56,21 @@ def tensor_batches(batches: Batches, device: torch.device) -> Generator[tuple[Ba
         if batch is None:
             return None
         blocks = as_tensors(batch.blocks)
-        return batch, [one_pinned(blocks, device)] if device.type == "cuda" else blocks
+        if device.type != "cuda":
+            return batch, blocks
+        pinned = one_pinned(blocks, device)
+        return Batch(batch.rows, [pinned.numpy()]), [pinned]  # the blocks' shared memory is free again
 
-    with contextlib.closing(batches), ThreadPoolExecutor(1, "batches") as thread:
+    thread = ThreadPoolExecutor(1, "batches")
+    try:
         ahead = thread.submit(fetch)
         while (fetched := ahead.result()) is not None:
             ahead = thread.submit(fetch)
             yield fetched
+    finally:
+        # While the thread fetches, `batches` cannot be closed: a second Ctrl-C that ends the wait passes it by.
+        thread.shutdown(cancel_futures=True)
+        batches.close()
 
 
 def as_tensors(blocks: Sequence[Volume16]) -> list[Tensor]:

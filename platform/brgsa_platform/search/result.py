@@ -12,6 +12,7 @@ import yaml
 
 from brgsa.errors import UserError
 from brgsa.files import read_json, written_aside
+from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.search import report
 from brgsa_platform.search import study as studies
@@ -128,8 +129,10 @@ def log_checkpoints(result: SearchResult, which: str) -> None:
             trial = trial_folder(result.out, number)
             run_id = _run_of(result.out, number)
             if run_id is not None and run_checkpoints.whole(trial):
-                # A trial may have been killed after its checkpoint, before it said which one is the best.
-                run_checkpoints.mend(trial, read_json(trial / "run.json")["config"]["train"]["keep"])
+                if not (trial / run_checkpoints.FOLDER / "best.json").is_file():
+                    # It was killed after its checkpoint, before it said which one is the best.
+                    config = RunConfig.from_tree(read_json(trial / "run.json")["config"], str(trial))
+                    run_checkpoints.mend(trial, config.train.keep)
                 tracking.log_checkpoint(run_id, run_checkpoints.resolve(trial))
             advance(1)
 

@@ -73,6 +73,7 @@ def test_a_read_only_block_lives_as_long_as_its_tensor_and_warns_of_nothing(recw
     del block
     assert kept() is not None
     assert tensor.data_ptr() == address
+    assert tensor.numpy().flags.writeable
     assert tensor.flatten().tolist() == list(range(24))
     del tensor
     assert kept() is None
@@ -91,6 +92,29 @@ def test_the_next_batch_is_fetched_meanwhile_and_no_more() -> None:
     assert source.closed
     assert source.begun == [0, 1, 2]
     assert not any(thread.is_alive() for thread in source.threads)
+
+
+def test_closed_while_its_thread_fetches_it_waits_and_then_closes_the_source() -> None:
+    inside, go_on, closed = threading.Event(), threading.Event(), []
+
+    def slow() -> Batches:
+        try:
+            yield batch(0)
+            inside.set()
+            go_on.wait()
+            yield batch(1)
+        finally:
+            closed.append(go_on.is_set())
+
+    ahead = tensor_batches(slow(), CPU)
+    next(ahead)
+    inside.wait()
+    closing_thread = threading.Thread(target=ahead.close)
+    closing_thread.start()
+    assert closed == []
+    go_on.set()
+    closing_thread.join()
+    assert closed == [True]
 
 
 def test_a_refusal_comes_in_its_turn_and_ends_the_source() -> None:
