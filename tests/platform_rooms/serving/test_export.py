@@ -66,9 +66,10 @@ def test_the_example_gives_the_models_scores(tmp_path: Path, tower: str, text: d
         exporting.export(folder, out)
 
 
-def test_the_example_tells_its_usage() -> None:
+@pytest.mark.parametrize("asked", [[], ["--help"]])
+def test_the_example_tells_its_usage(asked: list[str]) -> None:
     example = Path(exporting.__file__).with_name("export_example.py")
-    told = subprocess.run([sys.executable, str(example)], capture_output=True, text=True)
+    told = subprocess.run([sys.executable, str(example), *asked], capture_output=True, text=True)
     assert "usage: export_example.py" in told.stdout + told.stderr
     assert "Traceback" not in told.stderr
 
