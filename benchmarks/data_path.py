@@ -98,11 +98,24 @@ def ct_like(number: int, shape: tuple[int, int, int]) -> np.ndarray:
     return np.clip(np.rint(hu + 10.0 * noise / noise.std()), -1000, 1000).astype(np.int16)
 
 
+def write_shard(path: Path, cells: Sequence[bytes]) -> None:
+    """A shard of encoded volumes, in pages as `prepare` writes them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(
+        pa.table({"ct": pa.array(cells, pa.large_binary())}),
+        path,
+        row_group_size=1,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+
+
 def make(folder: Path, volumes: int, shape: tuple[int, int, int], crop: tuple[int, int, int]) -> Data:
     """Write the volumes; each is another patient of the phantom."""
     import nibabel
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     niftis, cells = [], []
     for number in range(volumes):
@@ -112,14 +125,7 @@ def make(folder: Path, volumes: int, shape: tuple[int, int, int], crop: tuple[in
         niftis.append(path)
         cells.append(encode(hu))
     shard = folder / "part-00000.parquet"
-    pq.write_table(
-        pa.table({"ct": pa.array(cells, pa.large_binary())}),
-        shard,
-        row_group_size=1,
-        compression="none",
-        use_dictionary=False,
-        write_statistics=False,
-    )
+    write_shard(shard, cells)
     numbers = np.arange(volumes)
     names = [path.name for path in niftis]
     nothing = np.zeros((volumes, 0), np.float32)

@@ -25,11 +25,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from card_results import write_result
+from card_results import options_of, write_result
 from reference_model import ReferenceModel, reference_loss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -398,13 +397,7 @@ def ratios_of(arms: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--arms", default=",".join(arm.name for arm in ARMS), help="names, separated by commas")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of the result")
-    parser.add_argument("--smoke", action="store_true", help="a small size on the CPU; writes no result")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    options = parser.parse_args()
-    if not options.smoke and not torch.cuda.is_available():
-        parser.error("no GPU is visible to torch; --smoke runs a small size on the CPU")
+    options = options_of(parser, [arm.name for arm in ARMS])
 
     bench = Bench(SMOKE if options.smoke else Size(), torch.device("cpu" if options.smoke else "cuda"))
     card = "cpu" if options.smoke else torch.cuda.get_device_name()

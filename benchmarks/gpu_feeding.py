@@ -28,19 +28,16 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from card_results import write_result
-from data_path import ct_like
-from gpu_training import WORDS, make_bert
+from card_results import options_of, write_result
+from data_path import ct_like, write_shard
+from gpu_training import make_bert, write_index
 
-from brgsa.volumes import Geometry, encode
+from brgsa.volumes import encode
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.volume_cache import decode_once
 from brgsa_platform.runtime.session import ray_session
-from brgsa_platform.store.store import HU_BINS, IngestBatch, Meta, Store
+from brgsa_platform.store.store import Store
 from brgsa_platform.tracking.connection import client
 from brgsa_platform.training.driver import TrainOptions, train
 
@@ -52,41 +49,14 @@ FULL, SMALL = (256, 256, 128), (36, 36, 20)
 
 def make_store(path: Path, volumes: int, validation: int, shape: tuple[int, int, int]) -> None:
     """Write a store of `volumes` training and `validation` other volumes on a grid of `shape`."""
-    (path / "volumes").mkdir(parents=True)
     with ProcessPoolExecutor() as pool:
         frames = list(pool.map(_frame, range(DISTINCT), [shape] * DISTINCT))
-    rows, rng = np.arange(volumes + validation), np.random.default_rng(0)
-    batch = IngestBatch("manifest", len(rows), A_SHARD, 0, complete=True)
+    splits = ["train"] * volumes + ["validation"] * validation
+    batch = write_index(path, splits, A_SHARD, shape)
+    (path / "volumes").mkdir()
     for number, name in enumerate(batch.shards):
-        cells = [frames[row % DISTINCT] for row in rows[number * A_SHARD : (number + 1) * A_SHARD]]
-        pq.write_table(
-            pa.table({"ct": pa.array(cells, pa.large_binary())}),
-            path / "volumes" / name,
-            row_group_size=1,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-        )
-    names = [f"v{row}" for row in rows]
-    columns = {
-        "volume_id": names,
-        "scan_id": names,
-        "patient_id": names,
-        "split": ["train"] * volumes + ["validation"] * validation,
-        "report": [" ".join(rng.choice(WORDS, rng.integers(5, 120))) for _ in rows],
-        "shard": rows // A_SHARD,
-        "row_group": rows % A_SHARD,
-        "labels": pa.array([None] * len(rows), pa.struct([("Nodule", pa.int8())])),
-        "flags": pa.array([[]] * len(rows), pa.list_(pa.string())),
-        "source_spacing": [[1.5, 1.5, 3.0]] * len(rows),
-        "source_shape": [list(shape)] * len(rows),
-        "hu": [[1] * HU_BINS] * len(rows),
-    }
-    pq.write_table(pa.table(columns), path / "index.parquet")
-    geometry = Geometry((1.5, 1.5, 3.0), shape)
-    (path / "store.json").write_text(
-        Meta({"geometry": geometry.to_dict()}, batches=(batch,), fingerprint="synthetic").to_json()
-    )
+        rows = range(number * A_SHARD, min((number + 1) * A_SHARD, len(splits)))
+        write_shard(path / "volumes" / name, [frames[row % DISTINCT] for row in rows])
 
 
 def _frame(number: int, shape: tuple[int, int, int]) -> bytes:
@@ -134,13 +104,7 @@ def ratios_of(arms: dict[str, dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--volumes", type=int, default=960, help="training volumes in the store (default 960)")
-    parser.add_argument("--arms", default=",".join(ARMS), help="names, separated by commas")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of the result")
-    parser.add_argument("--smoke", action="store_true", help="a small size on the CPU; writes no result")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    options = parser.parse_args()
-    if not options.smoke and not torch.cuda.is_available():
-        parser.error("no GPU is visible to torch; --smoke runs a small size on the CPU")
+    options = options_of(parser, ARMS)
 
     card = "cpu" if options.smoke else torch.cuda.get_device_name()
     figures: dict[str, Any] = {"card": card, "torch": torch.__version__, "cpus": os.cpu_count(), "arms": {}}

@@ -30,19 +30,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from card_results import write_result
+from card_results import options_of, write_result
 
 from brgsa.text import train_tokenizer
 from brgsa.volumes import Geometry
 from brgsa_platform.config import RunConfig, load_config
 from brgsa_platform.loading.loaders import Batch, Batches
 from brgsa_platform.planning.budget import GIB, MATRIX_TFLOPS, budget_of
-from brgsa_platform.store.store import IngestBatch, Meta
+from brgsa_platform.store.store import HU_BINS, IngestBatch, Meta
 from brgsa_platform.training.loop import Trainer, TrainingTask
 from brgsa_platform.training.parallel.workers import WorkerContext
 from brgsa_platform.training.run_folder import write_run
 
 STEPS, EPOCHS = 8, 2
+SPACING = (1.5, 1.5, 3.0)  # mm
 LAST_START = 195.0  # seconds
 MFU = 0.45  # of a step that computes nothing twice, from gpu.py
 WORDS = [f"{a}{b}" for a in ("lung", "heart", "bone", "liver", "spleen") for b in ("al", "ic", "ous", "ine", "ular")]
@@ -156,26 +157,31 @@ class SyntheticTrainer(Trainer):
         return a.elapsed_time(b) / 1000 if self.cuda else b - a
 
 
-def make_store(folder: Path, config: RunConfig) -> None:
-    """A store of as many scans as the epoch has; only its index is there, for nothing reads its volumes."""
-    scans, rng = STEPS * config.train.batch_size, np.random.default_rng(0)
-    names = [f"v{scan}" for scan in range(scans)]
+def write_index(folder: Path, splits: Sequence[str], per_shard: int, shape: Sequence[int]) -> IngestBatch:
+    """Write all of a store but its shards, and tell their names: a scan of one volume for each name of a split."""
+    rows, rng = np.arange(len(splits)), np.random.default_rng(0)
+    names = [f"v{row}" for row in rows]
     columns = {
         "volume_id": names,
         "scan_id": names,
         "patient_id": names,
-        "split": ["train"] * scans,
-        "report": [" ".join(rng.choice(WORDS, rng.integers(5, 120))) for _ in range(scans)],
-        "shard": np.zeros(scans, dtype=np.int64),
-        "row_group": np.arange(scans),
-        "labels": pa.array([None] * scans, pa.struct([("Nodule", pa.int8())])),
+        "split": list(splits),
+        "report": [" ".join(rng.choice(WORDS, rng.integers(5, 120))) for _ in rows],
+        "shard": rows // per_shard,
+        "row_group": rows % per_shard,
+        "labels": pa.array([None] * len(rows), pa.struct([("Nodule", pa.int8())])),
+        "flags": pa.array([[]] * len(rows), pa.list_(pa.string())),
+        "source_spacing": [list(SPACING)] * len(rows),
+        "source_shape": [list(shape)] * len(rows),
+        "hu": [[1] * HU_BINS] * len(rows),
     }
     folder.mkdir()
     pq.write_table(pa.table(columns), folder / "index.parquet")
-    geometry = Geometry((1.5, 1.5, 3.0), config.model.vision.volume)
-    batch = IngestBatch("manifest", scans, scans, 0, complete=True)
+    geometry = Geometry(SPACING, tuple(shape))
+    batch = IngestBatch("manifest", len(rows), per_shard, 0, complete=True)
     meta = Meta({"geometry": geometry.to_dict()}, batches=(batch,), fingerprint="synthetic")
     (folder / "store.json").write_text(meta.to_json())
+    return batch
 
 
 def make_bert(folder: Path, smoke: bool) -> None:
@@ -234,13 +240,7 @@ def run(arm: str, scratch: Path, volumes: list[np.ndarray], device: torch.device
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--arms", default=",".join(ARMS), help="names, separated by commas")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of the result")
-    parser.add_argument("--smoke", action="store_true", help="a small size on the CPU; writes no result")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    options = parser.parse_args()
-    if not options.smoke and not torch.cuda.is_available():
-        parser.error("no GPU is visible to torch; --smoke runs a small size on the CPU")
+    options = options_of(parser, ARMS)
 
     started = time.perf_counter()
     device = torch.device("cpu") if options.smoke else torch.device("cuda", 0)
@@ -250,7 +250,9 @@ def main() -> None:
         scratch = Path(folder)
         make_bert(scratch / "bert", options.smoke)
         config = config_of("whole", scratch / "bert", options.smoke)
-        make_store(scratch / "store", config)
+        scans = STEPS * config.train.batch_size
+        # Only the index is there, for nothing reads the volumes.
+        write_index(scratch / "store", ["train"] * scans, scans, config.model.vision.volume)
         rng = np.random.default_rng(0)
         shape = (config.train.batch_size, *config.model.vision.volume)
         volumes = [rng.integers(-1000, 1000, shape, dtype=np.int16) for _ in range(2)]
