@@ -64,7 +64,7 @@ def _frame(number: int, shape: tuple[int, int, int]) -> bytes:
 
 
 def config_of(arm: str, bert: Path, smoke: bool) -> RunConfig:
-    """The paper's configuration, as fast as one card takes it; `memory` names no loader, for it uses none."""
+    """The paper's configuration, as fast as one card takes it; `memory` asks no loader, whichever is named."""
     settings = [
         f"data={{style: report, unit: volume, loader: {'torch' if arm == 'memory' else arm}}}",
         f"train={{workers: 1, gpu: {str(not smoke).lower()}, precision: auto, epochs: {EPOCHS}, log_every: 2}}",
