@@ -12,6 +12,7 @@ import yaml
 
 from brgsa.errors import UserError
 from brgsa.files import read_json, written_aside
+from brgsa_platform.config import RunConfig
 from brgsa_platform.runtime.progress import progress
 from brgsa_platform.search import report
 from brgsa_platform.search import study as studies
@@ -125,8 +126,13 @@ def log_checkpoints(result: SearchResult, which: str) -> None:
     }[which]  # fmt: skip
     with progress(len(numbers), "log checkpoints") as advance:
         for number in numbers:
-            run_id, trial = _run_of(result.out, number), trial_folder(result.out, number)
+            trial = trial_folder(result.out, number)
+            run_id = _run_of(result.out, number)
             if run_id is not None and run_checkpoints.whole(trial):
+                if not (trial / run_checkpoints.FOLDER / "best.json").is_file():
+                    # It was killed after its checkpoint, before it said which one is the best.
+                    config = RunConfig.from_tree(read_json(trial / "run.json")["config"], str(trial))
+                    run_checkpoints.mend(trial, config.train.keep)
                 tracking.log_checkpoint(run_id, run_checkpoints.resolve(trial))
             advance(1)
 

@@ -77,9 +77,6 @@ def resolve(path: Path | str) -> Path:
     if (path / FOLDER / "best.json").is_file():
         return _best(path)
     newest = latest(path)
-    if newest is not None and (newest / "training.json").is_file() and (ranked := _ranked(path, _history(newest))):
-        # Killed after its first epoch's checkpoint, before best.json was written.
-        return folder_of(path, ranked[0]["epoch"])
     if newest is not None:
         raise UserError(
             f"{path} has not finished an epoch: go on with its `brgsa train`, or give {newest.name} in its {FOLDER} folder.",
@@ -117,7 +114,7 @@ def keep_best(run: Path, history: list[dict[str, Any]], keep: int) -> None:
         history: one entry an epoch, with `epoch` and `score` (larger is better).
     """
     saved = {epoch for epoch, _ in whole(run)}
-    ranked = _ranked(run, history)
+    ranked = [entry for entry in sorted(history, key=merit, reverse=True) if entry["epoch"] in saved]
     if not ranked:
         return
     best = ranked[0]
@@ -142,22 +139,10 @@ def mend(run: Path, keep: int) -> list[dict[str, Any]]:
     newest = latest(run)
     if newest is None:
         return []
-    history = _history(newest)
+    history: list[dict[str, Any]] = read_json(newest / "training.json")["history"]
     keep_best(run, history, keep)
     forget_steps(run)
     return history
-
-
-def _history(checkpoint: Path) -> list[dict[str, Any]]:
-    """The entries of the whole epochs up to a checkpoint."""
-    history: list[dict[str, Any]] = read_json(checkpoint / "training.json")["history"]
-    return history
-
-
-def _ranked(run: Path, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries of the epochs whose checkpoints are there, the best first."""
-    saved = {epoch for epoch, _ in whole(run)}
-    return [entry for entry in sorted(history, key=merit, reverse=True) if entry["epoch"] in saved]
 
 
 def _remove(folder: Path) -> None:

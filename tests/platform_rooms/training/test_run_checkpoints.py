@@ -222,14 +222,6 @@ def test_a_run_in_its_first_epoch_has_no_best(tmp_path: Path) -> None:
     assert run_checkpoints.resolve(last) == last
 
 
-def test_a_run_that_was_killed_before_it_named_its_best_has_one(tmp_path: Path) -> None:
-    history = train(tmp_path, [0.9, 0.4], keep=2)
-    last = add_step(tmp_path, 2, 41)
-    (last / "training.json").write_text(json.dumps({"history": history}))
-    (tmp_path / run_checkpoints.FOLDER / "best.json").unlink()
-    assert run_checkpoints.resolve(tmp_path) == run_checkpoints.folder_of(tmp_path, 1)
-
-
 def test_mending_points_to_the_best_and_removes_what_is_not_kept(tmp_path: Path) -> None:
     """Epoch 3 was saved and the run killed: best.json still points to an older epoch, and nothing was removed."""
     history = train(tmp_path, [0.5, 0.4], keep=1)
