@@ -138,10 +138,10 @@ def searched(place: Path, space: str, door: Door) -> SearchResult:
     """
     options = SearchOptions(trials=len(POINTS), concurrent=1, points=POINTS)
     folder = place / "searches" / "searched"
-    with pytest.MonkeyPatch.context() as patch, away_while_a_trial_ends(door, folder, 3):
+    with pytest.MonkeyPatch.context() as patch, away_while_a_trial_ends(door, folder, 2):
         patch.setenv("MLFLOW_TRACKING_URI", address(door))
         return tune(
-            place / "store", smoke("train.epochs=3"), [space], options, SearchMethod(pruner="asha"), folder=folder
+            place / "store", smoke("train.epochs=2"), [space], options, SearchMethod(pruner="asha"), folder=folder
         )
 
 
@@ -161,7 +161,7 @@ def test_each_trial_ends_in_its_own_way_and_nothing_is_left_of_it(searched: Sear
     rows = searched.trials
     assert [row["optim.lr"] for row in rows] == [point["optim.lr"] for point in POINTS]
     assert [(row["state"], row["epochs"]) for row in rows] == [
-        ("complete", 3), ("pruned", 1), ("failed", 0), ("failed", 0)
+        ("complete", 2), ("pruned", 1), ("failed", 0), ("failed", 0)
     ]  # fmt: skip
     assert rows[2]["reason"] == "out of memory"
     assert rows[3]["reason"].startswith("The loss is ")
