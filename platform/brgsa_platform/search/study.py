@@ -48,13 +48,14 @@ def open_storage(folder: Path, spec: SearchSpec) -> BaseStorage:
         UserError: study-storage where the database cannot be opened.
     """
     from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
+
+    from brgsa_platform.search.journal import journal
 
     _quiet()
     with _storage_refused(folder.name):
         if spec.method.storage:
             return RDBStorage(spec.method.storage)
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return JournalStorage(journal(folder / JOURNAL))
 
 
 def open_study(name: str, spec: SearchSpec, storage: BaseStorage) -> Study:
