@@ -15,8 +15,8 @@ def journal(path: Path) -> JournalFileBackend:
 class JournalLock(JournalFileSymlinkLock):
     """Optuna's lock, which keeps a Ctrl-C.
 
-    Interrupted, Optuna's removes its file. Where that is gone already, or not there yet, the error took the place of the Ctrl-C,
-    and a search that was interrupted ended as one that failed.
+    Interrupted, Optuna's removes its file. Where that is gone already, or not there yet, the error took the place of the
+    Ctrl-C, and a search that was interrupted ended as one that failed.
     """
 
     def release(self) -> None:
