@@ -20,7 +20,7 @@ from brgsa_platform.search.trials import trial_folder
 
 # In the errors of Ray's monitor and of CUDA; of torch on a CPU; of Python and NumPy.
 OUT_OF_MEMORY = ("OutOfMemory", "can't allocate memory", "MemoryError")
-PROCESS_DIED = ("ActorDiedError", "RayActorError", "ActorUnavailableError", "WorkerCrashedError")
+PROCESS_DIED = "actor died"
 
 
 class Watch(Callback):  # type: ignore[misc, unused-ignore]
@@ -37,7 +37,6 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._lines: dict[str, TrialLine] = {}
         self._stack = contextlib.ExitStack()
         self._table: SearchTable | None = None
-        self._failed: list[Any] = []
 
     def __enter__(self) -> Self:
         table = search_table(self.search.limits, self.search.trial_epochs, before=self._before())
@@ -45,8 +44,6 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         return self
 
     def __exit__(self, *error: object) -> None:
-        for trial in list(self._failed):
-            self._fail(trial)
         self._reaper.sweep(grace=0)
         self._stack.close()
 
@@ -69,19 +66,15 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._ended(trial)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Remember a trial that failed: Tune does not know its error yet."""
-        self._failed.append(trial)
+        """Record a failure before the next trial is drawn: with the driver killed a little later, it is not run again."""
+        # Where Tune has just written the error; `trial.get_error` reads the storage, to which it is copied seconds later.
+        error = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        self.search.failed(trial.trial_id, reason_of(error))
+        self._ended(trial)
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Record the failures whose errors are known, and release what ended trials still hold."""
-        for trial in [trial for trial in self._failed if trial.get_error() is not None]:
-            self._fail(trial)
+        """Release what ended trials still hold."""
         self._reaper.sweep()
-
-    def _fail(self, trial: Any) -> None:
-        self._failed.remove(trial)
-        self.search.failed(trial.trial_id, reason_of(trial))
-        self._ended(trial)
 
     def _ended(self, trial: Any) -> None:
         number = trial.config["number"]
@@ -111,18 +104,18 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         ]
 
 
-def reason_of(trial: Any) -> str:
-    """Why a trial failed, in one line: its training's refusal, or how its process died."""
-    error = trial.get_error()
-    cause = getattr(error, "cause", None) or error
-    text = str(cause).strip()
-    name = type(error).__name__
-    if any(words in f"{name} {text}" for words in OUT_OF_MEMORY):
+def reason_of(error: str) -> str:
+    """Why a trial failed, in one line: its training's refusal, or how its process died.
+
+    Args:
+        error: the text that Tune keeps of it.
+    """
+    if any(words in error for words in OUT_OF_MEMORY):
         return "out of memory"
-    if name in PROCESS_DIED or "actor died" in text:
+    if PROCESS_DIED in error:
         return "its process was killed"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1].removeprefix("brgsa.errors.UserError: ") if lines else name
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return lines[-1].removeprefix("brgsa.errors.UserError: ")
 
 
 def _best(scores: Iterable[float]) -> float | None:
