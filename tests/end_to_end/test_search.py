@@ -292,12 +292,12 @@ def test_a_killed_trial_and_a_killed_driver(place: Path, shared_ray: SharedRay) 
     assert spec is not None
     (begun,) = (run for name, run in children(spec.parent_run).items() if name == trial_name(1))
 
-    done = brgsa("tune", "--out", folder.parent, "--resume", "killed", "--trials", 2, "--concurrent", 1)
+    done = brgsa("tune", "--out", folder.parent, "--resume", "killed", "--trials", 3, "--concurrent", 1)
     assert done.status == 0, done.err
-    assert "2 trials (1 complete, 1 failed)" in done.out
+    assert "3 trials (2 complete, 1 failed)" in done.out
     study = studies.open_study("killed", spec, studies.open_storage(folder, spec))
     rows = report.trial_rows(study)
-    assert [(row["number"], row["state"]) for row in rows] == [(0, "failed"), (1, "complete")]
+    assert [(row["number"], row["state"]) for row in rows] == [(0, "failed"), (1, "complete"), (2, "complete")]
     assert rows[0]["reason"] == "its process was killed"
     newest = run_checkpoints.latest(trial_folder(folder, 1))
     assert newest is not None
@@ -305,7 +305,7 @@ def test_a_killed_trial_and_a_killed_driver(place: Path, shared_ray: SharedRay) 
     assert [entry["epoch"] for entry in history] == list(range(1, epochs + 1))
     runs = children(spec.parent_run)
     assert runs[trial_name(1)].info.run_id == begun.info.run_id
-    assert [runs[trial_name(row["number"])].info.status for row in rows] == ["FAILED", "FINISHED"]
+    assert [runs[trial_name(row["number"])].info.status for row in rows] == ["FAILED", "FINISHED", "FINISHED"]
     assert connection.client().get_run(spec.parent_run).info.status == "FINISHED"
 
 
