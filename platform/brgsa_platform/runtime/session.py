@@ -33,8 +33,13 @@ QUIET_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-# Nobody preempts this machine while it runs a cluster of its own, and the watcher costs each training some seconds.
-LOCAL_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Of a Ray on this machine alone, which ends with its verb.
+LOCAL_ENVIRONMENT = {
+    # Nobody preempts this machine, and the watcher costs each training some seconds.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray starts a process for each CPU in advance, half a second of a core each, and a verb may need two of them.
+    "RAY_prestart_worker_first_driver": "0",
+}
 
 ROLE_LABEL = "brgsa.io/role"
 ROLES = "BRGSA_NODE_ROLES"

@@ -28,6 +28,7 @@ from brgsa_platform.serving.predict import predict
 from brgsa_platform.store.prepare import PrepareOptions, prepare
 from brgsa_platform.store.store import Store
 from brgsa_platform.tracking import connection
+from brgsa_platform.tracking.client import Run
 
 pytestmark = pytest.mark.ray
 
@@ -70,6 +71,18 @@ def archive(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Arch
     index = Store.open(folder / "store").index(["volume_id", "scan_id", "labels"]).to_pylist()
     labels = {row["volume_id"]: [row["labels"][name] for name in LABELS] for row in index}
     return Archive(folder / "store", scans, labels, save_model(folder / "run" / "epoch-0001"))
+
+
+@pytest.fixture
+def pictures() -> None:
+    """For a test that looks at pictures in MLflow."""
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made for all, and drawn where a test looks at them: drawing them all took half of this file's time."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(Run, "log_figure", lambda *arguments: None)
 
 
 VISION = VisionConfig(volume=CROP, evaluation="centre", patch=(4, 4, 2), width=16, depth=1, heads=2, mlp=32)
@@ -146,6 +159,7 @@ def test_the_table_is_the_model_s_scores_against_the_labels(archive: Archive, tm
     assert result.about["cluster"] == "scan"
 
 
+@pytest.mark.usefixtures("pictures")
 def test_files_and_mlflow_tell_the_same_and_no_report(archive: Archive, tmp_path: Path) -> None:
     result = evaluate(
         archive.checkpoint, archive.store, options=EvaluateOptions(resamples=50), out=tmp_path / "new" / "folder"
