@@ -55,6 +55,7 @@ _BOXES = (
 _RTF = re.compile(r"\\(?:par|line)\b[ ]?|(\\[a-z]+-?\d*[ ]?|[{}])")
 _LONG_WORD = re.compile(r"[A-Za-z]{6,}")
 _SIGN = re.compile(r"[(][ ]*[-–—−+?nypaNYPA]|\[[ xX]\]|[-–+]ve\b|[øØ∅]")
+_TOKEN_ENDS = r"(?![\w/'])"  # no letter, digit, slash or apostrophe follows
 _RUN_TOGETHER = (
     (re.compile(r"(?<=[a-z])\.(?=\d{1,2}[.)][ ]?[A-Z])"), ". "),  # effusion.2.Nodule
     (re.compile(r"(?<=[a-z]{3})(?=[A-Z][a-z]+\b)(?<!\bMac)"), ". "),  # effusionNo
@@ -129,7 +130,7 @@ def _punctuated(text: str) -> str:
 @cache
 def _short_forms() -> list[tuple[re.Pattern[str], str]]:
     return [
-        (re.compile(rf"(?:{short})", re.IGNORECASE), long)
+        (re.compile(rf"(?:{short}){_TOKEN_ENDS}", re.IGNORECASE), long)
         for short, long in read_yaml("structure.yaml")["short_forms"].items()
     ]
 
@@ -138,16 +139,17 @@ def _short_forms() -> list[tuple[re.Pattern[str], str]]:
 def _short_form() -> re.Pattern[str]:
     """Any short form as a whole token; most reports have none, so one search is all they cost."""
     shorts = "|".join(read_yaml("structure.yaml")["short_forms"])
-    return re.compile(rf"(?<![\w/])(?:{shorts})(?![\w/'])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w/])(?:{shorts}){_TOKEN_ENDS}", re.IGNORECASE)
 
 
 def _spelled_out(found: re.Match[str]) -> str:
     text = found[0]
-    long = next(long for short, long in _short_forms() if short.fullmatch(text))
+    # Where it stands in the report, for a form may look at what comes before and after it.
+    long = next(long for short, long in _short_forms() if short.match(found.string, found.start()))
     return (
         long.capitalize()
         if text[0].isupper() and not text.isupper()
         else long.upper()
-        if text.isupper() and len(text) > 3
+        if text.isupper() and (len(text) > 3 or found.string.isupper())  # a line in small letters would end a sentence
         else long
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from optuna.trial import FrozenTrial
 from ray.tune import Callback
 
 from brgsa_platform.runtime.placement_groups import PlacementGroupReaper
@@ -51,8 +52,8 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         return {"folder": self.folder}  # Tune pickles its callbacks; nothing reads the copy
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Show a new trial."""
-        self._show(trial)
+        """Show a trial that begins, or goes on after a kill with what its epochs had reached."""
+        self._show(trial, best=_best(self._recorded(trial).user_attrs.get(SCORES, [])))
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Show a trial's epoch."""
@@ -77,10 +78,14 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
         self._reaper.sweep()
 
     def _ended(self, trial: Any) -> None:
-        number = trial.config["number"]
-        self._reaper.add(trial_folder(self.folder, number))
-        (recorded,) = (t for t in own_trials(self.search.study) if t.number == number)
+        recorded = self._recorded(trial)
+        self._reaper.add(trial_folder(self.folder, recorded.number))
         self._show(trial, state=STATES[recorded.state.name], reason=recorded.user_attrs.get(REASON, ""))
+
+    def _recorded(self, trial: Any) -> FrozenTrial:
+        """The study's record of a trial of Tune's."""
+        (recorded,) = (t for t in own_trials(self.search.study) if t.number == trial.config["number"])
+        return recorded
 
     def _show(self, trial: Any, **changed: Any) -> None:
         new = TrialLine(trial.config["number"], trial.config["values"], epochs=self.search.trial_epochs)
@@ -98,6 +103,7 @@ class Watch(Callback):  # type: ignore[misc, unused-ignore]
                 epochs=self.search.trial_epochs,
                 best=_best(trial.user_attrs.get(SCORES, [])),
                 state=STATES[trial.state.name],
+                reason=trial.user_attrs.get(REASON, ""),
             )
             for trial in own_trials(self.search.study)
             if trial.state.is_finished()
