@@ -80,7 +80,8 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
         return False
     if _BROKEN_PAIR.search(before) and _VERDICT.match(line):
         return True
-    if is_verdict_pair(BULLET.sub("", re.split(r"[.!?]\s+", before)[-1])):
+    last = re.split(r"[.!?]\s+", before)[-1]
+    if is_verdict_pair(BULLET.sub("", last)):
         return False
     small = re.match(r"\W*[a-z]", line) is not None
     if re.match(r"[^:.!?]{2,40}:", line) and (not small or pair_of(line)):
@@ -90,4 +91,4 @@ def _continues(before: str, line: str, punctuated: bool) -> bool:
     if small and (punctuated or len(before) > _SHORT or _ADJECTIVE.search(before)):
         return True
     # In capitals, a capital letter does not tell where a sentence begins.
-    return punctuated and ":" not in before and before.isupper() and line.isupper()
+    return punctuated and ":" not in last and before.isupper() and line.isupper()
