@@ -85,9 +85,9 @@ def tune(
 ) -> None:
     """Search with Tune and Optuna; each trial is a child run of the search in MLflow. Killed, it goes on with --resume."""
     from brgsa_platform.search import driver
-    from brgsa_platform.search.points import parse_points
     from brgsa_platform.search.spaces import base_config
     from brgsa_platform.search.spec import SearchMethod, SearchOptions, default_name
+    from brgsa_platform.search.warm_start import parse_points
 
     options = SearchOptions(
         trials=_or_default(trials, hours, epochs, patience),

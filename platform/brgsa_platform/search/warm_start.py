@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import flatten
@@ -35,6 +37,15 @@ class EarlierTraining:
     source: str
     values: Mapping[str, Any]
     reached: Sequence[float]
+
+
+def parse_points(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """`["loss.temperature=0.1,data.style=findings"]` to a mapping of field to value for each text; values are YAML.
+
+    Raises:
+        UserError: point-form where a part is not field=value.
+    """
+    return [_parsed(text) for text in texts]
 
 
 def given_points(
@@ -185,3 +196,20 @@ def _values(record: Record, parameters: Sequence[tune_spaces.Parameter]) -> dict
 
 def _useless(code: str, name: str, sentence: str) -> UserError:
     return UserError(sentence, code=code, field="--warm-from", value=name)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    point: dict[str, Any] = {}
+    for part in text.split(","):
+        field, equals, value = part.partition("=")
+        if not equals or not field.strip():
+            raise _no_point(text, f"{part!r} in --point {text!r} is not of the form field=value.")
+        try:
+            point[field.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise _no_point(text, f"The value of {part!r} in --point is not YAML: quote it.") from error
+    return point
+
+
+def _no_point(text: str, sentence: str) -> UserError:
+    return UserError(sentence, code="point-form", field="--point", value=text)

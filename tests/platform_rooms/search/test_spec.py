@@ -14,7 +14,6 @@ from searches import make_spec
 import tune_spaces
 from brgsa.errors import UserError
 from brgsa_platform.config import load_config
-from brgsa_platform.search.points import parse_points
 from brgsa_platform.search.spec import (
     Limits,
     SearchMethod,
@@ -26,6 +25,7 @@ from brgsa_platform.search.spec import (
     write_spec,
 )
 from brgsa_platform.search.study import point_in
+from brgsa_platform.search.warm_start import parse_points
 
 
 @pytest.mark.parametrize(

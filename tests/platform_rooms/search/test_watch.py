@@ -57,3 +57,19 @@ def test_a_failure_is_recorded_at_once(search: Search, tmp_path: Path, error: Tu
     Watch(search, tmp_path).on_trial_error(0, [trial], trial)
     (recorded,) = studies.own_trials(search.study)
     assert (recorded.state, recorded.user_attrs[studies.REASON]) == (TrialState.FAIL, reason)
+
+
+def test_what_an_earlier_start_knew_is_shown_again(search: Search, tmp_path: Path) -> None:
+    """The reason of a trial that failed, and the best epoch of one that the killed driver left running."""
+    failed = tunes(search, tmp_path)
+    search.failed(failed.trial_id, "out of memory")
+    left = tunes(search, tmp_path)
+    search.epoch(left.trial_id, {"epoch": 1, "val/auroc": 0.9})
+    again = Search(search.spec, search.study, search.storage, search.limits)
+    watch = Watch(again, tmp_path)
+    assert [(line.number, line.state, line.reason) for line in watch._before()] == [(0, "failed", "out of memory")]
+    resumed = tunes(again, tmp_path)
+    watch.on_trial_start(0, [resumed], resumed)
+    watch.on_trial_result(0, [resumed], resumed, {"epoch": 2, "val/auroc": 0.4})
+    line = watch._lines[resumed.trial_id]
+    assert (line.number, line.value, line.best) == (1, 0.4, 0.9)
